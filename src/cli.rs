@@ -1,0 +1,91 @@
+//! The command line.
+#![forbid(unsafe_code)]
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+/// Keeps a pool of worker processes behind a listening socket.
+#[derive(Debug, Parser)]
+#[command(version, about, max_term_width = 100, subcommand_negates_reqs = true)]
+pub struct Cli {
+    /// The configuration file.
+    #[arg(
+        short,
+        long,
+        value_name = "FILE",
+        default_value = "/etc/preforkd/preforkd.toml",
+        global = true
+    )]
+    pub config: PathBuf,
+
+    /// Detach from the terminal; return once the pools accept connections.
+    #[arg(long)]
+    daemonize: bool,
+
+    #[command(subcommand)]
+    command: Option<Subcommands>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Subcommands {
+    /// Run the pools (the default).
+    Run {
+        /// Detach from the terminal; return once the pools accept connections.
+        #[arg(long)]
+        daemonize: bool,
+    },
+    /// Check the configuration, and change nothing.
+    Check,
+}
+
+/// What the command line asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// To run in the foreground.
+    Run,
+    /// To run in the background.
+    Daemonize,
+    /// To check the configuration.
+    Check,
+}
+
+impl Cli {
+    /// What is to be done.
+    pub fn command(&self) -> Command {
+        match self.command {
+            Some(Subcommands::Check) => Command::Check,
+            Some(Subcommands::Run { daemonize: true }) => Command::Daemonize,
+            Some(Subcommands::Run { daemonize: false }) | None if self.daemonize => {
+                Command::Daemonize
+            }
+            Some(Subcommands::Run { daemonize: false }) | None => Command::Run,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn running_is_the_default() {
+        for (arguments, command) in [
+            (&[][..], Command::Run),
+            (&["run"], Command::Run),
+            (&["--daemonize"], Command::Daemonize),
+            (&["run", "--daemonize"], Command::Daemonize),
+            (&["-c", "x.toml", "check"], Command::Check),
+            (&["check", "-c", "x.toml"], Command::Check),
+        ] {
+            let cli = Cli::try_parse_from([&["preforkd"], arguments].concat()).unwrap();
+            assert_eq!(cli.command(), command, "{arguments:?}");
+        }
+    }
+}

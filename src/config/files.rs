@@ -1,0 +1,124 @@
+//! The configuration files: finding, reading and parsing them.
+#![forbid(unsafe_code)]
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use glob::{MatchOptions, Pattern};
+use toml::Spanned;
+use toml::de::DeTable;
+
+use super::diagnostics::{Problem, Source, sort};
+use super::wording;
+use crate::error::Code;
+
+/// A configuration is written by hand; what is larger is another file.
+const MAX_BYTES: u64 = 1024 * 1024;
+
+/// After so many syntax errors the rest is not told.
+const MAX_SYNTAX_PROBLEMS: usize = 32;
+
+/// Reads the file `path`.
+pub(super) fn read(path: &Path) -> Result<Arc<Source>, Problem> {
+    let failed = |reason: &str| could_not_read(path, reason);
+    let file = File::open(path).map_err(|error| failed(&reason(&error)))?;
+    let metadata = file.metadata().map_err(|error| failed(&reason(&error)))?;
+    if metadata.is_dir() {
+        return Err(failed("it is a directory"));
+    }
+    // The length of the file is not asked for: a pipe has none.
+    let mut bytes = Vec::new();
+    file.take(MAX_BYTES + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|error| failed(&reason(&error)))?;
+    if bytes.len() as u64 > MAX_BYTES {
+        return Err(failed("it is larger than 1 MiB").with_code(Code::Config));
+    }
+    match String::from_utf8(bytes) {
+        Ok(text) => Ok(Arc::new(Source::new(path, text))),
+        Err(error) => {
+            let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+            let line = valid.iter().filter(|&&byte| byte == b'\n').count() + 1;
+            Err(failed(&format!("line {line} is not UTF-8")).with_code(Code::Config))
+        }
+    }
+}
+
+/// The TOML of a file, or what breaks its syntax.
+pub(super) fn parse(source: &Source) -> Result<DeTable<'_>, Vec<Problem>> {
+    let (values, errors) = DeTable::parse_recoverable(source.text());
+    if errors.is_empty() {
+        return Ok(values.into_inner());
+    }
+    let mut problems: Vec<Problem> = errors
+        .iter()
+        .map(|error| {
+            let span = error.span().unwrap_or_default();
+            let at = source.text().get(span.clone()).unwrap_or_default();
+            let (message, hint) = wording::syntax(error.message(), at);
+            let problem = source.problem("", span, message);
+            match hint {
+                Some(hint) => problem.with_hint(hint),
+                None => problem,
+            }
+        })
+        .collect();
+    sort(&mut problems);
+    // What follows the first error of a line is mostly an echo of that.
+    problems.dedup_by_key(|problem| problem.line());
+    problems.truncate(MAX_SYNTAX_PROBLEMS);
+    Err(problems)
+}
+
+/// The files that `include`, a path or a pattern in the file `main`, stands for.
+///
+/// They are sorted by name, so that the order does not depend on the directory.
+pub(super) fn expand(main: &Source, include: &Spanned<String>) -> Result<Vec<PathBuf>, Problem> {
+    let wrong = |message: String| main.problem("include", include.span(), message);
+    let directory = main.path().parent().unwrap_or(Path::new(""));
+    let name = include.get_ref();
+    if !name.contains(['*', '?', '[']) {
+        return Ok(vec![directory.join(name)]);
+    }
+    let Some(directory) = directory.to_str() else {
+        return Err(wrong(
+            "a pattern needs a directory whose name is UTF-8".to_owned(),
+        ));
+    };
+    let pattern = Path::new(&Pattern::escape(directory)).join(name);
+    let options = MatchOptions {
+        // Editors keep their locks and copies in files with a dot in front.
+        require_literal_leading_dot: true,
+        ..MatchOptions::new()
+    };
+    let matches = glob::glob_with(&pattern.to_string_lossy(), options)
+        .map_err(|error| wrong(format!("{name:?} is not a pattern: {}", error.msg)))?;
+    let mut paths = matches
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| could_not_read(error.path(), &reason(error.error())))?;
+    paths.sort();
+    Ok(paths)
+}
+
+fn could_not_read(path: &Path, reason: &str) -> Problem {
+    let message = format!(
+        r#"could not read configuration "{}": {reason}"#,
+        path.display()
+    );
+    Problem::new(message).with_code(Code::NoInput)
+}
+
+/// The system's words for an error, in the form of our messages.
+fn reason(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::NotFound => "no such file".to_owned(),
+        io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
+        _ => {
+            let text = error.to_string();
+            let text = text.split(" (os error").next().unwrap_or_default();
+            text.to_lowercase()
+        }
+    }
+}

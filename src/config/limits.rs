@@ -1,0 +1,122 @@
+//! The resource limits of a worker.
+#![forbid(unsafe_code)]
+
+use std::fmt;
+
+use bytesize::ByteSize;
+use serde::Deserialize;
+
+use super::fault::Fault;
+use super::units::{Elapsed, Unit, not, optional, without_unit};
+
+/// The resource limits of a worker, setrlimit(2).
+///
+/// `None` is the daemon's own, `u64::MAX` (RLIM_INFINITY) is none.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// Open descriptors, one more than the highest.
+    #[serde(deserialize_with = "optional::<Count, _>")]
+    pub nofile: Option<u64>,
+    /// Bytes of a core dump; 0 is none.
+    #[serde(deserialize_with = "optional::<Size, _>")]
+    pub core: Option<u64>,
+    /// Bytes of address space.
+    #[serde(rename = "as", deserialize_with = "optional::<Size, _>")]
+    pub address_space: Option<u64>,
+    /// Seconds of processor time.
+    #[serde(deserialize_with = "optional::<Seconds, _>")]
+    pub cpu: Option<u64>,
+    /// Processes of the user.
+    #[serde(deserialize_with = "optional::<Count, _>")]
+    pub nproc: Option<u64>,
+    /// Bytes of data segment.
+    #[serde(deserialize_with = "optional::<Size, _>")]
+    pub data: Option<u64>,
+    /// Bytes of stack.
+    #[serde(deserialize_with = "optional::<Size, _>")]
+    pub stack: Option<u64>,
+    /// Bytes of a file that is written.
+    #[serde(deserialize_with = "optional::<Size, _>")]
+    pub fsize: Option<u64>,
+}
+
+/// A resource limit that counts things: a number, or `"unlimited"`.
+pub(super) struct Count;
+
+impl Unit for Count {
+    type Value = u64;
+
+    fn expected(f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(r#"a whole number, 0 or more, or "unlimited""#)
+    }
+
+    fn text(text: &str) -> Result<u64, Fault> {
+        unlimited(text).ok_or_else(|| not::<Self>(format_args!("{text:?}")))
+    }
+
+    fn whole(number: i64) -> Result<u64, Fault> {
+        u64::try_from(number).map_err(|_| not::<Self>(number))
+    }
+}
+
+/// A resource limit in bytes: a number, a size like `"64MiB"`, or `"unlimited"`.
+pub(super) struct Size;
+
+impl Unit for Size {
+    type Value = u64;
+
+    fn expected(f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(r#"a size or "unlimited""#)
+    }
+
+    fn text(text: &str) -> Result<u64, Fault> {
+        if let Some(unlimited) = unlimited(text) {
+            return Ok(unlimited);
+        }
+        match text.parse() {
+            // The crate saturates, and its highest number is the kernel's "unlimited".
+            Ok(ByteSize(u64::MAX)) => Err(Fault::new(format_args!("{text:?} is too large"))),
+            Ok(ByteSize(bytes)) => Ok(bytes),
+            Err(_) => {
+                Err(not::<Self>(format_args!("{text:?}")).with_hint(r#"write it like "64MiB""#))
+            }
+        }
+    }
+
+    fn whole(number: i64) -> Result<u64, Fault> {
+        u64::try_from(number).map_err(|_| not::<Self>(number))
+    }
+}
+
+/// A resource limit in whole seconds: a duration, or `"unlimited"`.
+pub(super) struct Seconds;
+
+impl Unit for Seconds {
+    type Value = u64;
+
+    fn expected(f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(r#"a duration in whole seconds or "unlimited""#)
+    }
+
+    fn text(text: &str) -> Result<u64, Fault> {
+        if let Some(unlimited) = unlimited(text) {
+            return Ok(unlimited);
+        }
+        let duration = Elapsed::text(text)?;
+        // The kernel kills at once at 0, and counts nothing below a second.
+        if duration.subsec_nanos() != 0 || duration.is_zero() {
+            return Err(not::<Self>(format_args!("{text:?}")).with_hint(r#"the least is "1s""#));
+        }
+        Ok(duration.as_secs())
+    }
+
+    fn whole(number: i64) -> Result<u64, Fault> {
+        Err(without_unit::<Self>(number))
+    }
+}
+
+fn unlimited(text: &str) -> Option<u64> {
+    // RLIM_INFINITY of 64-bit Linux.
+    (text == "unlimited").then_some(u64::MAX)
+}

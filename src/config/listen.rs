@@ -1,0 +1,327 @@
+//! Where a pool listens.
+#![forbid(unsafe_code)]
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use serde::Deserialize;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Deserializer, Error, MapAccess, Visitor};
+
+use super::fault::Fault;
+use super::units::{Mode, Name, Unit, Within, optional, plain};
+
+/// The size of `sun_path`, unix(7): a path needs a NUL behind it, and an abstract
+/// name a NUL before it.
+const SUN_PATH: usize = 108;
+
+/// The listener of a pool.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listen {
+    /// The address that clients connect to.
+    pub address: Address,
+    /// How many connections may wait to be accepted, listen(2).
+    pub backlog: u32,
+    /// The user that owns the socket file; `None` is the daemon's own.
+    pub owner: Option<String>,
+    /// The group of the socket file; `None` is the daemon's own.
+    pub group: Option<String>,
+    /// The permission bits of the socket file.
+    pub mode: u32,
+}
+
+impl Listen {
+    const BACKLOG: u32 = 1024;
+    const MODE: u32 = 0o660;
+}
+
+impl From<Address> for Listen {
+    fn from(address: Address) -> Self {
+        Listen {
+            address,
+            backlog: Listen::BACKLOG,
+            owner: None,
+            group: None,
+            mode: Listen::MODE,
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Listen {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct ListenVisitor;
+
+        impl<'de> Visitor<'de> for ListenVisitor {
+            type Value = Listen;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an address or a table with one")
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<Listen, E> {
+                Address::text(text).map(Listen::from).map_err(E::custom)
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Listen, A::Error> {
+                ListenTable::deserialize(MapAccessDeserializer::new(map))?
+                    .check()
+                    .map_err(A::Error::custom)
+            }
+        }
+
+        from.deserialize_any(ListenVisitor)
+    }
+}
+
+/// `listen` as a table; an absent key is told from one with the default value.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ListenTable {
+    #[serde(deserialize_with = "plain::<Address, _>")]
+    address: Address,
+    // The kernel cuts a larger one to net.core.somaxconn without a word.
+    #[serde(default, deserialize_with = "optional::<Within<u32, 1, 65535>, _>")]
+    backlog: Option<u32>,
+    #[serde(default, deserialize_with = "optional::<Name, _>")]
+    owner: Option<String>,
+    #[serde(default, deserialize_with = "optional::<Name, _>")]
+    group: Option<String>,
+    #[serde(default, deserialize_with = "optional::<Mode, _>")]
+    mode: Option<u32>,
+}
+
+impl ListenTable {
+    fn check(self) -> Result<Listen, Fault> {
+        if !matches!(self.address, Address::Path(_)) {
+            let file_keys = [
+                ("owner", self.owner.is_some()),
+                ("group", self.group.is_some()),
+                ("mode", self.mode.is_some()),
+            ];
+            if let Some((key, _)) = file_keys.into_iter().find(|(_, present)| *present) {
+                let message = format!(r#"address "{}" has no {key}"#, self.address);
+                return Err(Fault::new(message)
+                    .at(key)
+                    .with_hint("only a socket that is a file has one"));
+            }
+        }
+        Ok(Listen {
+            address: self.address,
+            backlog: self.backlog.unwrap_or(Listen::BACKLOG),
+            owner: self.owner,
+            group: self.group,
+            mode: self.mode.unwrap_or(Listen::MODE),
+        })
+    }
+}
+
+/// The address of a listener. It displays itself as the user writes it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Address {
+    /// `"127.0.0.1:7007"`, `"[::1]:7007"`.
+    Inet(SocketAddr),
+    /// `"/run/echo.sock"`: absolute, short enough for a socket.
+    Path(PathBuf),
+    /// `"@echo"`: a name in the abstract namespace, here without its `@`.
+    Abstract(String),
+    /// `"systemd:echo"`: a socket of that FileDescriptorName= from the service manager.
+    Systemd(String),
+}
+
+impl FromStr for Address {
+    type Err = Fault;
+
+    fn from_str(text: &str) -> Result<Self, Fault> {
+        if text.contains('\0') {
+            return Err(Fault::new(format_args!("{text:?} holds a NUL")));
+        }
+        if let Some(name) = text.strip_prefix('@') {
+            return socket_name(text, name).map(|()| Address::Abstract(name.to_owned()));
+        }
+        if text.starts_with('/') {
+            return socket_name(text, text).map(|()| Address::Path(PathBuf::from(text)));
+        }
+        if let Some(name) = text.strip_prefix("systemd:") {
+            // sd_listen_fds_with_names(3): ASCII without control characters and colons.
+            if name.is_empty() || !name.chars().all(|c| c.is_ascii_graphic() && c != ':') {
+                return Err(Fault::new(format_args!("{text:?} names no socket"))
+                    .with_hint("write systemd: and the FileDescriptorName= of the socket unit"));
+            }
+            return Ok(Address::Systemd(name.to_owned()));
+        }
+        text.parse()
+            .map(Address::Inet)
+            .map_err(|_| not_an_address(text))
+    }
+}
+
+/// Checks that `name`, written as `text`, fits into a Unix socket address.
+fn socket_name(text: &str, name: &str) -> Result<(), Fault> {
+    if name.is_empty() || name == "/" {
+        Err(Fault::new(format_args!("{text:?} names no socket")))
+    } else if name.len() >= SUN_PATH {
+        let message = format!(
+            "{text:?} is longer than the {} bytes of a socket",
+            SUN_PATH - 1
+        );
+        Err(Fault::new(message))
+    } else {
+        Ok(())
+    }
+}
+
+/// The fault of a text that is no address, with a hint for what it looks like.
+fn not_an_address(text: &str) -> Fault {
+    let fault = Fault::new(format_args!("{text:?} is not an address"));
+    let bare = text.trim_start_matches('[').trim_end_matches(']');
+    if let Ok(ip) = bare.parse() {
+        return fault.with_hint(format_args!(
+            r#"add a port, like "{}""#,
+            SocketAddr::new(ip, 7007)
+        ));
+    }
+    if let Some(path) = text
+        .strip_prefix("unix:")
+        .filter(|path| path.starts_with('/'))
+    {
+        return fault.with_hint(format_args!("write the path alone, {path:?}"));
+    }
+    match text.rsplit_once(':') {
+        Some(("" | "*", port)) => fault.with_hint(format_args!(
+            r#"write "[::]:{port}" for every address of this machine"#
+        )),
+        Some((_, port)) if port.parse::<u16>().is_ok() => {
+            fault.with_hint("write the IP address: names are not looked up")
+        }
+        _ => fault.with_hint(r#"write "IP:PORT", "/path", "@abstract" or "systemd:NAME""#),
+    }
+}
+
+impl Unit for Address {
+    type Value = Address;
+
+    fn expected(f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an address")
+    }
+
+    fn text(text: &str) -> Result<Address, Fault> {
+        text.parse()
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Address::Inet(address) => address.fmt(f),
+            Address::Path(path) => path.display().fmt(f),
+            Address::Abstract(name) => write!(f, "@{name}"),
+            Address::Systemd(name) => write!(f, "systemd:{name}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_written_as_they_are_read() {
+        for text in [
+            "127.0.0.1:7007",
+            "[::1]:7007",
+            "0.0.0.0:0",
+            "/run/echo.sock",
+            "@echo",
+            "systemd:echo",
+        ] {
+            let address: Address = text.parse().unwrap();
+            assert_eq!(address.to_string(), text);
+        }
+        assert!(format!("/{}", "x".repeat(106)).parse::<Address>().is_ok());
+        assert!(format!("@{}", "x".repeat(107)).parse::<Address>().is_ok());
+    }
+
+    #[test]
+    fn wrong_addresses_get_a_hint_for_what_is_meant() {
+        let long = format!("/{}", "x".repeat(107));
+        let long_told = format!("\"{long}\" is longer than the 107 bytes of a socket");
+        let forms = "write \"IP:PORT\", \"/path\", \"@abstract\" or \"systemd:NAME\"";
+        let cases = [
+            (
+                "127.0.0.1",
+                "\"127.0.0.1\" is not an address",
+                Some("add a port, like \"127.0.0.1:7007\""),
+            ),
+            (
+                "::1",
+                "\"::1\" is not an address",
+                Some("add a port, like \"[::1]:7007\""),
+            ),
+            (
+                "[::1]",
+                "\"[::1]\" is not an address",
+                Some("add a port, like \"[::1]:7007\""),
+            ),
+            (
+                "*:80",
+                "\"*:80\" is not an address",
+                Some("write \"[::]:80\" for every address of this machine"),
+            ),
+            (
+                ":80",
+                "\":80\" is not an address",
+                Some("write \"[::]:80\" for every address of this machine"),
+            ),
+            (
+                "localhost:80",
+                "\"localhost:80\" is not an address",
+                Some("write the IP address: names are not looked up"),
+            ),
+            (
+                "unix:/x",
+                "\"unix:/x\" is not an address",
+                Some("write the path alone, \"/x\""),
+            ),
+            (
+                "127.0.0.1:65536",
+                "\"127.0.0.1:65536\" is not an address",
+                Some(forms),
+            ),
+            ("echo.sock", "\"echo.sock\" is not an address", Some(forms)),
+            ("", "\"\" is not an address", Some(forms)),
+            ("@", "\"@\" names no socket", None),
+            ("/", "\"/\" names no socket", None),
+            ("@a\0", "\"@a\\0\" holds a NUL", None),
+            (
+                "systemd:",
+                "\"systemd:\" names no socket",
+                Some("write systemd: and the FileDescriptorName= of the socket unit"),
+            ),
+            (&long, &long_told, None),
+        ];
+        for (text, message, hint) in cases {
+            let fault = text.parse::<Address>().unwrap_err();
+            assert_eq!(
+                (fault.message.as_str(), fault.hint.as_deref()),
+                (message, hint)
+            );
+        }
+    }
+
+    #[test]
+    fn only_a_file_has_an_owner_and_a_mode() {
+        for address in ["127.0.0.1:1", "@a", "systemd:a"] {
+            for key in ["owner", "group", "mode"] {
+                let text = format!("address = \"{address}\"\n{key} = \"0600\"\n");
+                let error = toml::from_str::<ListenTable>(&text)
+                    .unwrap()
+                    .check()
+                    .unwrap_err();
+                assert_eq!(error.message, format!("address \"{address}\" has no {key}"));
+                assert_eq!(error.key.as_deref(), Some(key));
+            }
+        }
+    }
+}

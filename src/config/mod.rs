@@ -1,0 +1,249 @@
+//! 1 configuration: from the files that the user writes to checked values.
+//!
+//! Pure but for reading the files. Everything that is wrong is told at once, with
+//! its line and the nearest key. What only the system knows, such as whether a
+//! user exists, is checked where it is used, and told as a [`Problem`] at the
+//! place where it was written.
+#![forbid(unsafe_code)]
+
+mod diagnostics;
+mod fault;
+mod files;
+mod limits;
+mod listen;
+mod peers;
+mod reader;
+mod service;
+mod settings;
+#[cfg(test)]
+mod tests;
+mod units;
+mod wording;
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+
+use serde::Deserialize;
+use toml::Spanned;
+use toml::de::DeTable;
+
+use diagnostics::sort;
+pub use diagnostics::{Problem, Problems, Source};
+pub use fault::Fault;
+pub use limits::Limits;
+pub use listen::{Address, Listen};
+pub use peers::Peers;
+pub use service::{Options, ServiceChoice};
+pub use settings::{Config, Daemon, Format, Level, Log, MOST_WORKERS, Pool};
+#[cfg(test)]
+pub(crate) use tests::pool;
+pub use units::Percent;
+
+use reader::{Table, dotted, shown};
+use service::AnyTable;
+use settings::Origin;
+
+/// Reads the configuration from the file `path` and from those that it includes.
+///
+/// # Errors
+///
+/// Everything that is wrong, in the order of the files and of their lines.
+pub fn load(path: &Path) -> Result<Config, Problems> {
+    let mut loader = Loader::default();
+    let root = loader.read_main(path).unwrap_or_default();
+    let Loader {
+        mut pools,
+        mut problems,
+    } = loader;
+    problems.extend(shared_names(&pools));
+    problems.extend(shared_addresses(&pools));
+    if pools.is_empty() && problems.is_empty() {
+        let problem = Problem::of_file(path, "no pool is configured");
+        problems.push(problem.with_hint("add one, which begins with a line like [pool.echo]"));
+    }
+    pools.sort_by(|one, other| one.name.cmp(&other.name));
+    let config = Config {
+        daemon: root.daemon,
+        log: root.log,
+        pools,
+    };
+    Problems::unless_empty(problems, config)
+}
+
+/// The main file but for its pools.
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Root {
+    include: Vec<Spanned<String>>,
+    daemon: Daemon,
+    log: Log,
+    /// Read one by one, so that what is wrong in one does not hide another.
+    #[serde(rename = "pool")]
+    _pool: AnyTable,
+}
+
+/// What has been read so far, right and wrong.
+#[derive(Default)]
+struct Loader {
+    pools: Vec<Pool>,
+    problems: Vec<Problem>,
+}
+
+impl Loader {
+    fn read_main(&mut self, path: &Path) -> Option<Root> {
+        let source = self.keep(files::read(path))?;
+        let values = self.parse(&source)?;
+        let first = self.problems.len();
+        let table = Table {
+            source: &source,
+            path: "",
+            at: 0..0,
+            values: &values,
+        };
+        let root: Option<Root> = table.read(&mut self.problems);
+        self.read_pools(&source, &values);
+        sort(&mut self.problems[first..]);
+        let mut included = BTreeSet::new();
+        for include in root.iter().flat_map(|root| &root.include) {
+            match files::expand(&source, include) {
+                // Two patterns may match one file, which is no fault.
+                Ok(paths) => {
+                    for path in paths {
+                        if included.insert(path.clone()) {
+                            self.read_included(&path, &source);
+                        }
+                    }
+                }
+                Err(problem) => self.problems.push(problem),
+            }
+        }
+        root
+    }
+
+    fn read_included(&mut self, path: &Path, main: &Source) {
+        let Some(source) = self.keep(files::read(path)) else {
+            return;
+        };
+        let Some(values) = self.parse(&source) else {
+            return;
+        };
+        let first = self.problems.len();
+        for (key, _) in values
+            .iter()
+            .filter(|(key, _)| key.get_ref().as_ref() != "pool")
+        {
+            let key_name = key.get_ref().as_ref();
+            let message = format!("key {key_name:?} belongs in {}", main.path().display());
+            let problem = source.problem("", key.span(), message);
+            self.problems
+                .push(problem.with_hint("an included file holds [pool.*] tables alone"));
+        }
+        self.read_pools(&source, &values);
+        sort(&mut self.problems[first..]);
+    }
+
+    /// Reads every `[pool.*]` table of the file whose content is `values`.
+    fn read_pools(&mut self, source: &Arc<Source>, values: &DeTable<'_>) {
+        let Some(pools) = values
+            .get("pool")
+            .and_then(|pools| pools.get_ref().as_table())
+        else {
+            return;
+        };
+        let mut in_order: Vec<_> = pools.iter().collect();
+        in_order.sort_by_key(|(name, _)| name.span().start);
+        for (name, value) in in_order {
+            let path = dotted("pool", [name.get_ref()]);
+            if !is_pool_name(name.get_ref()) {
+                let message = format!("{:?} is not a name for a pool", name.get_ref().as_ref());
+                let problem = source.problem("", name.span(), message);
+                self.problems
+                    .push(problem.with_hint("a name has 1 to 64 of A-Z a-z 0-9 _ -"));
+            }
+            let Some(table) = value.get_ref().as_table() else {
+                let message = format!("{} is not a table", shown(source, value));
+                self.problems
+                    .push(source.problem(path, value.span(), message));
+                continue;
+            };
+            let read = Table {
+                source,
+                path: &path,
+                at: name.span(),
+                values: table,
+            };
+            let Some(mut pool) = read.read::<Pool>(&mut self.problems) else {
+                continue;
+            };
+            pool.name = name.get_ref().to_string();
+            pool.service.options = Options::new(source, &pool.name, table, &pool.service.name);
+            pool.origin = Origin {
+                source: Arc::clone(source),
+                name: name.span(),
+            };
+            self.pools.push(pool);
+        }
+    }
+
+    fn parse<'s>(&mut self, source: &'s Source) -> Option<DeTable<'s>> {
+        match files::parse(source) {
+            Ok(values) => Some(values),
+            Err(problems) => {
+                self.problems.extend(problems);
+                None
+            }
+        }
+    }
+
+    fn keep<T>(&mut self, result: Result<T, Problem>) -> Option<T> {
+        result.map_err(|problem| self.problems.push(problem)).ok()
+    }
+}
+
+/// Names stand in log lines and key paths, so they hold nothing to be quoted.
+fn is_pool_name(name: &str) -> bool {
+    (1..=64).contains(&name.len())
+        && name
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-')
+}
+
+/// Pools that have the name of an earlier one; in one file, TOML forbids that.
+fn shared_names(pools: &[Pool]) -> Vec<Problem> {
+    repeated(pools, |pool| &pool.name)
+        .map(|(first, pool)| {
+            let message = format!("pool {:?} is already in {}", pool.name, first.place());
+            pool.origin
+                .source
+                .problem("", pool.origin.name.clone(), message)
+        })
+        .collect()
+}
+
+/// Pools that listen where an earlier one of another name does.
+fn shared_addresses(pools: &[Pool]) -> Vec<Problem> {
+    repeated(pools, |pool| &pool.listen.get_ref().address)
+        .filter(|(first, pool)| first.name != pool.name)
+        .map(|(first, pool)| {
+            let address = &pool.listen.get_ref().address;
+            let message = format!(
+                r#"address "{address}" is already that of pool {:?} in {}"#,
+                first.name,
+                first.place()
+            );
+            pool.problem("listen", pool.listen.span(), message)
+        })
+        .collect()
+}
+
+/// Each pool whose `key` an earlier one has too, behind the first that has it.
+fn repeated<'p, K: PartialEq + 'p>(
+    pools: &'p [Pool],
+    key: impl Fn(&'p Pool) -> &'p K,
+) -> impl Iterator<Item = (&'p Pool, &'p Pool)> {
+    pools.iter().enumerate().filter_map(move |(at, pool)| {
+        let first = pools[..at].iter().find(|first| key(first) == key(pool))?;
+        Some((first, pool))
+    })
+}

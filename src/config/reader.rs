@@ -1,0 +1,229 @@
+//! From a TOML table to a type, with everything that is wrong told at once.
+#![forbid(unsafe_code)]
+
+use std::ops::Range;
+
+use serde::de::DeserializeOwned;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue, ValueDeserializer};
+
+use super::diagnostics::{Problem, Source, sort};
+use super::fault::Fault;
+use super::wording::Wrong;
+
+/// After so many problems in one table, the rest is not looked for: each costs
+/// another pass over the table.
+const MAX_PROBLEMS: usize = 32;
+
+/// A table that is to be read.
+pub(super) struct Table<'a> {
+    pub source: &'a Source,
+    /// Its key path, `pool.echo`; empty for the whole file.
+    pub path: &'a str,
+    /// Where its name stands.
+    pub at: Range<usize>,
+    pub values: &'a DeTable<'a>,
+}
+
+impl Table<'_> {
+    /// Reads the table as a `T`, and adds to `problems` what is wrong with it.
+    ///
+    /// serde stops at the first error. So the key at fault is taken out and the
+    /// rest tried again, until that works: then what is right is given back, for
+    /// further checks. `None` if a required key is missing or wrong, which serde
+    /// only tells when it has seen all keys that are present.
+    pub fn read<T: DeserializeOwned>(&self, problems: &mut Vec<Problem>) -> Option<T> {
+        let mut values = self.values.clone();
+        let mut removed: Vec<Vec<String>> = Vec::new();
+        let first = problems.len();
+        let read = loop {
+            let input = Spanned::new(self.at.clone(), DeValue::Table(values.clone()));
+            let error = match T::deserialize(ValueDeserializer::from(input)) {
+                Ok(read) => break Some(read),
+                Err(error) => error,
+            };
+            let span = error.span().unwrap_or(self.at.clone());
+            let mut trail = self.trail(&values, &span);
+            let mut fault = Fault::from_text(error.message());
+            let wrong = Wrong::from_message(&fault.message);
+            let mut span = span;
+            if let Some(key) = fault.key.take() {
+                trail.push(key);
+                span = lookup(&values, &trail).map_or(span, |(_, value)| value.span());
+            }
+            // A wrong value that was taken out is not to be told as missing too.
+            let follows = matches!(&wrong, Wrong::Missing(key)
+                if removed.iter().any(|gone| gone.split_last() == Some((key, &trail))));
+            if !follows {
+                problems.push(self.problem(&values, &trail, span, &wrong, fault));
+            }
+            if removed.len() >= MAX_PROBLEMS || !remove(&mut values, &mut trail) {
+                break None;
+            }
+            removed.push(trail);
+        };
+        sort(&mut problems[first..]);
+        read
+    }
+
+    /// The keys that lead to what stands at `span`; none for the table itself.
+    fn trail(&self, values: &DeTable<'_>, span: &Range<usize>) -> Vec<String> {
+        let mut trail = Vec::new();
+        if *span != self.at {
+            find(values, span, &mut trail);
+        }
+        trail
+    }
+
+    /// The problem of what stands at `span`, to which the keys `trail` lead.
+    fn problem(
+        &self,
+        values: &DeTable<'_>,
+        trail: &[String],
+        span: Range<usize>,
+        wrong: &Wrong,
+        fault: Fault,
+    ) -> Problem {
+        let place = lookup(values, trail);
+        let key_span = place
+            .as_ref()
+            .map_or(self.at.clone(), |(key, _)| key.clone());
+        let problem = match wrong {
+            Wrong::Missing(key) => {
+                let message = format!("missing key {key:?}{}", self.inside(trail));
+                self.source.problem("", key_span, message)
+            }
+            Wrong::UnknownKey { key, .. } => {
+                let parent = trail.split_last().map_or(trail, |(_, parent)| parent);
+                let message = format!("unknown key {key:?}{}", self.inside(parent));
+                self.source.problem("", key_span, message)
+            }
+            Wrong::Value(_) | Wrong::Word { .. } => {
+                let key = dotted(self.path, trail);
+                let shown = match place {
+                    Some((_, value)) => shown(self.source, innermost(value, &span)),
+                    None => "the table",
+                };
+                let message = wrong.message(shown);
+                self.source.problem(key, span, message)
+            }
+        };
+        match fault.hint.or_else(|| wrong.hint()) {
+            Some(hint) => problem.with_hint(hint),
+            None => problem,
+        }
+    }
+
+    fn inside(&self, trail: &[String]) -> String {
+        match dotted(self.path, trail) {
+            path if path.is_empty() => path,
+            path => format!(" in {path}"),
+        }
+    }
+}
+
+/// A key path with further keys, each as TOML writes it.
+pub(super) fn dotted<K: AsRef<str>>(path: &str, keys: impl IntoIterator<Item = K>) -> String {
+    let mut dotted = path.to_owned();
+    for key in keys {
+        let key = key.as_ref();
+        if !dotted.is_empty() {
+            dotted.push('.');
+        }
+        let bare = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+        if !key.is_empty() && key.chars().all(bare) {
+            dotted.push_str(key);
+        } else {
+            dotted.push_str(&format!("{key:?}"));
+        }
+    }
+    dotted
+}
+
+/// Looks for the key or value at `span`, and leaves the keys to it in `trail`.
+fn find(table: &DeTable<'_>, span: &Range<usize>, trail: &mut Vec<String>) -> bool {
+    table.iter().any(|(key, value)| {
+        trail.push(key.get_ref().to_string());
+        let found = key.span() == *span
+            || value.span() == *span
+            || match value.get_ref() {
+                DeValue::Table(table) => find(table, span, trail),
+                // An error inside a list is one of its key.
+                DeValue::Array(array) => array.iter().any(|item| holds(item, span)),
+                _ => false,
+            };
+        if !found {
+            trail.pop();
+        }
+        found
+    })
+}
+
+fn holds(value: &Spanned<DeValue<'_>>, span: &Range<usize>) -> bool {
+    value.span() == *span
+        || match value.get_ref() {
+            DeValue::Table(table) => find(table, span, &mut Vec::new()),
+            DeValue::Array(array) => array.iter().any(|item| holds(item, span)),
+            _ => false,
+        }
+}
+
+/// Where the last key of `trail` stands, and its value.
+fn lookup<'t, 'i>(
+    table: &'t DeTable<'i>,
+    trail: &[String],
+) -> Option<(Range<usize>, &'t Spanned<DeValue<'i>>)> {
+    let (first, rest) = trail.split_first()?;
+    let (key, value) = table.get_key_value(first.as_str())?;
+    if rest.is_empty() {
+        Some((key.span(), value))
+    } else {
+        lookup(value.get_ref().as_table()?, rest)
+    }
+}
+
+/// Takes out what `trail` leads to, and shortens it to what is gone.
+///
+/// A table that becomes empty goes too: it was not, and is not to be told as such.
+/// False if there is nothing to take out, or only the whole table.
+fn remove(table: &mut DeTable<'_>, trail: &mut Vec<String>) -> bool {
+    while let Some((last, parents)) = trail.split_last() {
+        let parent = parents.iter().try_fold(&mut *table, |table, key| {
+            match table.get_mut(key.as_str())?.get_mut() {
+                DeValue::Table(table) => Some(table),
+                _ => None,
+            }
+        });
+        let Some(parent) = parent else { return false };
+        if parent.remove(last.as_str()).is_none() {
+            return false;
+        }
+        if parents.is_empty() || !parent.is_empty() {
+            return true;
+        }
+        trail.pop();
+    }
+    false
+}
+
+/// The item of a list, however deep, that stands at `span`; else the value itself.
+fn innermost<'t, 'i>(
+    value: &'t Spanned<DeValue<'i>>,
+    span: &Range<usize>,
+) -> &'t Spanned<DeValue<'i>> {
+    let items = value.get_ref().as_array().filter(|_| value.span() != *span);
+    let item = items.and_then(|items| items.iter().find(|item| holds(item, span)));
+    item.map_or(value, |item| innermost(item, span))
+}
+
+/// How a message names a value: as it is written, if that is short.
+pub(super) fn shown<'s>(source: &'s Source, value: &Spanned<DeValue<'_>>) -> &'s str {
+    let written = source.text().get(value.span()).unwrap_or_default();
+    let short = written.len() <= 60 && !written.contains('\n');
+    match value.get_ref() {
+        DeValue::Table(_) => "a table",
+        DeValue::Array(_) if !short => "a list",
+        _ if !short => "this value",
+        _ => written,
+    }
+}

@@ -1,0 +1,252 @@
+//! The settings, as the daemon uses them.
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer};
+use toml::Spanned;
+
+use super::diagnostics::{Problem, Source};
+use super::limits::Limits;
+use super::listen::Listen;
+use super::peers::Peers;
+use super::service::ServiceChoice;
+use super::units::{
+    AbsolutePath, Elapsed, Mode, Name, Percent, Read, Timeout, VariableName, VariableValue, Within,
+    optional, plain, spanned,
+};
+
+/// All settings, checked as far as that can be done without the system.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// The daemon as a whole.
+    pub daemon: Daemon,
+    /// What is logged, and where.
+    pub log: Log,
+    /// The pools, sorted by name; at least one.
+    pub pools: Vec<Pool>,
+}
+
+/// `[daemon]`: the daemon as a whole.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Daemon {
+    /// The socket that takes commands.
+    #[serde(deserialize_with = "plain::<AbsolutePath, _>")]
+    pub control: PathBuf,
+    /// The file that holds the master's pid; written only when it detaches.
+    #[serde(deserialize_with = "plain::<AbsolutePath, _>")]
+    pub pid_file: PathBuf,
+    /// How long a stop may wait for connections before it kills.
+    #[serde(deserialize_with = "plain::<Timeout, _>")]
+    pub stop_timeout: Duration,
+}
+
+impl Default for Daemon {
+    fn default() -> Self {
+        Daemon {
+            control: PathBuf::from("/run/preforkd/control.sock"),
+            pid_file: PathBuf::from("/run/preforkd/preforkd.pid"),
+            stop_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+/// `[log]`: what is logged, and where.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Log {
+    /// The least severe events that are logged.
+    pub level: Level,
+    /// How an event is written.
+    pub format: Format,
+    /// The file; `None` is the standard error.
+    #[serde(deserialize_with = "optional::<AbsolutePath, _>")]
+    pub file: Option<PathBuf>,
+}
+
+/// How severe an event is, from the least to the most.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Level {
+    /// Every step.
+    Trace,
+    /// What a developer asks for.
+    Debug,
+    /// What happens in good health.
+    #[default]
+    Info,
+    /// What may become a fault.
+    Warning,
+    /// A fault that the daemon survives.
+    Error,
+    /// A fault that ends the daemon.
+    Critical,
+}
+
+/// How an event is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// `Journal` if the standard error is the journal, else `Term`.
+    #[default]
+    Auto,
+    /// A line of text, with colours on a terminal.
+    Term,
+    /// One JSON object a line.
+    Json,
+    /// Native fields of the systemd journal.
+    Journal,
+}
+
+/// `[pool.NAME]`: workers that share one listener and one service.
+///
+/// Two are equal if they mean the same, wherever in whichever file they stand.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pool {
+    /// The name in `[pool.NAME]`.
+    #[serde(skip)]
+    pub name: String,
+    #[serde(skip)]
+    pub(super) origin: Origin,
+
+    /// Where clients connect.
+    pub listen: Spanned<Listen>,
+    /// How many workers to keep, at least 1.
+    #[serde(
+        default = "cpus",
+        deserialize_with = "plain::<Within<u32, 1, { MOST_WORKERS as i64 }>, _>"
+    )]
+    pub workers: u32,
+    /// What a worker does with a connection.
+    pub service: ServiceChoice,
+
+    /// The user that the workers run as; `None` is the daemon's own.
+    #[serde(default, deserialize_with = "spanned::<Name, _>")]
+    pub user: Option<Spanned<String>>,
+    /// The group that the workers run as; `None` is that of the user.
+    #[serde(default, deserialize_with = "spanned::<Name, _>")]
+    pub group: Option<Spanned<String>>,
+    /// The directory that the workers start in; `None` is the daemon's own.
+    #[serde(default, deserialize_with = "spanned::<AbsolutePath, _>")]
+    pub working_directory: Option<Spanned<PathBuf>>,
+    /// The file mode creation mask, umask(2); `None` is the daemon's own.
+    #[serde(default, deserialize_with = "optional::<Mode, _>")]
+    pub umask: Option<u32>,
+    /// The scheduling priority, nice(1); `None` is the daemon's own.
+    #[serde(default, deserialize_with = "spanned::<Within<i32, -20, 19>, _>")]
+    pub nice: Option<Spanned<i32>>,
+    /// How readily the kernel kills a worker when memory is short,
+    /// proc_pid_oom_score_adj(5); `None` is the daemon's own.
+    #[serde(default, deserialize_with = "spanned::<Within<i32, -1000, 1000>, _>")]
+    pub oom_score_adj: Option<Spanned<i32>>,
+    /// What is added to the clean environment of the workers.
+    #[serde(default, deserialize_with = "variables")]
+    pub env: BTreeMap<String, String>,
+    /// The resource limits of a worker.
+    #[serde(default)]
+    pub limits: Limits,
+
+    /// How many connections a worker serves before it is recycled; 0 is no end.
+    #[serde(default, deserialize_with = "plain::<Within<u64, 0, { i64::MAX }>, _>")]
+    pub max_requests: u64,
+    /// By how much `max_requests` varies, so that workers do not go all at once.
+    #[serde(default = "Percent::ten", deserialize_with = "plain::<Percent, _>")]
+    pub max_requests_jitter: Percent,
+    /// The longest that one connection may take.
+    #[serde(default, deserialize_with = "optional::<Timeout, _>")]
+    pub request_timeout: Option<Duration>,
+    /// The longest that a client may send or take nothing.
+    #[serde(default, deserialize_with = "optional::<Timeout, _>")]
+    pub idle_timeout: Option<Duration>,
+    /// From the polite signal to SIGKILL.
+    #[serde(default = "five_seconds", deserialize_with = "plain::<Timeout, _>")]
+    pub kill_timeout: Duration,
+    /// A worker that dies sooner, with nothing served, has died young.
+    #[serde(default = "one_second", deserialize_with = "plain::<Elapsed, _>")]
+    pub min_uptime: Duration,
+
+    /// Who may connect; empty is everybody.
+    #[serde(default)]
+    pub allow: Vec<Peers>,
+    /// Who may not connect.
+    #[serde(default)]
+    pub deny: Vec<Peers>,
+}
+
+/// The most workers of one pool: above that, a pid namespace runs out first.
+pub const MOST_WORKERS: u32 = 16384;
+
+impl Pool {
+    /// A problem with this pool's `key`, whose value stands at `span` of its file.
+    pub fn problem(&self, key: &str, span: Range<usize>, message: impl fmt::Display) -> Problem {
+        let key = format!("pool.{}.{key}", self.name);
+        self.origin.source.problem(key, span, message)
+    }
+
+    /// The file and the line in which this pool begins, for a message.
+    pub(super) fn place(&self) -> String {
+        let Origin { source, name } = &self.origin;
+        format!("{}:{}", source.path().display(), source.line(name.start))
+    }
+}
+
+/// Where settings stand, which is no part of what they say: all are equal.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Origin {
+    pub source: Arc<Source>,
+    /// The bytes of the name.
+    pub name: Range<usize>,
+}
+
+impl PartialEq for Origin {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+fn cpus() -> u32 {
+    thread::available_parallelism().map_or(1, |cpus| u32::try_from(cpus.get()).unwrap_or(1))
+}
+
+fn five_seconds() -> Duration {
+    Duration::from_secs(5)
+}
+
+fn one_second() -> Duration {
+    Duration::from_secs(1)
+}
+
+fn variables<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<String, String>, D::Error> {
+    // Pairs in a map keyed by text would need an `Ord` of the wrapper.
+    struct Variables;
+
+    impl<'de> serde::de::Visitor<'de> for Variables {
+        type Value = BTreeMap<String, String>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a table")
+        }
+
+        fn visit_map<A: serde::de::MapAccess<'de>>(
+            self,
+            mut map: A,
+        ) -> Result<Self::Value, A::Error> {
+            let mut variables = BTreeMap::new();
+            while let Some(Read(name)) = map.next_key::<Read<VariableName>>()? {
+                let Read(value) = map.next_value::<Read<VariableValue>>()?;
+                variables.insert(name, value);
+            }
+            Ok(variables)
+        }
+    }
+
+    from.deserialize_any(Variables)
+}

@@ -1,0 +1,345 @@
+//! The configuration as a whole: files in, settings or problems out.
+#![forbid(unsafe_code)]
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use super::*;
+use crate::error::{Code, Error};
+
+mod values;
+
+const SHIPPED: &str = include_str!("../../etc/preforkd.toml");
+const POOL: &str = "[pool.a]\nlisten = \"@a\"\nservice = \"echo\"\n";
+
+/// A directory of configuration files, removed at the end of the test.
+struct Files(PathBuf);
+
+impl Files {
+    fn new(files: &[(&str, &str)]) -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("preforkd-config-{}-{count}", std::process::id());
+        let directory = std::env::temp_dir().join(name);
+        for (name, text) in files {
+            let path = directory.join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        Files(directory)
+    }
+
+    fn load(&self) -> Result<Config, Problems> {
+        load(&self.0.join("main.toml"))
+    }
+
+    /// The problems, with the directory left out of every path.
+    fn problems(&self) -> String {
+        let text = self.load().unwrap_err().to_string();
+        text.replace(&format!("{}/", self.0.display()), "")
+    }
+}
+
+impl Drop for Files {
+    fn drop(&mut self) {
+        fs::remove_dir_all(&self.0).unwrap();
+    }
+}
+
+fn read(text: &str) -> Config {
+    Files::new(&[("main.toml", text)]).load().unwrap()
+}
+
+fn problems(text: &str) -> String {
+    Files::new(&[("main.toml", text)]).problems()
+}
+
+#[test]
+fn a_problem_shows_line_caret_and_nearest_key() {
+    let text = "[pool.echo]\nlisten = \"@a\"\nservice = \"echo\"\n\twokers = 4\n";
+    let expected = "main.toml:4:2: unknown key \"wokers\" in pool.echo\n    4 | \twokers = 4\n      | \t^^^^^^\nhint: did you mean \"workers\"?";
+    assert_eq!(problems(text), expected);
+}
+
+#[test]
+fn columns_count_characters() {
+    let text = format!("{POOL}env = {{ \"ü\" = \"ä\", x = 5 }}");
+    let expected = "main.toml:4:25: pool.a.env.x: 5 is not a text\n    4 | env = { \"ü\" = \"ä\", x = 5 }\n      |                         ^\nhint: write it in quotes, \"5\"";
+    assert_eq!(
+        problems(&text),
+        expected.replace(":25:", ":24:").replacen(
+            "                         ^",
+            "                        ^",
+            1
+        )
+    );
+}
+
+#[test]
+fn included_files_add_their_pools() {
+    let files = Files::new(&[
+        (
+            "main.toml",
+            "include = [\"d/*.toml\", \"d/[b].toml\", \"none/*\", \"x\"]",
+        ),
+        ("d/b.toml", "[pool.b]\nlisten = \"@b\"\nservice = \"echo\""),
+        ("d/c.toml", POOL),
+        ("d/.hidden.toml", "not toml"),
+        ("x", "[pool.x]\nlisten = \"@x\"\nservice = \"echo\""),
+    ]);
+    let names: Vec<_> = files
+        .load()
+        .unwrap()
+        .pools
+        .into_iter()
+        .map(|pool| pool.name)
+        .collect();
+    assert_eq!(names, ["a", "b", "x"]);
+}
+
+#[test]
+fn included_files_are_read_in_the_order_of_their_names() {
+    let files = Files::new(&[
+        ("main.toml", "include = [\"*.d\"]"),
+        ("c.d", "c = 1"),
+        ("a.d", "a = 1"),
+        ("b.d", "b = 1"),
+    ]);
+    let problems = files.load().unwrap_err();
+    let order: Vec<_> = problems
+        .iter()
+        .map(|problem| problem.path().unwrap().file_name().unwrap())
+        .collect();
+    assert_eq!(order, ["a.d", "b.d", "c.d"]);
+}
+
+#[test]
+fn wrong_includes_are_told() {
+    let cases: [(&str, &str, &str); 5] = [
+        (
+            "absent.toml",
+            "",
+            "could not read configuration \"absent.toml\": no such file",
+        ),
+        (
+            "d/*[",
+            "",
+            "main.toml:1:12: include: \"d/*[\" is not a pattern: invalid range pattern",
+        ),
+        (
+            "d/*",
+            "[daemon]",
+            "d/i.toml:1:2: key \"daemon\" belongs in main.toml",
+        ),
+        (
+            "d/*",
+            "include = []",
+            "d/i.toml:1:1: key \"include\" belongs in main.toml",
+        ),
+        (
+            "d/*",
+            "[pool.b]\nservice = \"x\"",
+            "d/i.toml:1:7: missing key \"listen\" in pool.b",
+        ),
+    ];
+    for (include, text, expected) in cases {
+        let main = format!("include = [\"{include}\"]\n{POOL}");
+        let told = Files::new(&[("main.toml", &main), ("d/i.toml", text)]).problems();
+        assert_eq!(told.lines().next(), Some(expected), "{include}");
+    }
+}
+
+#[test]
+fn two_pools_share_no_name_and_no_address() {
+    let main = format!("include = [\"i\"]\n\n{POOL}");
+    let files = Files::new(&[("main.toml", &main), ("i", POOL)]);
+    let expected = "i:1:7: pool \"a\" is already in main.toml:3\n    1 | [pool.a]\n      |       ^";
+    assert_eq!(files.problems(), expected);
+
+    let other = POOL.replace("pool.a", "pool.b");
+    let files = Files::new(&[("main.toml", &main), ("i", &other)]);
+    let expected = "i:2:10: pool.b.listen: address \"@a\" is already that of pool \"a\" in main.toml:3\n    2 | listen = \"@a\"\n      |          ^^^^";
+    assert_eq!(files.problems(), expected);
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_told_by_name_and_code() {
+    let large = format!("# {}", "x".repeat(1024 * 1024));
+    let files = Files::new(&[("d/x", ""), ("large", &large), ("empty", "")]);
+    fs::write(files.0.join("latin"), b"# ok\n# \xff\n").unwrap();
+    let cases = [
+        (
+            "none",
+            Code::NoInput,
+            "could not read configuration \"none\": no such file",
+        ),
+        (
+            "d",
+            Code::NoInput,
+            "could not read configuration \"d\": it is a directory",
+        ),
+        (
+            "d/x/y",
+            Code::NoInput,
+            "could not read configuration \"d/x/y\": not a directory",
+        ),
+        (
+            "large",
+            Code::Config,
+            "could not read configuration \"large\": it is larger than 1 MiB",
+        ),
+        (
+            "latin",
+            Code::Config,
+            "could not read configuration \"latin\": line 2 is not UTF-8",
+        ),
+        (
+            "empty",
+            Code::Config,
+            "empty: no pool is configured\nhint: add one, which begins with a line like [pool.echo]",
+        ),
+    ];
+    for (name, code, expected) in cases {
+        let problems = load(&files.0.join(name)).unwrap_err();
+        let told = problems
+            .to_string()
+            .replace(&format!("{}/", files.0.display()), "");
+        assert_eq!(
+            (told.as_str(), Error::from(problems).code()),
+            (expected, code)
+        );
+    }
+}
+
+#[test]
+fn equality_is_about_what_is_said_not_where() {
+    let one = "[pool.a]\nlisten = \"@a\"\nservice.exec = { a = 1, b = [\"x\"] }\nnice = 1\n";
+    let other = "# moved\n\n[pool.z]\nlisten = \"@z\"\nservice = \"echo\"\n\n[pool.a]\nnice = 1\nservice.exec.b = [ 'x' ]\n\
+                 service.exec.a = 1\nlisten = { address = \"@a\", backlog = 1024 }\n";
+    let pool = |text: &str| read(text).pools.remove(0);
+    assert_eq!(pool(one), pool(other));
+    for (was, is) in [
+        ("nice = 1", "nice = 2"),
+        ("a = 1", "a = 2"),
+        ("\"x\"", "\"y\""),
+        ("@a", "@b"),
+    ] {
+        assert_ne!(pool(one), pool(&one.replace(was, is)), "{is}");
+    }
+}
+
+#[test]
+fn the_shipped_file_is_right_as_it_is_and_with_every_key() {
+    let config = read(SHIPPED);
+    let pool = &config.pools[0];
+    let address = SocketAddr::from(([127, 0, 0, 1], 7007));
+    assert_eq!(pool.listen.get_ref().address, Address::Inet(address));
+    assert_eq!(
+        (pool.workers, pool.service.name.get_ref().as_str()),
+        (4, "echo")
+    );
+
+    let with_every_key: String = SHIPPED
+        .lines()
+        .map(|line| match line.strip_prefix('#') {
+            Some(key) if key.starts_with(|c: char| c.is_ascii_lowercase()) => key,
+            _ => line,
+        })
+        .flat_map(|line| [line, "\n"])
+        .collect();
+    let full = read(&with_every_key);
+    assert_eq!(
+        full.daemon,
+        Daemon::default(),
+        "the defaults that it tells are the defaults"
+    );
+    assert_eq!(
+        (full.log.level, full.log.format),
+        (Level::Info, Format::Auto)
+    );
+    let [all] = &full.pools[..] else {
+        panic!("{full:?}")
+    };
+    assert_eq!(
+        (all.max_requests, all.max_requests_jitter),
+        (pool.max_requests, pool.max_requests_jitter)
+    );
+    assert_eq!(
+        (all.kill_timeout, all.min_uptime),
+        (pool.kill_timeout, pool.min_uptime)
+    );
+}
+
+/// serde lists the keys that exist; the shipped file must explain each of them.
+#[test]
+fn the_shipped_file_names_every_key() {
+    let mut known = Vec::new();
+    for message in [
+        toml::from_str::<Daemon>("'?' = 1")
+            .unwrap_err()
+            .message()
+            .to_owned(),
+        toml::from_str::<Log>("'?' = 1")
+            .unwrap_err()
+            .message()
+            .to_owned(),
+        toml::from_str::<Pool>("'?' = 1")
+            .unwrap_err()
+            .message()
+            .to_owned(),
+        toml::from_str::<Limits>("'?' = 1")
+            .unwrap_err()
+            .message()
+            .to_owned(),
+    ] {
+        known.extend(message.split('`').skip(3).step_by(2).map(str::to_owned));
+    }
+    assert!(known.len() > 30, "{known:?}");
+    for key in known {
+        let named = [format!("{key} ="), format!("limits.{key} =")];
+        let found = SHIPPED.lines().any(|line| {
+            let line = line.trim_start_matches('#');
+            named.iter().any(|named| line.starts_with(named)) || key == "limits"
+        });
+        assert!(found, "{key}");
+    }
+}
+
+#[test]
+fn broken_files_never_panic() {
+    let files = Files::new(&[("main.toml", "")]);
+    let path = files.0.join("main.toml");
+    let try_with = |text: &[u8]| {
+        fs::write(&path, text).unwrap();
+        if let Err(problems) = load(&path) {
+            assert!(!problems.to_string().is_empty());
+        }
+    };
+    // Without the comments, so that most breaks hit something.
+    let text: String = SHIPPED
+        .lines()
+        .map(|line| {
+            line.strip_prefix('#')
+                .filter(|key| !key.starts_with(' '))
+                .unwrap_or(line)
+        })
+        .filter(|line| !line.starts_with('#'))
+        .flat_map(|line| [line, "\n"])
+        .collect();
+    for at in 0..text.len() {
+        try_with(&text.as_bytes()[..at]);
+        for flip in [0x01, 0x04, 0x20, 0x80, 0xff] {
+            let mut bytes = text.clone().into_bytes();
+            bytes[at] ^= flip;
+            try_with(&bytes);
+        }
+    }
+}
+
+/// One pool from its text, for the tests of other modules.
+pub(crate) fn pool(text: &str) -> Pool {
+    read(text).pools.remove(0)
+}

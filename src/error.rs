@@ -1,0 +1,96 @@
+//! Why the daemon could not start or go on, each with its exit code.
+#![forbid(unsafe_code)]
+
+use std::fmt;
+use std::io;
+
+use nix::errno::Errno;
+
+/// The exit codes of the daemon, by kind of fault (sysexits.h).
+///
+/// systemd prints them by name, and `RestartPreventExitStatus=` can tell what
+/// a restart may mend from what it cannot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Code {
+    /// The command line is wrong (EX_USAGE).
+    Usage = 64,
+    /// The configuration file is missing or cannot be read (EX_NOINPUT).
+    NoInput = 66,
+    /// No pool could start its workers (EX_UNAVAILABLE).
+    Unavailable = 69,
+    /// A bug in the daemon or in a service (EX_SOFTWARE).
+    Software = 70,
+    /// A system call failed (EX_OSERR).
+    Os = 71,
+    /// A pid file or a socket cannot be created (EX_CANTCREAT).
+    CannotCreate = 73,
+    /// The permission for something asked for is missing (EX_NOPERM).
+    NoPermission = 77,
+    /// The configuration is wrong (EX_CONFIG).
+    Config = 78,
+}
+
+/// A fault that ends the command, or the reload that met it.
+///
+/// The text has the form `could not <verb> <kind> "<name>": <reason>`; a hint
+/// follows on a line of its own.
+#[derive(Clone, Debug)]
+pub struct Error {
+    code: Code,
+    text: String,
+}
+
+impl Error {
+    /// A fault of the kind `code`, told as `text`.
+    pub fn new(code: Code, text: impl Into<String>) -> Self {
+        Error {
+            code,
+            text: text.into(),
+        }
+    }
+
+    /// A system call that failed: `could not <what>: <reason>`.
+    ///
+    /// The code says whether it was the permission that was missing.
+    pub fn system(what: impl fmt::Display, error: &io::Error) -> Self {
+        let code = match error.kind() {
+            io::ErrorKind::PermissionDenied => Code::NoPermission,
+            _ => Code::Os,
+        };
+        Error::new(code, format!("could not {what}: {}", reason(error)))
+    }
+
+    /// The same fault, of another kind.
+    pub fn with_code(mut self, code: Code) -> Self {
+        self.code = code;
+        self
+    }
+
+    /// The same fault with a hint on a line of its own.
+    pub fn with_hint(mut self, hint: impl fmt::Display) -> Self {
+        self.text = format!("{}\nhint: {hint}", self.text);
+        self
+    }
+
+    /// The exit code of a process that ends for this reason.
+    pub fn code(&self) -> Code {
+        self.code
+    }
+}
+
+/// What the system says of an error, without Rust's "(os error 2)".
+pub fn reason(error: &io::Error) -> String {
+    match error.raw_os_error() {
+        Some(number) => Errno::from_raw(number).desc().to_owned(),
+        None => error.to_string(),
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl std::error::Error for Error {}

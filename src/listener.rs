@@ -1,0 +1,295 @@
+//! Listeners: bound once, kept over reloads, closed when their address goes.
+#![forbid(unsafe_code)]
+
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, open};
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, SockaddrLike, SockaddrStorage, UnixAddr, bind,
+    connect, listen, setsockopt, socket, sockopt,
+};
+use nix::sys::stat::{Mode, fchmod, umask};
+use nix::unistd::{Gid, Group, Pid, Uid, User, fchownat, getpid};
+
+use crate::config::{Address, Listen};
+use crate::error::{Code, Error, reason};
+
+/// A listening socket.
+#[derive(Debug)]
+pub struct Listener {
+    socket: OwnedFd,
+    address: Address,
+    file: Option<SocketFile>,
+}
+
+impl Listener {
+    /// Binds the address and listens.
+    ///
+    /// # Errors
+    ///
+    /// Code 77 if the permission is missing, else 73: the address is in use,
+    /// or cannot be bound for another reason.
+    pub fn bind(settings: &Listen) -> Result<Self, Error> {
+        let failed = |error: io::Error| {
+            let error = Error::system(format!("bind listener \"{}\"", settings.address), &error);
+            if error.code() == Code::NoPermission {
+                error
+            } else {
+                error.with_code(Code::CannotCreate)
+            }
+        };
+        let (socket, file) = match &settings.address {
+            Address::Inet(address) => (bind_internet(*address).map_err(failed)?, None),
+            Address::Abstract(name) => {
+                let address = UnixAddr::new_abstract(name.as_bytes())
+                    .map_err(|errno| failed(errno.into()))?;
+                (bind_unix(&address).map_err(failed)?, None)
+            }
+            Address::Path(path) => {
+                let (socket, file) = bind_path(path, settings).map_err(failed)?;
+                (socket, Some(file))
+            }
+            Address::Systemd(name) => {
+                return Err(Error::new(
+                    Code::CannotCreate,
+                    format!(
+                        "could not adopt listener \"systemd:{name}\": no such socket was passed"
+                    ),
+                ));
+            }
+        };
+        let listener = Listener {
+            socket,
+            address: settings.address.clone(),
+            file,
+        };
+        listener.listen(settings.backlog).map_err(failed)?;
+        Ok(listener)
+    }
+
+    /// Takes over what `settings` says beside the address, while it listens.
+    ///
+    /// # Errors
+    ///
+    /// The backlog, the owner or the mode could not be changed.
+    pub fn adjust(&self, settings: &Listen) -> io::Result<()> {
+        self.listen(settings.backlog)?;
+        match &self.file {
+            Some(file) => file.adjust(settings),
+            None => Ok(()),
+        }
+    }
+
+    /// Listens, or changes the length of the backlog of one that does. The
+    /// kernel takes no more than net.core.somaxconn.
+    fn listen(&self, backlog: u32) -> io::Result<()> {
+        let backlog =
+            Backlog::new(i32::try_from(backlog).unwrap_or(i32::MAX)).unwrap_or(Backlog::MAXCONN);
+        listen(&self.socket, backlog)?;
+        Ok(())
+    }
+
+    /// The address as the configuration writes it.
+    pub fn address(&self) -> &Address {
+        &self.address
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// Finds what would keep a listener from being bound, without binding it: an
+/// unknown owner, a directory that is missing, a file that is no socket. An
+/// address may also be in use; only binding tells.
+pub fn check(settings: &Listen) -> Result<(), String> {
+    let Address::Path(path) = &settings.address else {
+        return Ok(());
+    };
+    settings
+        .owner
+        .as_deref()
+        .map(find_user)
+        .transpose()
+        .map_err(|error| error.to_string())?;
+    settings
+        .group
+        .as_deref()
+        .map(find_group)
+        .transpose()
+        .map_err(|error| error.to_string())?;
+    match path.parent().map(fs::metadata) {
+        Some(Ok(directory)) if directory.is_dir() => {}
+        Some(Ok(_)) | None => return Err("its directory is not a directory".to_owned()),
+        Some(Err(error)) => return Err(format!("its directory: {}", reason(&error))),
+    }
+    match fs::symlink_metadata(path) {
+        Ok(file) if !file.file_type().is_socket() => Err(IN_THE_WAY.to_owned()),
+        _ => Ok(()),
+    }
+}
+
+const IN_THE_WAY: &str = "a file that is not a socket is in the way";
+
+/// A socket on which nobody listens: accept on it fails at once.
+pub fn dead_socket() -> io::Result<OwnedFd> {
+    Ok(socket(
+        AddressFamily::Unix,
+        SockType::Stream,
+        SockFlag::SOCK_CLOEXEC,
+        None,
+    )?)
+}
+
+fn bind_internet(address: SocketAddr) -> io::Result<OwnedFd> {
+    let address = SockaddrStorage::from(address);
+    let family = address.family().ok_or(io::ErrorKind::InvalidInput)?;
+    let socket = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    // Connections of a daemon that has just stopped must not keep the next
+    // one from its address (TIME_WAIT; socket(7)).
+    setsockopt(&socket, sockopt::ReuseAddr, &true)?;
+    bind_to(&socket, &address)?;
+    Ok(socket)
+}
+
+fn bind_unix(address: &UnixAddr) -> io::Result<OwnedFd> {
+    let socket = socket(
+        AddressFamily::Unix,
+        SockType::Stream,
+        SockFlag::SOCK_CLOEXEC,
+        None,
+    )?;
+    bind_to(&socket, address)?;
+    Ok(socket)
+}
+
+fn bind_to(socket: &OwnedFd, address: &dyn SockaddrLike) -> io::Result<()> {
+    Ok(bind(socket.as_raw_fd(), address)?)
+}
+
+/// Binds a socket file that nobody can connect to before it has its owner and
+/// mode: until `listen`, a connect is refused.
+fn bind_path(path: &Path, settings: &Listen) -> io::Result<(OwnedFd, SocketFile)> {
+    let owner = settings.owner.as_deref().map(find_user).transpose()?;
+    let group = settings.group.as_deref().map(find_group).transpose()?;
+    remove_stale(path)?;
+
+    let socket = socket(
+        AddressFamily::Unix,
+        SockType::Stream,
+        SockFlag::SOCK_CLOEXEC,
+        None,
+    )?;
+    // The file is made with the mode of the socket less the umask (unix(7)).
+    // By name it could be changed only after it is there, when it may be
+    // another file already.
+    fchmod(&socket, Mode::from_bits_truncate(settings.mode))?;
+    let previous = umask(Mode::empty());
+    let bound = bind_to(&socket, &UnixAddr::new(path)?);
+    umask(previous);
+    bound?;
+    let file = SocketFile::of(path)?;
+    if owner.is_some() || group.is_some() {
+        fchownat(AT_FDCWD, path, owner, group, AtFlags::AT_SYMLINK_NOFOLLOW)?;
+    }
+    Ok((socket, file))
+}
+
+fn find_user(name: &str) -> io::Result<Uid> {
+    match User::from_name(name)? {
+        Some(user) => Ok(user.uid),
+        None => Err(io::Error::other(format!("there is no user \"{name}\""))),
+    }
+}
+
+fn find_group(name: &str) -> io::Result<Gid> {
+    match Group::from_name(name)? {
+        Some(group) => Ok(group.gid),
+        None => Err(io::Error::other(format!("there is no group \"{name}\""))),
+    }
+}
+
+/// Removes a socket file that a daemon left behind which is no more. A file
+/// that is not a socket, and a socket that somebody listens on, stay.
+fn remove_stale(path: &Path) -> io::Result<()> {
+    let file = match fs::symlink_metadata(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    if !file.file_type().is_socket() {
+        return Err(io::Error::other(IN_THE_WAY));
+    }
+    // Non-blocking: somebody with a full backlog must not hold us up.
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let probe = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    match connect(probe.as_raw_fd(), &UnixAddr::new(path)?) {
+        Err(Errno::ECONNREFUSED) => fs::remove_file(path),
+        // A full backlog, no permission: somebody may be there.
+        Ok(()) | Err(_) => Err(io::ErrorKind::AddrInUse.into()),
+    }
+}
+
+/// The file of a Unix socket, removed with its listener.
+#[derive(Debug)]
+struct SocketFile {
+    path: PathBuf,
+    device: u64,
+    inode: u64,
+    made_by: Pid,
+}
+
+impl SocketFile {
+    fn of(path: &Path) -> io::Result<Self> {
+        let file = fs::symlink_metadata(path)?;
+        Ok(SocketFile {
+            path: path.to_owned(),
+            device: file.dev(),
+            inode: file.ino(),
+            made_by: getpid(),
+        })
+    }
+
+    fn is(&self, file: &fs::Metadata) -> bool {
+        (file.dev(), file.ino()) == (self.device, self.inode)
+    }
+
+    fn adjust(&self, settings: &Listen) -> io::Result<()> {
+        // The file is held while its identity is checked and its mode changed,
+        // lest another one take its name in between.
+        let held = open(
+            &self.path,
+            OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC,
+            Mode::empty(),
+        )?;
+        let by_number = format!("/proc/self/fd/{}", held.as_raw_fd());
+        if !self.is(&fs::metadata(&by_number)?) {
+            return Err(io::Error::other("another file has taken its name"));
+        }
+        let owner = settings.owner.as_deref().map(find_user).transpose()?;
+        let group = settings.group.as_deref().map(find_group).transpose()?;
+        if owner.is_some() || group.is_some() {
+            fchownat(&held, "", owner, group, AtFlags::AT_EMPTY_PATH)?;
+        }
+        fs::set_permissions(&by_number, fs::Permissions::from_mode(settings.mode))
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        // Not in a child, and not what somebody else has put in its place.
+        let is_ours = fs::symlink_metadata(&self.path).is_ok_and(|file| self.is(&file));
+        if is_ours && getpid() == self.made_by {
+            // Were it to fail, the next start finds it stale.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! The log: records with fields, as text for people or as JSON for programs.
+#![forbid(unsafe_code)]
+
+pub mod limit;
+pub mod sink;
+
+use std::io::{self, IsTerminal, Write};
+use std::sync::Mutex;
+use std::time::SystemTime;
+
+use humantime::format_rfc3339_millis;
+use slog::{Drain, FnValue, Level, Logger, PushFnValue, Record, SendSyncRefUnwindSafeDrain, o};
+use slog_term::{Decorator, FullFormat, PlainDecorator, TermDecorator};
+
+use crate::config::{self, Format};
+use sink::{LineWriter, Sink};
+
+/// The logger of these settings, which writes to `sink`.
+pub fn logger(settings: &config::Log, sink: &Sink) -> Logger {
+    let level = slog_level(settings.level);
+    match settings.format {
+        Format::Json => root(Mutex::new(json(sink.writer())), level),
+        Format::Auto | Format::Term | Format::Journal => match colours(sink) {
+            Some(terminal) => root(Mutex::new(text(terminal)), level),
+            None => root(Mutex::new(text(PlainDecorator::new(sink.writer()))), level),
+        },
+    }
+}
+
+fn root<D>(drain: D, level: Level) -> Logger
+where
+    D: SendSyncRefUnwindSafeDrain + std::panic::UnwindSafe + 'static,
+{
+    // What fails below has been counted there; a logger cannot do more.
+    Logger::root(slog::LevelFilter::new(drain, level).ignore_res(), o!())
+}
+
+/// Colours, where the log is read by a person at a terminal.
+fn colours(sink: &Sink) -> Option<TermDecorator> {
+    let terminal = sink.path().is_none() && io::stderr().is_terminal();
+    terminal
+        .then(|| TermDecorator::new().stderr().try_build())
+        .flatten()
+}
+
+fn text<D: Decorator>(decorator: D) -> FullFormat<D> {
+    FullFormat::new(decorator)
+        .use_custom_timestamp(|out: &mut dyn Write| {
+            write!(out, "{}", format_rfc3339_millis(SystemTime::now()))
+        })
+        .use_original_order()
+        .build()
+}
+
+/// One object a line: ts, level, msg, and the fields.
+fn json(writer: LineWriter) -> slog_json::Json<LineWriter> {
+    slog_json::Json::new(writer)
+        .set_flush(true)
+        .add_key_value(o!(
+            "msg" => PushFnValue(|record: &Record<'_>, serializer| serializer.emit(record.msg())),
+            "level" => FnValue(|record: &Record<'_>| level_name(record.level())),
+            "ts" => FnValue(|_: &Record<'_>| format_rfc3339_millis(SystemTime::now()).to_string()),
+        ))
+        .build()
+}
+
+fn slog_level(level: config::Level) -> Level {
+    match level {
+        config::Level::Trace => Level::Trace,
+        config::Level::Debug => Level::Debug,
+        config::Level::Info => Level::Info,
+        config::Level::Warning => Level::Warning,
+        config::Level::Error => Level::Error,
+        config::Level::Critical => Level::Critical,
+    }
+}
+
+/// The name of a level as it is written in the configuration.
+fn level_name(level: Level) -> &'static str {
+    match level {
+        Level::Trace => "trace",
+        Level::Debug => "debug",
+        Level::Info => "info",
+        Level::Warning => "warning",
+        Level::Error => "error",
+        Level::Critical => "critical",
+    }
+}

@@ -1,0 +1,164 @@
+//! Where log lines go: a descriptor whose number never changes.
+#![forbid(unsafe_code)]
+
+use std::ffi::CString;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use nix::libc;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use crate::sys::descriptor;
+
+/// Lines that could not be written.
+static LOST: AtomicU64 = AtomicU64::new(0);
+
+/// How many lines were lost since the last call.
+pub fn take_lost() -> u64 {
+    LOST.swap(0, Relaxed)
+}
+
+/// An open log. Master and workers share what it means to reopen it: another
+/// file is put behind the same number, so that nobody has to be told.
+#[derive(Debug)]
+pub struct Sink {
+    target: Arc<OwnedFd>,
+    path: Option<PathBuf>,
+}
+
+impl Sink {
+    /// Opens the log file at `path`, or standard error.
+    pub fn open(path: Option<&Path>) -> io::Result<Self> {
+        let target = match path {
+            Some(path) => open_file(path)?.into(),
+            None => io::stderr().as_fd().try_clone_to_owned()?,
+        };
+        Ok(Sink {
+            target: Arc::new(target),
+            path: path.map(Path::to_owned),
+        })
+    }
+
+    /// Opens the file again by its name, after somebody has renamed it.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be opened; the old one stays in use.
+    pub fn reopen(&self) -> io::Result<()> {
+        match &self.path {
+            Some(path) => descriptor::replace(open_file(path)?, self.number()),
+            None => Ok(()),
+        }
+    }
+
+    /// Goes over to what `other` has open, under the number of this one.
+    pub fn become_like(&mut self, other: Sink) -> io::Result<()> {
+        descriptor::replace(&*other.target, self.number())?;
+        self.path = other.path;
+        Ok(())
+    }
+
+    /// The number of the descriptor.
+    pub fn number(&self) -> RawFd {
+        self.target.as_raw_fd()
+    }
+
+    /// The path of the log file, unless the log is standard error.
+    pub fn path(&self) -> Option<&Path> {
+        self.path.as_deref()
+    }
+
+    /// The path as the C library wants it.
+    pub fn c_path(&self) -> Option<CString> {
+        // A path that was opened holds no NUL byte.
+        self.path
+            .as_deref()
+            .and_then(|path| CString::new(path.as_os_str().as_bytes()).ok())
+    }
+
+    /// A writer that sends each record off in one piece.
+    pub fn writer(&self) -> LineWriter {
+        LineWriter {
+            target: Arc::clone(&self.target),
+            line: Vec::new(),
+            torn: false,
+        }
+    }
+}
+
+/// The file of a log: appended to, so that the lines of several processes do
+/// not overwrite each other; not readable for others, since lines may quote
+/// what clients sent.
+fn open_file(path: &Path) -> io::Result<File> {
+    let mut options = File::options();
+    options
+        .append(true)
+        .create(true)
+        .mode(0o640)
+        .custom_flags(libc::O_NOCTTY);
+    // A FIFO that nobody reads yet would make us wait for its reader.
+    if path.metadata().is_ok_and(|file| file.file_type().is_fifo()) {
+        options.read(true);
+    }
+    options.open(path)
+}
+
+/// Collects a record and writes it with one call when it is flushed.
+#[derive(Debug)]
+pub struct LineWriter {
+    target: Arc<OwnedFd>,
+    line: Vec<u8>,
+    /// The last line was only written in part.
+    torn: bool,
+}
+
+impl Write for LineWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.line.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        if self.line.is_empty() {
+            return Ok(());
+        }
+        if self.torn {
+            // What follows half a line must not be taken for its other half.
+            self.line.insert(0, b'\n');
+        }
+        match write_once(&self.target, &self.line) {
+            Ok(written) => self.torn = written < self.line.len(),
+            Err(_) => {
+                // A full disk, a reader that is gone or asleep. There is no
+                // place to say so, and nothing to stop for; it is counted.
+                LOST.fetch_add(1, Relaxed);
+            }
+        }
+        self.line.clear();
+        Ok(())
+    }
+}
+
+/// Writes without waiting: a reader that sleeps must not stop a supervisor.
+fn write_once(target: &OwnedFd, line: &[u8]) -> io::Result<usize> {
+    // The descriptor is not made non-blocking, for it may be shared with
+    // programs that do not expect that.
+    let mut room = [PollFd::new(target.as_fd(), PollFlags::POLLOUT)];
+    poll(&mut room, PollTimeout::ZERO)?;
+    if room[0].any() != Some(true) {
+        return Err(io::ErrorKind::WouldBlock.into());
+    }
+    loop {
+        match nix::unistd::write(target, line) {
+            Ok(written) => return Ok(written),
+            Err(nix::errno::Errno::EINTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}

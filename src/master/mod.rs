@@ -1,0 +1,440 @@
+//! The master: it keeps the pools at size, and obeys signals.
+//!
+//! It waits in one place. What can be decided without acting is decided
+//! elsewhere: [`phase`], [`changes`], and the policies of a pool.
+#![forbid(unsafe_code)]
+
+mod changes;
+mod phase;
+mod reload;
+mod report;
+mod stop;
+
+use std::io;
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use nix::poll::{PollFd, PollFlags};
+use nix::sys::signal::Signal;
+
+use crate::config::{self, Config};
+use crate::error::{Code, Error, reason};
+use crate::log::{self, sink};
+use crate::pool::{Asked, Pool, Shared, Standing};
+use crate::service::Services;
+use crate::sys::clock::Moment;
+use crate::sys::signal::{Received, Waiting};
+use crate::sys::wait::reap_any;
+
+use phase::{Phase, together};
+use reload::{Fate, Pending, Plan};
+use report::News;
+
+pub use reload::check;
+
+/// What the master waits for.
+const WANTED: [Signal; 8] = [
+    Signal::SIGTERM,
+    Signal::SIGINT,
+    Signal::SIGQUIT,
+    Signal::SIGHUP,
+    Signal::SIGUSR1,
+    Signal::SIGTTIN,
+    Signal::SIGTTOU,
+    Signal::SIGCHLD,
+];
+
+/// What would end it and means nothing to it. SIGPIPE is what a log without a
+/// reader causes.
+const IGNORED: [Signal; 3] = [Signal::SIGPIPE, Signal::SIGUSR2, Signal::SIGALRM];
+
+/// How long the master waits after a failed fork. The machine is short of
+/// processes or memory; asking more often would not help it.
+const FORK_PAUSE: Duration = Duration::from_secs(1);
+
+/// What the master tells of its life as it goes, beside the log.
+pub trait Observer {
+    /// The pools accept. `warning` names those that do not.
+    fn ready(&mut self, warning: Option<&str>);
+}
+
+/// The supervising process.
+pub struct Master {
+    file: PathBuf,
+    services: Services,
+    daemon: config::Daemon,
+    log: config::Log,
+    signals: Waiting,
+    shared: Shared,
+    /// The pools of the configuration.
+    pools: Vec<Pool>,
+    /// Pools that are no more in it, whose workers have not all left.
+    removed: Vec<Pool>,
+    phase: Phase,
+    /// A reload whose new workers have still to show that they start.
+    pending: Option<Pending>,
+    /// When fork may be tried again, and how often it has failed.
+    fork_pause: Option<Moment>,
+    fork_failures: u64,
+    /// Why the daemon stops.
+    cause: &'static str,
+    news: Vec<News>,
+}
+
+impl Master {
+    /// A master of this configuration, with its listeners bound and no worker
+    /// yet. `file` is read again at a reload.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with the configuration, or with the machine.
+    pub fn new(file: PathBuf, config: Config, services: Services) -> Result<Self, Error> {
+        let failed = |what: &'static str| move |error: io::Error| Error::system(what, &error);
+        let mut plan = Plan::make(config, &services, &[], None)?;
+        // From here on we must not die of a signal.
+        let signals = Waiting::begin(&WANTED, &IGNORED).map_err(failed("set signal handlers"))?;
+        let sink = match plan.sink.take() {
+            Some(sink) => sink,
+            None => reload::open_log(&plan.log)?,
+        };
+        let logger = log::logger(&plan.log, &sink);
+        let shared = Shared::new(logger, sink).map_err(failed("make scoreboard"))?;
+        Ok(Master {
+            file,
+            services,
+            daemon: plan.daemon,
+            log: plan.log,
+            signals,
+            shared,
+            pools: plan
+                .pools
+                .into_iter()
+                .map(|(blueprint, listener)| Pool::new(blueprint, listener))
+                .collect(),
+            removed: Vec::new(),
+            phase: Phase::Starting,
+            pending: None,
+            fork_pause: None,
+            fork_failures: 0,
+            cause: "",
+            news: Vec::new(),
+        })
+    }
+
+    /// Keeps the pools at size until it is asked to stop.
+    ///
+    /// # Errors
+    ///
+    /// No pool could start its workers, or ppoll failed, which it cannot.
+    pub fn run(mut self, observer: &mut dyn Observer) -> Result<(), Error> {
+        loop {
+            self.maintain(Moment::now());
+            self.report();
+            if self.phase.is_over() {
+                return self.end();
+            }
+            self.wait()?;
+            let now = Moment::now();
+            self.obey(Received::take(), now);
+            self.reap(now);
+            self.advance(now, observer);
+        }
+    }
+
+    /// Sleeps until a signal, a worker that is ready, or a deadline.
+    fn wait(&mut self) -> Result<(), Error> {
+        let timeout = self.deadline().map(|deadline| deadline - Moment::now());
+        let mut descriptors = [PollFd::new(self.shared.ready.as_fd(), PollFlags::POLLIN)];
+        self.signals
+            .wait(&mut descriptors, timeout)
+            .map_err(|error| Error::system("wait for signals", &error).with_code(Code::Software))?;
+        if descriptors[0].any() == Some(true) {
+            // Its count does not matter: each pool looks for itself.
+            let _ = self.shared.ready.read();
+            for pool in &mut self.pools {
+                pool.look_who_accepts(&self.shared);
+            }
+        }
+        Ok(())
+    }
+
+    /// When there is something to do without being asked.
+    fn deadline(&self) -> Option<Moment> {
+        let pools = self
+            .pools
+            .iter()
+            .chain(&self.removed)
+            .filter_map(Pool::deadline)
+            .min();
+        // While fork fails, nothing else makes an empty slot urgent.
+        let pools = pools.map(|due| self.fork_pause.map_or(due, |pause| due.max(pause)));
+        [pools, self.phase.deadline()].into_iter().flatten().min()
+    }
+
+    /// Does what the signals ask for. Their flags are cleared already: one
+    /// that comes from now on is obeyed at the next turn.
+    fn obey(&mut self, received: Received, now: Moment) {
+        if received.has(Signal::SIGUSR1) {
+            self.reopen_log();
+        }
+        for (signal, step) in [(Signal::SIGTTIN, 1), (Signal::SIGTTOU, -1)] {
+            if received.has(signal) && !self.phase.is_stopping() {
+                self.scale(step);
+            }
+        }
+        if received.has(Signal::SIGHUP) && !self.phase.is_stopping() {
+            self.reload();
+        }
+        for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT] {
+            if received.has(signal) {
+                self.stop(signal, now);
+            }
+        }
+    }
+
+    /// Takes every ended child out of the process table. SIGCHLD coalesces, so
+    /// this goes on until there is none, whether the signal came or not.
+    fn reap(&mut self, now: Moment) {
+        let mut orphans = 0;
+        let mut events = Vec::new();
+        loop {
+            match reap_any() {
+                Ok(Some(reaped)) => {
+                    let random =
+                        now.as_nanos() ^ (reaped.pid.as_raw() as u64).wrapping_mul(0x9e37_79b9);
+                    let shared = &mut self.shared;
+                    let mut pools = self.pools.iter_mut().chain(&mut self.removed);
+                    if !pools.any(|pool| pool.file(&reaped, now, random, shared, &mut events)) {
+                        // As PID 1 or as a subreaper we are given the children
+                        // of others; how they ended is not our concern.
+                        orphans += 1;
+                    }
+                }
+                Ok(None) => break,
+                Err(error) => {
+                    self.news.push(News::Trouble {
+                        what: "could not reap".to_owned(),
+                        reason: reason(&error),
+                    });
+                    break;
+                }
+            }
+        }
+        self.news.extend(events.into_iter().map(News::Pool));
+        if orphans > 0 {
+            self.news.push(News::Orphans { count: orphans });
+        }
+        self.removed.retain(|pool| !pool.is_empty());
+    }
+
+    /// Goes on to the next phase, if its time has come.
+    fn advance(&mut self, now: Moment, observer: &mut dyn Observer) {
+        self.settle_reload();
+        match self.phase {
+            Phase::Starting => match together(self.pools.iter().map(Pool::standing)) {
+                Standing::Starting => {}
+                Standing::Ready => self.begin_service(observer),
+                Standing::Failed => {
+                    self.pools
+                        .iter_mut()
+                        .for_each(|pool| pool.close(Asked::Stop));
+                    self.enter(Phase::Failed);
+                }
+            },
+            Phase::Running | Phase::Reloading => {}
+            Phase::Draining(_) | Phase::Ending(_) | Phase::Killing(_) => self.advance_stop(now),
+            Phase::Stopped | Phase::Failed => {}
+        }
+    }
+
+    fn begin_service(&mut self, observer: &mut dyn Observer) {
+        let (accepting, failed): (Vec<&Pool>, Vec<&Pool>) = self
+            .pools
+            .iter()
+            .partition(|pool| pool.standing() == Standing::Ready);
+        let workers = accepting.iter().map(|pool| pool.size()).sum();
+        let warning = self.could_not_start(&failed);
+        self.news.push(News::Ready {
+            pools: accepting.len(),
+            workers,
+        });
+        observer.ready(warning.as_deref());
+        self.enter(Phase::Running);
+    }
+
+    /// The pools that do not work, and why, in words.
+    fn could_not_start(&self, failed: &[&Pool]) -> Option<String> {
+        let told: Vec<_> = failed
+            .iter()
+            .map(|pool| {
+                let reason = pool
+                    .last_failure()
+                    .unwrap_or("no worker got as far as accepting");
+                format!("could not start pool \"{}\": {reason}", pool.name())
+            })
+            .collect();
+        (!told.is_empty()).then(|| told.join("\n"))
+    }
+
+    /// Lets the elders of each pool go whose new generation is ready, and ends
+    /// the reload when all are.
+    fn settle_reload(&mut self) {
+        for pool in &mut self.pools {
+            if pool.has_elders() && pool.standing() == Standing::Ready {
+                pool.retire_elders();
+            }
+        }
+        let Some(mut pending) = self.pending.take() else {
+            return;
+        };
+        let (pools, removed) = (&mut self.pools, &mut self.removed);
+        for mut pool in std::mem::take(pools) {
+            let failed = pending.concerns(pool.name()) && pool.standing() == Standing::Failed;
+            match failed.then(|| pending.give_up(&mut pool)) {
+                None | Some(Fate::Stays) => pools.push(pool),
+                Some(Fate::Goes) => {
+                    pool.close(Asked::Retire);
+                    removed.push(pool);
+                }
+            }
+        }
+        let awaited =
+            |pool: &Pool| pending.concerns(pool.name()) && pool.standing() == Standing::Starting;
+        if self.pools.iter().any(awaited) {
+            self.pending = Some(pending);
+            return;
+        }
+        self.news.push(pending.conclude(self.shared.generation));
+        if self.phase == Phase::Reloading {
+            self.enter(Phase::Running);
+        }
+    }
+
+    /// Fills empty slots and watches connections.
+    fn maintain(&mut self, now: Moment) {
+        let mut events = Vec::new();
+        for pool in self.pools.iter_mut().chain(&mut self.removed) {
+            pool.watch(now, &self.shared, &mut events);
+        }
+        if !self.phase.is_stopping() && self.fork_pause.is_none_or(|pause| now >= pause) {
+            self.fork_pause = None;
+            for pool in &mut self.pools {
+                match pool.fill(now, &mut self.shared, &mut events) {
+                    Ok(0) => {}
+                    Ok(_) if self.fork_failures > 0 => {
+                        self.news.push(News::ForkWorks {
+                            failures: std::mem::take(&mut self.fork_failures),
+                        });
+                    }
+                    Ok(_) => {}
+                    Err(error) => {
+                        if self.fork_failures == 0 {
+                            self.news.push(News::ForkFailed {
+                                reason: reason(&error),
+                            });
+                        }
+                        self.fork_failures += 1;
+                        self.fork_pause = Some(now + FORK_PAUSE);
+                        break;
+                    }
+                }
+            }
+        }
+        self.news.extend(events.into_iter().map(News::Pool));
+    }
+
+    /// Tells the log what has happened, after it was dealt with: a worker is
+    /// replaced before its death is written down.
+    fn report(&mut self) {
+        let lost = sink::take_lost();
+        if lost > 0 {
+            self.news.push(News::LinesLost { count: lost });
+        }
+        for news in self.news.drain(..) {
+            report::tell(&self.shared.log, news);
+        }
+    }
+
+    fn reload(&mut self) {
+        let config = match config::load(&self.file) {
+            Ok(config) => config,
+            Err(problems) => return self.refuse_reload(&Error::from(problems)),
+        };
+        let plan = match Plan::make(config, &self.services, &self.pools, Some(&self.log)) {
+            Ok(plan) => plan,
+            Err(error) => return self.refuse_reload(&error),
+        };
+        self.daemon = plan.daemon.clone();
+        let mut gone = Vec::new();
+        let pending = Pending::begin(
+            plan,
+            &mut self.pools,
+            &mut gone,
+            &mut self.shared,
+            &mut self.log,
+            &mut self.news,
+        );
+        gone.iter_mut().for_each(|pool| pool.close(Asked::Retire));
+        self.removed.append(&mut gone);
+        self.pending = Some(pending);
+        if self.phase == Phase::Running {
+            self.enter(Phase::Reloading);
+        }
+    }
+
+    fn refuse_reload(&mut self, error: &Error) {
+        self.news.push(News::ReloadFailed {
+            reason: error.to_string(),
+        });
+    }
+
+    fn scale(&mut self, step: i64) {
+        for pool in &mut self.pools {
+            let size = (i64::from(pool.size()) + step).clamp(1, i64::from(config::MOST_WORKERS));
+            pool.resize(size as u32, None);
+        }
+        self.news.push(News::Scaled {
+            workers: self.pools.iter().map(Pool::size).sum(),
+        });
+    }
+
+    fn reopen_log(&mut self) {
+        match self.shared.sink.reopen() {
+            Ok(()) => self.news.push(News::Reopened),
+            Err(error) => {
+                let what = "could not reopen log".to_owned();
+                self.news.push(News::Trouble {
+                    what,
+                    reason: reason(&error),
+                });
+            }
+        }
+        self.pools
+            .iter()
+            .chain(&self.removed)
+            .for_each(|pool| pool.signal_all(Signal::SIGUSR1));
+    }
+
+    /// The one place in which the phase changes.
+    fn enter(&mut self, phase: Phase) {
+        self.news.push(News::Phase {
+            from: self.phase.to_string(),
+            to: phase.to_string(),
+        });
+        self.phase = phase;
+    }
+
+    fn end(mut self) -> Result<(), Error> {
+        if self.phase == Phase::Stopped {
+            return Ok(());
+        }
+        let failed: Vec<&Pool> = self.pools.iter().collect();
+        let reason = self.could_not_start(&failed).unwrap_or_default();
+        self.news.push(News::Failed {
+            reason: reason.clone(),
+        });
+        self.report();
+        Err(Error::new(Code::Unavailable, reason))
+    }
+}

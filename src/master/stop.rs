@@ -1,0 +1,89 @@
+//! Stopping: ask, ask for the last time, kill.
+#![forbid(unsafe_code)]
+
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use crate::pool::{Asked, Pool};
+use crate::sys::clock::Moment;
+
+use super::Master;
+use super::phase::Phase;
+use super::report::News;
+
+/// How long the kernel may take to end a killed process. One in an
+/// uninterruptible sleep may take for ever, and we do not.
+const KERNEL_TIMEOUT: Duration = Duration::from_secs(10);
+
+impl Master {
+    /// Begins to stop; each further signal goes one step further.
+    pub(super) fn stop(&mut self, signal: Signal, now: Moment) {
+        let cause = signal.as_str();
+        match (self.phase, signal) {
+            (Phase::Starting | Phase::Running | Phase::Reloading, _) => {
+                self.cause = cause;
+                self.pending = None;
+                self.news.push(News::Stopping { cause });
+                self.pools.append(&mut self.removed);
+                self.pools
+                    .iter_mut()
+                    .for_each(|pool| pool.close(Asked::Stop));
+                if signal == Signal::SIGTERM {
+                    self.enter(Phase::Draining(now + self.daemon.stop_timeout));
+                } else {
+                    self.enter(Phase::Ending(now + self.kill_timeout()));
+                }
+            }
+            (Phase::Draining(_), _) => {
+                self.news.push(News::Escalating {
+                    step: "no longer waiting for connections",
+                    cause,
+                });
+                self.enter(Phase::Ending(now + self.kill_timeout()));
+            }
+            (Phase::Ending(_), _) => self.kill(cause, now),
+            (Phase::Killing(_) | Phase::Stopped | Phase::Failed, _) => {}
+        }
+    }
+
+    /// Ends when no worker is left; kills those that take too long.
+    pub(super) fn advance_stop(&mut self, now: Moment) {
+        if self.pools.iter().all(Pool::is_empty) {
+            self.news.push(News::Stopped { cause: self.cause });
+            self.enter(Phase::Stopped);
+            return;
+        }
+        match self.phase {
+            Phase::Draining(until) if now >= until => self.kill("stop_timeout", now),
+            Phase::Ending(until) if now >= until => self.kill("kill_timeout", now),
+            Phase::Killing(until) if now >= until => {
+                let what = "could not end every worker".to_owned();
+                let reason = "the kernel does not let go of it".to_owned();
+                self.news.push(News::Trouble { what, reason });
+                self.news.push(News::Stopped { cause: self.cause });
+                self.enter(Phase::Stopped);
+            }
+            _ => {}
+        }
+    }
+
+    fn kill(&mut self, cause: &'static str, now: Moment) {
+        self.news.push(News::Escalating {
+            step: "killing workers",
+            cause,
+        });
+        self.pools
+            .iter_mut()
+            .for_each(|pool| pool.kill_all(Asked::Stop));
+        self.enter(Phase::Killing(now + KERNEL_TIMEOUT));
+    }
+
+    fn kill_timeout(&self) -> Duration {
+        self.pools
+            .iter()
+            .map(Pool::kill_timeout)
+            .max()
+            .unwrap_or_default()
+    }
+}

@@ -1,0 +1,190 @@
+//! Why a worker ended, as far as it can be known.
+#![forbid(unsafe_code)]
+
+use nix::libc;
+
+use crate::scoreboard::Leaving;
+use crate::sys::wait::Exit;
+
+/// What the master has asked of a worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asked {
+    /// To retire: its pool is reloaded, resized or removed.
+    Retire,
+    /// To retire: the daemon stops.
+    Stop,
+    /// Nothing; it was killed for a connection that took too long.
+    TimeOut,
+}
+
+/// Why a worker ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// Its pool was reloaded, resized or removed.
+    Retired,
+    /// It had served its quota.
+    Recycled,
+    /// Its connection took too long and it did not let go of it.
+    TimedOut,
+    /// The daemon stopped.
+    Stopped,
+    /// It failed.
+    Crashed,
+    /// Somebody else sent it a signal.
+    Killed,
+    /// It exited by itself and did not say why.
+    Unknown,
+}
+
+impl Cause {
+    /// The cause of the end `exit` of a worker that had been `asked` for
+    /// something, had been killed by the master or not (`by_us`), and had said
+    /// itself that it was leaving.
+    pub fn of(exit: Exit, asked: Option<Asked>, by_us: bool, leaving: Option<Leaving>) -> Cause {
+        let asked_for = asked.map(|asked| match asked {
+            Asked::Retire => Cause::Retired,
+            Asked::Stop => Cause::Stopped,
+            Asked::TimeOut => Cause::TimedOut,
+        });
+        match exit {
+            Exit::Code(0) => asked_for.unwrap_or(match leaving {
+                Some(Leaving::Recycled | Leaving::LogLost) => Cause::Recycled,
+                Some(Leaving::Asked) => Cause::Killed,
+                None => Cause::Unknown,
+            }),
+            Exit::Code(_) => Cause::Crashed,
+            Exit::Signal {
+                number: libc::SIGKILL,
+                ..
+            } if by_us => asked_for.unwrap_or(Cause::Stopped),
+            Exit::Signal { number, .. } if SENT_BY_PEOPLE.contains(&number) => Cause::Killed,
+            Exit::Signal { .. } => Cause::Crashed,
+        }
+    }
+
+    /// Whether the end was wanted: not a fault of the worker or its service.
+    pub fn is_wanted(self) -> bool {
+        matches!(self, Cause::Retired | Cause::Recycled | Cause::Stopped)
+    }
+
+    /// The word for it in the log.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Cause::Retired => "retired",
+            Cause::Recycled => "recycled",
+            Cause::TimedOut => "timed out",
+            Cause::Stopped => "stopped",
+            Cause::Crashed => "crashed",
+            Cause::Killed => "killed",
+            Cause::Unknown => "unknown",
+        }
+    }
+}
+
+/// Signals that come from a kill command and not from a fault of the process.
+const SENT_BY_PEOPLE: [i32; 8] = [
+    libc::SIGKILL,
+    libc::SIGTERM,
+    libc::SIGINT,
+    libc::SIGQUIT,
+    libc::SIGHUP,
+    libc::SIGUSR1,
+    libc::SIGUSR2,
+    libc::SIGALRM,
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_end_has_its_cause() {
+        let signal = |number| Exit::Signal {
+            number,
+            core_dumped: false,
+        };
+        let cases = [
+            (
+                Exit::Code(0),
+                Some(Asked::Retire),
+                false,
+                Some(Leaving::Asked),
+                Cause::Retired,
+            ),
+            (
+                Exit::Code(0),
+                Some(Asked::Stop),
+                false,
+                None,
+                Cause::Stopped,
+            ),
+            (
+                Exit::Code(0),
+                None,
+                false,
+                Some(Leaving::Recycled),
+                Cause::Recycled,
+            ),
+            (
+                Exit::Code(0),
+                None,
+                false,
+                Some(Leaving::LogLost),
+                Cause::Recycled,
+            ),
+            (
+                Exit::Code(0),
+                None,
+                false,
+                Some(Leaving::Asked),
+                Cause::Killed,
+            ),
+            (Exit::Code(0), None, false, None, Cause::Unknown),
+            (
+                Exit::Code(3),
+                Some(Asked::Retire),
+                false,
+                None,
+                Cause::Crashed,
+            ),
+            (
+                signal(libc::SIGKILL),
+                Some(Asked::TimeOut),
+                true,
+                None,
+                Cause::TimedOut,
+            ),
+            (
+                signal(libc::SIGKILL),
+                Some(Asked::Stop),
+                true,
+                None,
+                Cause::Stopped,
+            ),
+            (
+                signal(libc::SIGKILL),
+                Some(Asked::Stop),
+                false,
+                None,
+                Cause::Killed,
+            ),
+            (signal(libc::SIGKILL), None, false, None, Cause::Killed),
+            (
+                signal(libc::SIGSEGV),
+                Some(Asked::Stop),
+                true,
+                None,
+                Cause::Crashed,
+            ),
+            (signal(libc::SIGABRT), None, false, None, Cause::Crashed),
+            (signal(libc::SIGXCPU), None, false, None, Cause::Crashed),
+        ];
+        for (exit, asked, by_us, leaving, cause) in cases {
+            assert_eq!(
+                Cause::of(exit, asked, by_us, leaving),
+                cause,
+                "{exit} {asked:?} {by_us} {leaving:?}"
+            );
+        }
+    }
+}

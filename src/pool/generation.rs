@@ -1,0 +1,157 @@
+//! The workers of one configuration epoch, and their slots.
+#![forbid(unsafe_code)]
+
+use std::rc::Rc;
+
+use nix::unistd::Pid;
+
+use crate::listener::Listener;
+use crate::scoreboard::Scoreboard;
+use crate::sys::clock::Moment;
+
+use super::Blueprint;
+use super::throttle::Throttle;
+use super::worker::Worker;
+
+/// Workers that share a blueprint and a listener.
+pub struct Generation {
+    pub(super) blueprint: Blueprint,
+    /// None once the pool lets go of its address.
+    pub(super) listener: Option<Rc<Listener>>,
+    pub(super) slots: Vec<Slot>,
+}
+
+/// The place of one worker.
+#[derive(Debug, Default)]
+pub struct Slot {
+    pub(super) worker: Option<Worker>,
+    pub(super) throttle: Throttle,
+    /// A worker of this slot has got as far as accepting.
+    pub(super) has_accepted: bool,
+}
+
+/// How far a generation has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Some slots have not shown yet whether they work.
+    Starting,
+    /// Every slot has had a worker that accepted, or backs off; one at least
+    /// has.
+    Ready,
+    /// Every slot backs off, and no worker has got as far as accepting.
+    Failed,
+}
+
+impl Generation {
+    pub(super) fn new(blueprint: Blueprint, listener: Rc<Listener>) -> Self {
+        let mut generation = Generation {
+            blueprint,
+            listener: Some(listener),
+            slots: Vec::new(),
+        };
+        generation
+            .slots
+            .resize_with(generation.blueprint.config.workers as usize, Slot::default);
+        generation
+    }
+
+    /// How far it has come.
+    pub fn standing(&self) -> Standing {
+        standing(
+            self.slots
+                .iter()
+                .map(|slot| (slot.has_accepted, slot.throttle.is_throttled())),
+        )
+    }
+
+    /// Takes note of which workers have got as far as accepting.
+    pub(super) fn look_who_accepts(&mut self, scoreboard: &Scoreboard) {
+        for slot in self.slots.iter_mut().filter(|slot| !slot.has_accepted) {
+            slot.has_accepted = slot
+                .worker
+                .as_ref()
+                .is_some_and(|worker| scoreboard.is_accepting(&worker.seat));
+        }
+    }
+
+    /// Changes the number of slots; gives the workers that have none any more.
+    pub(super) fn resize(&mut self, size: u32) -> Vec<Worker> {
+        let size = size as usize;
+        let surplus = self
+            .slots
+            .drain(size.min(self.slots.len())..)
+            .filter_map(|slot| slot.worker)
+            .collect();
+        self.slots.resize_with(size, Slot::default);
+        surplus
+    }
+
+    /// Gives its workers, who have no slot any more.
+    pub(super) fn into_workers(mut self) -> Vec<Worker> {
+        self.resize(0)
+    }
+
+    /// Takes the worker `pid` out of its slot, and tells which that is.
+    pub(super) fn take(&mut self, pid: Pid) -> Option<(usize, Worker)> {
+        let holds = |slot: &Slot| slot.worker.as_ref().is_some_and(|worker| worker.pid == pid);
+        let index = self.slots.iter().position(holds)?;
+        Some((index, self.slots[index].worker.take()?))
+    }
+
+    pub(super) fn workers(&self) -> impl Iterator<Item = &Worker> {
+        self.slots.iter().filter_map(|slot| slot.worker.as_ref())
+    }
+
+    pub(super) fn workers_mut(&mut self) -> impl Iterator<Item = &mut Worker> {
+        self.slots
+            .iter_mut()
+            .filter_map(|slot| slot.worker.as_mut())
+    }
+
+    /// When the next empty slot may be filled: a moment that has passed if one
+    /// may be at once, None if none is empty.
+    pub(super) fn next_spawn(&self) -> Option<Moment> {
+        self.slots
+            .iter()
+            .filter(|slot| slot.worker.is_none())
+            .map(|slot| slot.throttle.until().unwrap_or_default())
+            .min()
+    }
+}
+
+/// Decides from what each slot has shown: that a worker of it accepted, that
+/// it backs off.
+fn standing(slots: impl Iterator<Item = (bool, bool)> + Clone) -> Standing {
+    if !slots
+        .clone()
+        .all(|(has_accepted, throttled)| has_accepted || throttled)
+    {
+        Standing::Starting
+    } else if slots.clone().any(|(has_accepted, _)| has_accepted) {
+        Standing::Ready
+    } else {
+        Standing::Failed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_slot_that_accepts_makes_a_generation() {
+        const NEW: (bool, bool) = (false, false);
+        const ACCEPTED: (bool, bool) = (true, false);
+        const THROTTLED: (bool, bool) = (false, true);
+        let cases: [(&[_], _); 5] = [
+            (&[NEW, ACCEPTED], Standing::Starting),
+            (&[ACCEPTED, ACCEPTED], Standing::Ready),
+            (&[ACCEPTED, THROTTLED], Standing::Ready),
+            (&[THROTTLED, NEW], Standing::Starting),
+            (&[THROTTLED, THROTTLED], Standing::Failed),
+        ];
+        for (slots, expected) in cases {
+            assert_eq!(standing(slots.iter().copied()), expected, "{slots:?}");
+        }
+    }
+}

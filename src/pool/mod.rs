@@ -1,0 +1,435 @@
+//! A pool: workers that share one listener and one service, kept at size.
+//!
+//! What decides is pure and apart: [`throttle`] how long a slot waits,
+//! [`overdue`] when a connection has taken too long, [`cause`] why a worker
+//! ended. What acts is here: fork, signal, take note.
+#![forbid(unsafe_code)]
+
+mod blueprint;
+mod cause;
+mod event;
+mod generation;
+mod overdue;
+mod shared;
+mod spawn;
+mod throttle;
+mod worker;
+
+use std::io;
+use std::rc::Rc;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
+
+use crate::config;
+use crate::listener::Listener;
+use crate::log::limit::Limit;
+use crate::sys::clock::Moment;
+use crate::sys::wait::{Exit, Reaped};
+
+pub use blueprint::Blueprint;
+pub use cause::Asked;
+pub use event::{Death, Event};
+pub use generation::Standing;
+pub use shared::Shared;
+
+use cause::Cause;
+use generation::Generation;
+use overdue::Step;
+use worker::Worker;
+
+/// How many crashes a pool may log in ten seconds; a client that can make a
+/// worker crash must not fill the disk.
+const CRASHES_LOGGED: u32 = 2_000;
+
+/// The workers of one `[pool.NAME]`, of the newest generation and of older
+/// ones that still serve.
+pub struct Pool {
+    current: Generation,
+    /// Generations that serve on until the current one is ready, oldest first.
+    elders: Vec<Generation>,
+    /// Workers that were asked to retire.
+    leaving: Vec<Worker>,
+    /// When to look for connections that may become overdue.
+    next_look: Option<Moment>,
+    limits: Limits,
+    /// How the last worker that died young ended.
+    last_failure: Option<String>,
+}
+
+/// How much of what repeats itself is logged.
+struct Limits {
+    crashes: Limit,
+    /// Of slots that back off: starts, ends, delays.
+    retried: [Limit; 3],
+}
+
+impl Pool {
+    /// A pool without a worker yet.
+    pub fn new(blueprint: Blueprint, listener: Rc<Listener>) -> Self {
+        Pool {
+            current: Generation::new(blueprint, listener),
+            elders: Vec::new(),
+            leaving: Vec::new(),
+            next_look: None,
+            limits: Limits {
+                crashes: Limit::new(CRASHES_LOGGED),
+                retried: [1; 3].map(Limit::new),
+            },
+            last_failure: None,
+        }
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.current.blueprint.config.name
+    }
+
+    /// What the configuration says of it.
+    pub fn config(&self) -> &config::Pool {
+        &self.current.blueprint.config
+    }
+
+    /// How many workers it is to keep.
+    pub fn size(&self) -> u32 {
+        self.current.slots.len() as u32
+    }
+
+    /// How far its current generation has come.
+    pub fn standing(&self) -> Standing {
+        self.current.standing()
+    }
+
+    /// How the last worker that died young ended.
+    pub fn last_failure(&self) -> Option<&str> {
+        self.last_failure.as_deref()
+    }
+
+    /// Whether older generations serve until the current one is ready.
+    pub fn has_elders(&self) -> bool {
+        !self.elders.is_empty()
+    }
+
+    /// Whether it has no worker any more.
+    pub fn is_empty(&self) -> bool {
+        self.workers().next().is_none()
+    }
+
+    /// The listeners that its serving workers use.
+    pub fn listeners(&self) -> impl Iterator<Item = &Rc<Listener>> {
+        self.elders
+            .iter()
+            .chain([&self.current])
+            .filter_map(|generation| generation.listener.as_ref())
+    }
+
+    /// Starts a new generation beside the current one, which serves on until
+    /// the new one is ready.
+    pub fn renew(&mut self, blueprint: Blueprint, listener: Rc<Listener>) {
+        let elder = std::mem::replace(&mut self.current, Generation::new(blueprint, listener));
+        self.elders.push(elder);
+        self.next_look = None;
+    }
+
+    /// Gives the current generation up for the newest of its elders.
+    pub fn roll_back(&mut self) {
+        if let Some(elder) = self.elders.pop() {
+            let failed = std::mem::replace(&mut self.current, elder);
+            self.dismiss(failed);
+        }
+    }
+
+    /// Lets the elders go, once the current generation is ready.
+    pub fn retire_elders(&mut self) {
+        for elder in std::mem::take(&mut self.elders) {
+            self.dismiss(elder);
+        }
+    }
+
+    /// Changes how many workers it is to keep, and the configuration with it
+    /// if that is why.
+    pub fn resize(&mut self, size: u32, config: Option<config::Pool>) {
+        if let Some(config) = config {
+            self.current.blueprint.config = config;
+        }
+        let mut surplus = self.current.resize(size);
+        surplus
+            .iter_mut()
+            .for_each(|worker| worker.retire(Asked::Retire));
+        self.leaving.append(&mut surplus);
+    }
+
+    /// Lets go of the listener, asks every worker to retire, and fills no slot
+    /// again. Clients that come from now on are refused, and not left waiting
+    /// for a worker that will never be.
+    pub fn close(&mut self, why: Asked) {
+        self.current.listener = None;
+        let mut workers = self.current.resize(0);
+        workers.extend(self.elders.drain(..).flat_map(Generation::into_workers));
+        workers.iter_mut().for_each(|worker| worker.retire(why));
+        self.leaving.append(&mut workers);
+    }
+
+    /// Kills every worker.
+    pub fn kill_all(&mut self, why: Asked) {
+        self.workers_mut().for_each(|worker| worker.kill(why));
+    }
+
+    /// Sends a signal to every worker.
+    pub fn signal_all(&self, signal: Signal) {
+        self.workers().for_each(|worker| worker.signal(signal));
+    }
+
+    /// Takes note of which workers have got as far as accepting.
+    pub fn look_who_accepts(&mut self, shared: &Shared) {
+        self.current.look_who_accepts(&shared.scoreboard);
+    }
+
+    /// Fills the empty slots whose time has come, and tells how many.
+    ///
+    /// # Errors
+    ///
+    /// fork failed; the slots that are still empty stay so.
+    pub fn fill(
+        &mut self,
+        now: Moment,
+        shared: &mut Shared,
+        events: &mut Vec<Event>,
+    ) -> io::Result<usize> {
+        let mut filled = 0;
+        if self.current.next_spawn().is_none_or(|due| due > now) {
+            return Ok(filled);
+        }
+        for index in 0..self.current.slots.len() {
+            let slot = &self.current.slots[index];
+            if slot.worker.is_some() || slot.throttle.until().is_some_and(|until| until > now) {
+                continue;
+            }
+            let is_retry = slot.throttle.is_throttled();
+            let worker = spawn::spawn(&mut self.current, index as u32, shared)?;
+            let held_back = if is_retry {
+                self.limits.retried[0].admit(now)
+            } else {
+                Some(0)
+            };
+            if let Some(held_back) = held_back {
+                let (pool, slot) = (self.name().to_owned(), worker.slot);
+                events.push(Event::Started {
+                    pool,
+                    slot,
+                    pid: worker.pid,
+                    generation: worker.generation,
+                    held_back,
+                });
+            }
+            self.current.slots[index].worker = Some(worker);
+            filled += 1;
+        }
+        Ok(filled)
+    }
+
+    /// Takes note of the end of a child, if it was one of ours. `random`
+    /// spreads the delay of a slot that backs off.
+    pub fn file(
+        &mut self,
+        reaped: &Reaped,
+        now: Moment,
+        random: u64,
+        shared: &mut Shared,
+        events: &mut Vec<Event>,
+    ) -> bool {
+        let (slot, worker) = match self.current.take(reaped.pid) {
+            Some((index, worker)) => (Some(index), worker),
+            None => match self.take_departed(reaped.pid) {
+                Some(worker) => (None, worker),
+                None => return false,
+            },
+        };
+        // Who says goodbye has not failed, whoever asked for it.
+        let left =
+            reaped.exit == Exit::Code(0) && shared.scoreboard.leaving(&worker.seat).is_some();
+        let (death, accepted) = self.explain(worker, reaped, now, shared);
+        let mut throttled = None;
+        let mut is_retry = false;
+        if let Some(index) = slot {
+            let slot = &mut self.current.slots[index];
+            slot.has_accepted |= accepted;
+            is_retry = slot.throttle.is_throttled();
+            let min_uptime = self.current.blueprint.config.min_uptime;
+            let young = death.uptime < min_uptime && death.served == 0 && !left;
+            if young {
+                let reason = death
+                    .reason
+                    .as_ref()
+                    .map_or_else(String::new, |reason| format!(": {reason}"));
+                self.last_failure = Some(format!("its worker {}{reason}", death.exit));
+            }
+            let delay = slot.throttle.died(young, now, random);
+            throttled = delay.map(|delay| (delay, slot.throttle.deaths()));
+        }
+        let (pool, slot) = (death.pool.clone(), death.slot);
+        self.log_death(death, is_retry, now, events);
+        if let Some((delay, deaths)) = throttled
+            && let Some(held_back) = self.limits.retried[2].admit(now)
+        {
+            events.push(Event::Throttled {
+                pool,
+                slot,
+                deaths,
+                delay,
+                held_back,
+            });
+        }
+        true
+    }
+
+    /// Finds connections that take too long, and does what is due.
+    pub fn watch(&mut self, now: Moment, shared: &Shared, events: &mut Vec<Event>) {
+        // Each generation has its own; the shortest sets the pace.
+        let Some(pace) = self
+            .workers()
+            .filter_map(|worker| worker.timeouts.request)
+            .min()
+        else {
+            return;
+        };
+        let is_look = self.next_look.is_none_or(|next| now >= next);
+        if is_look {
+            self.next_look = Some(now + pace);
+        }
+        let pool = self.name().to_owned();
+        for worker in self.workers_mut() {
+            let Some(request_timeout) = worker.timeouts.request else {
+                continue;
+            };
+            let in_hand = shared.scoreboard.in_hand(&worker.seat);
+            if is_look {
+                worker.watch.look(in_hand, request_timeout);
+            }
+            match worker.watch.step(in_hand, now, worker.timeouts.kill) {
+                None => {}
+                Some(Step::Alarm(connection)) => {
+                    let peer = shared.scoreboard.peer(&worker.seat);
+                    shared.scoreboard.mark_overdue(&worker.seat, connection);
+                    worker.signal(Signal::SIGALRM);
+                    let elapsed = now - connection.began;
+                    events.push(Event::TimedOut {
+                        pool: pool.clone(),
+                        slot: worker.slot,
+                        pid: worker.pid,
+                        elapsed,
+                        peer,
+                    });
+                }
+                Some(Step::AlarmAgain(_)) => worker.signal(Signal::SIGALRM),
+                Some(Step::Kill) => worker.kill(Asked::TimeOut),
+            }
+        }
+    }
+
+    /// When this pool has something to do next.
+    pub fn deadline(&self) -> Option<Moment> {
+        let looks = self
+            .workers()
+            .any(|worker| worker.timeouts.request.is_some());
+        let look = self.next_look.filter(|_| looks);
+        let steps = self
+            .workers()
+            .filter_map(|worker| worker.watch.deadline())
+            .min();
+        [self.current.next_spawn(), look, steps]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// How long a worker may take from the polite signal to SIGKILL.
+    pub fn kill_timeout(&self) -> Duration {
+        self.config().kill_timeout
+    }
+
+    fn dismiss(&mut self, generation: Generation) {
+        let mut workers = generation.into_workers();
+        workers
+            .iter_mut()
+            .for_each(|worker| worker.retire(Asked::Retire));
+        self.leaving.append(&mut workers);
+    }
+
+    fn take_departed(&mut self, pid: Pid) -> Option<Worker> {
+        if let Some(index) = self.leaving.iter().position(|worker| worker.pid == pid) {
+            return Some(self.leaving.swap_remove(index));
+        }
+        self.elders
+            .iter_mut()
+            .find_map(|elder| elder.take(pid))
+            .map(|(_, worker)| worker)
+    }
+
+    /// Why a worker ended, and whether it had got as far as accepting.
+    fn explain(
+        &self,
+        worker: Worker,
+        reaped: &Reaped,
+        now: Moment,
+        shared: &mut Shared,
+    ) -> (Death, bool) {
+        let board = &mut shared.scoreboard;
+        let death = Death {
+            pool: self.name().to_owned(),
+            slot: worker.slot,
+            pid: worker.pid,
+            generation: worker.generation,
+            exit: reaped.exit,
+            cause: Cause::of(
+                reaped.exit,
+                worker.asked,
+                worker.killed,
+                board.leaving(&worker.seat),
+            ),
+            by_master: worker.killed,
+            uptime: now - worker.started,
+            served: board.served(&worker.seat),
+            usage: reaped.usage,
+            reason: board.reason(&worker.seat),
+            held_back: 0,
+        };
+        let accepted = board.is_accepting(&worker.seat);
+        board.release(worker.seat);
+        (death, accepted)
+    }
+
+    fn log_death(
+        &mut self,
+        mut death: Death,
+        is_retry: bool,
+        now: Moment,
+        events: &mut Vec<Event>,
+    ) {
+        let admitted = if is_retry {
+            self.limits.retried[1].admit(now)
+        } else if death.cause.is_wanted() {
+            Some(0)
+        } else {
+            self.limits.crashes.admit(now)
+        };
+        if let Some(held_back) = admitted {
+            death.held_back = held_back;
+            events.push(Event::Ended(death));
+        }
+    }
+
+    fn workers(&self) -> impl Iterator<Item = &Worker> {
+        let elders = self.elders.iter().flat_map(Generation::workers);
+        self.current.workers().chain(elders).chain(&self.leaving)
+    }
+
+    fn workers_mut(&mut self) -> impl Iterator<Item = &mut Worker> {
+        let elders = self.elders.iter_mut().flat_map(Generation::workers_mut);
+        self.current
+            .workers_mut()
+            .chain(elders)
+            .chain(&mut self.leaving)
+    }
+}

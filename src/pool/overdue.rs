@@ -1,0 +1,175 @@
+//! When a connection has taken too long, and what follows.
+//!
+//! The master does not poll its workers. It looks at the scoreboard once per
+//! `request_timeout`: a connection that began after the last look cannot be
+//! due before the next one, and one that a look has found is due at a moment
+//! that is then known.
+#![forbid(unsafe_code)]
+
+use std::time::Duration;
+
+use crate::scoreboard::InHand;
+use crate::sys::clock::Moment;
+
+/// What is to be done to a worker whose connection is overdue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// SIGALRM, the first time: its connection is shut down, a program asked
+    /// to end.
+    Alarm(InHand),
+    /// SIGALRM again, half way to the end of `kill_timeout`: a program is
+    /// killed, so that its worker can live on.
+    AlarmAgain(InHand),
+    /// SIGKILL.
+    Kill,
+}
+
+/// The watch over one worker.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Watch {
+    /// No connection is known.
+    #[default]
+    Unwatched,
+    /// The connection `serial` is due then.
+    Due { serial: u64, at: Moment },
+    /// SIGALRM was sent for it; it is sent again at `again`.
+    Alarmed {
+        serial: u64,
+        again: Moment,
+        kill: Moment,
+    },
+    /// SIGALRM was sent twice; SIGKILL follows.
+    AlarmedAgain { serial: u64, kill: Moment },
+    /// SIGKILL was sent.
+    Killed,
+}
+
+impl Watch {
+    /// Takes note of the connection in hand, at a look.
+    pub fn look(&mut self, in_hand: Option<InHand>, request_timeout: Duration) {
+        if let (Watch::Unwatched, Some(InHand { serial, began })) = (*self, in_hand) {
+            *self = Watch::Due {
+                serial,
+                at: began + request_timeout,
+            };
+        }
+    }
+
+    /// What is due at `now`, given the connection in hand.
+    pub fn step(
+        &mut self,
+        in_hand: Option<InHand>,
+        now: Moment,
+        kill_timeout: Duration,
+    ) -> Option<Step> {
+        if self.deadline().is_none_or(|deadline| now < deadline) {
+            return None;
+        }
+        let same = |serial| in_hand.filter(|in_hand| in_hand.serial == serial);
+        let (next, step) = match *self {
+            Watch::Due { serial, .. } => match same(serial) {
+                Some(connection) => {
+                    let (again, kill) = (now + kill_timeout / 2, now + kill_timeout);
+                    (
+                        Watch::Alarmed {
+                            serial,
+                            again,
+                            kill,
+                        },
+                        Some(Step::Alarm(connection)),
+                    )
+                }
+                None => (Watch::Unwatched, None),
+            },
+            Watch::Alarmed { serial, kill, .. } => match same(serial) {
+                Some(connection) => (
+                    Watch::AlarmedAgain { serial, kill },
+                    Some(Step::AlarmAgain(connection)),
+                ),
+                None => (Watch::Unwatched, None),
+            },
+            Watch::AlarmedAgain { serial, .. } => match same(serial) {
+                Some(_) => (Watch::Killed, Some(Step::Kill)),
+                None => (Watch::Unwatched, None),
+            },
+            Watch::Unwatched | Watch::Killed => (*self, None),
+        };
+        *self = next;
+        step
+    }
+
+    /// When there is something to do.
+    pub fn deadline(&self) -> Option<Moment> {
+        match *self {
+            Watch::Due { at, .. } => Some(at),
+            Watch::Alarmed { again, .. } => Some(again),
+            Watch::AlarmedAgain { kill, .. } => Some(kill),
+            Watch::Unwatched | Watch::Killed => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn at(millis: u64) -> Moment {
+        Moment::from_nanos(millis * 1_000_000)
+    }
+
+    fn connection(serial: u64, began: u64) -> Option<InHand> {
+        Some(InHand {
+            serial,
+            began: at(began),
+        })
+    }
+
+    #[test]
+    fn a_stuck_worker_is_alarmed_twice_and_killed() {
+        let mut watch = Watch::default();
+        let stuck = connection(7, 500);
+        watch.look(stuck, SECOND);
+        assert_eq!(watch.deadline(), Some(at(1500)));
+        assert_eq!(
+            watch.step(stuck, at(1499), SECOND),
+            None,
+            "not before its time"
+        );
+        assert_eq!(watch.step(stuck, at(1500), SECOND), stuck.map(Step::Alarm));
+        assert_eq!(watch.step(stuck, at(1999), SECOND), None);
+        assert_eq!(
+            watch.step(stuck, at(2000), SECOND),
+            stuck.map(Step::AlarmAgain)
+        );
+        assert_eq!(watch.step(stuck, at(2500), SECOND), Some(Step::Kill));
+        assert_eq!(watch.deadline(), None);
+        assert_eq!(watch.step(stuck, at(9999), SECOND), None, "once");
+    }
+
+    #[test]
+    fn the_next_connection_does_not_pay_for_the_last() {
+        for next in [None, connection(8, 1400)] {
+            let mut watch = Watch::default();
+            watch.look(connection(7, 500), SECOND);
+            assert_eq!(watch.step(next, at(1500), SECOND), None);
+            assert_eq!(watch, Watch::Unwatched);
+
+            watch.look(connection(7, 500), SECOND);
+            watch.step(connection(7, 500), at(1500), SECOND);
+            assert_eq!(watch.step(next, at(2000), SECOND), None);
+            assert_eq!(watch, Watch::Unwatched);
+        }
+    }
+
+    #[test]
+    fn a_look_does_not_forget_what_is_under_way() {
+        let mut watch = Watch::default();
+        watch.look(connection(7, 500), SECOND);
+        watch.step(connection(7, 500), at(1500), SECOND);
+        let before = watch;
+        watch.look(connection(7, 500), SECOND);
+        assert_eq!(watch, before);
+    }
+}

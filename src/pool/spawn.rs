@@ -1,0 +1,72 @@
+//! Forking a worker.
+#![forbid(unsafe_code)]
+
+use std::ffi::CStr;
+use std::io;
+use std::os::fd::AsFd;
+
+use crate::sys::clock::Moment;
+use crate::sys::fork::{Fork, fork};
+use crate::worker::{self, Assignment};
+
+use super::generation::Generation;
+use super::overdue::Watch;
+use super::shared::Shared;
+use super::worker::{Timeouts, Worker};
+
+/// Forks the worker of a slot.
+///
+/// # Errors
+///
+/// fork failed, or every seat is taken: there is no child.
+pub fn spawn(generation: &mut Generation, slot: u32, shared: &mut Shared) -> io::Result<Worker> {
+    let Some(listener) = generation.listener.clone() else {
+        return Err(io::Error::other("the pool has let go of its listener"));
+    };
+    let Some(seat) = shared.scoreboard.take() else {
+        return Err(io::Error::other("no seat is left on the scoreboard"));
+    };
+    let started = Moment::now();
+    let config = &generation.blueprint.config;
+    let timeouts = Timeouts {
+        request: config.request_timeout,
+        kill: config.kill_timeout,
+    };
+    match fork() {
+        Ok(Fork::Parent(pid)) => Ok(Worker {
+            pid,
+            slot,
+            generation: shared.generation,
+            seat,
+            started,
+            asked: None,
+            killed: false,
+            watch: Watch::default(),
+            timeouts,
+        }),
+        Ok(Fork::Child(newborn)) => worker::run(Assignment {
+            pool: &generation.blueprint.config.name,
+            slot,
+            settings: &generation.blueprint.settings,
+            service: &mut *generation.blueprint.service,
+            listener: listener.as_fd(),
+            dead: shared.dead.as_fd(),
+            ready: shared.ready.as_fd(),
+            seat: &seat,
+            scoreboard: &mut shared.scoreboard,
+            log: &shared.log,
+            log_number: shared.sink.number(),
+            // The handlers use it for as long as the process lives.
+            log_path: shared
+                .sink
+                .c_path()
+                .map(|path| &*Box::leak(path.into_boxed_c_str()) as &CStr),
+            newborn,
+            master: shared.master,
+        }),
+        Err(error) => {
+            shared.scoreboard.release(seat);
+            Err(error)
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! The service `exec`: a program for each connection.
+#![forbid(unsafe_code)]
+
+mod run;
+mod stderr;
+mod variables;
+
+use std::ffi::CString;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use nix::unistd::{AccessFlags, eaccess};
+use serde::Deserialize;
+
+use crate::config::{Options, Problems};
+use crate::error::reason;
+
+use super::{Connection, Context, Outcome, Service};
+use run::Runner;
+
+/// Where programs are looked for that are named without a path.
+const SEARCH_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ExecOptions {
+    command: Vec<String>,
+    #[serde(default)]
+    stderr: Stderr,
+}
+
+/// Where the standard error of the program goes.
+#[derive(Clone, Copy, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+enum Stderr {
+    #[default]
+    Log,
+    Socket,
+    Null,
+}
+
+/// Runs a program for each connection, with the socket as its standard input
+/// and output, and waits for it.
+pub struct Exec {
+    path: PathBuf,
+    command: Vec<CString>,
+    stderr: Stderr,
+    /// Made in the worker, by `start`.
+    runner: Option<Runner>,
+}
+
+impl Exec {
+    /// The service with these options: `command`, the program and its
+    /// arguments; `stderr`, where its standard error goes.
+    pub fn from_options(options: &Options) -> Result<Self, Problems> {
+        let ExecOptions { command, stderr } = options.parse()?;
+        let problem = |message: String| Problems::from(options.problem("command", message));
+        let Some(name) = command.first().filter(|name| !name.is_empty()) else {
+            return Err(problem("the command is empty".to_owned()));
+        };
+        let path = find_program(name)
+            .map_err(|reason| problem(format!("could not execute program \"{name}\": {reason}")))?;
+        let command = command
+            .iter()
+            .map(|argument| CString::new(argument.as_bytes()))
+            .collect::<Result<_, _>>()
+            .map_err(|_| problem("an argument of the command holds a NUL byte".to_owned()))?;
+        Ok(Exec {
+            path,
+            command,
+            stderr,
+            runner: None,
+        })
+    }
+}
+
+/// Looks for an executable file; a name without a slash is searched for in
+/// [`SEARCH_PATH`], as execvp(3) would.
+fn find_program(name: &str) -> Result<PathBuf, String> {
+    if name.contains('/') {
+        let path = PathBuf::from(name);
+        if !path.is_absolute() {
+            return Err("the path is not absolute".to_owned());
+        }
+        return check_program(&path).map(|()| path);
+    }
+    SEARCH_PATH
+        .split(':')
+        .map(|directory| Path::new(directory).join(name))
+        .find(|path| check_program(path).is_ok())
+        .ok_or_else(|| format!("not found in {SEARCH_PATH}"))
+}
+
+fn check_program(path: &Path) -> Result<(), String> {
+    let file = path.metadata().map_err(|error| reason(&error))?;
+    if !file.is_file() {
+        return Err("not a regular file".to_owned());
+    }
+    eaccess(path, AccessFlags::X_OK).map_err(|errno| errno.desc().to_owned())
+}
+
+impl Service for Exec {
+    fn start(&mut self) -> io::Result<()> {
+        self.runner = Some(Runner::new(&self.path, &self.command, self.stderr)?);
+        Ok(())
+    }
+
+    fn serve(&mut self, connection: Connection, context: &Context) -> Outcome {
+        match &mut self.runner {
+            Some(runner) => runner.run(&connection, context).into(),
+            None => Outcome::Failed(io::Error::other("the service was not started")),
+        }
+    }
+}

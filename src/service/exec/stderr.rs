@@ -1,0 +1,94 @@
+//! What programs write to their standard error, on its way to the log.
+#![forbid(unsafe_code)]
+
+use std::fs::File;
+use std::io::{self, ErrorKind, Read};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::unistd::{Pid, pipe2};
+use slog::{Logger, info};
+
+use crate::log::limit::{HeldBack, Limit};
+use crate::service::lines::Lines;
+use crate::sys::clock::Moment;
+
+/// How many lines the programs of one worker may log in ten seconds.
+const LINES_LOGGED: u32 = 10_000;
+
+/// How much is read at a time.
+const READ_BYTES: usize = 4096;
+
+/// A pipe from the programs of one worker, one after the other, to the log.
+///
+/// The worker holds both ends for good: the end of a program is told by its
+/// pidfd and not by the end of this file, which a process that the program
+/// left behind could delay for ever.
+pub struct LogPipe {
+    reader: File,
+    writer: OwnedFd,
+    lines: Lines,
+    limit: Limit,
+}
+
+impl LogPipe {
+    /// An empty pipe. Reading never blocks; writing does, which slows down a
+    /// program that writes faster than its lines are logged.
+    pub fn new() -> io::Result<Self> {
+        let (reader, writer) = pipe2(OFlag::O_CLOEXEC)?;
+        fcntl(&reader, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+        Ok(LogPipe {
+            reader: reader.into(),
+            writer,
+            lines: Lines::default(),
+            limit: Limit::new(LINES_LOGGED),
+        })
+    }
+
+    /// The end that a program writes to.
+    pub fn writer(&self) -> BorrowedFd<'_> {
+        self.writer.as_fd()
+    }
+
+    /// The end that becomes readable when it has.
+    pub fn reader(&self) -> BorrowedFd<'_> {
+        self.reader.as_fd()
+    }
+
+    /// Logs the lines that are in the pipe now, as those of this program.
+    pub fn take(&mut self, log: &Logger, program: &str, pid: Pid) -> io::Result<()> {
+        let mut buffer = [0; READ_BYTES];
+        loop {
+            match self.reader.read(&mut buffer) {
+                Ok(0) => return Ok(()),
+                Ok(read) => {
+                    let Self { lines, limit, .. } = self;
+                    lines.push(&buffer[..read], |line| {
+                        log_line(limit, log, program, pid, line)
+                    });
+                    if read < READ_BYTES {
+                        return Ok(());
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Logs all that an ended program has left, a line without an end included.
+    pub fn finish(&mut self, log: &Logger, program: &str, pid: Pid) -> io::Result<()> {
+        self.take(log, program, pid)?;
+        let Self { lines, limit, .. } = self;
+        lines.finish(|line| log_line(limit, log, program, pid, line));
+        Ok(())
+    }
+}
+
+fn log_line(limit: &mut Limit, log: &Logger, program: &str, pid: Pid, line: &[u8]) {
+    if let Some(held_back) = limit.admit(Moment::now()) {
+        info!(log, "program stderr"; "pid" => pid.as_raw(), "program" => program,
+            "line" => %String::from_utf8_lossy(line), HeldBack(held_back));
+    }
+}

@@ -1,0 +1,89 @@
+//! Services: what a worker does with a connection.
+//!
+//! A service knows neither worker nor pool: it gets a connection and gives
+//! back an outcome. The built-in ones stand in the same registry and implement
+//! the same trait as those of an embedding program.
+#![forbid(unsafe_code)]
+
+mod connection;
+mod echo;
+mod exec;
+mod lines;
+mod registry;
+
+use std::io;
+use std::time::Duration;
+
+use slog::Logger;
+
+pub use connection::{Connection, Credentials, Peer};
+pub use registry::Services;
+
+/// What a worker does with each connection it accepts.
+///
+/// The master makes one from the configuration, which is the time to find
+/// fault with its options, and forks it into the workers: each worker has a
+/// copy of its own and serves one connection at a time.
+///
+/// Signals: SIGTERM, SIGUSR1 and SIGALRM have handlers with SA_RESTART while a
+/// service runs, so reads and writes do not see EINTR because of them. A
+/// service that starts threads blocks all signals in these.
+pub trait Service {
+    /// Prepares the worker, after it has its user, its limits and its
+    /// directory and before it accepts.
+    ///
+    /// # Errors
+    ///
+    /// An error ends the worker; the slot is tried again after a delay.
+    fn start(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// Serves one connection to its end. Dropping the connection closes it.
+    ///
+    /// A worker that is asked to leave meanwhile is not interrupted; one whose
+    /// connection is overdue (`request_timeout`) finds it shut down.
+    fn serve(&mut self, connection: Connection, context: &Context) -> Outcome;
+}
+
+/// What a service may want to know of its surroundings.
+pub struct Context {
+    log: Logger,
+    kill_timeout: Duration,
+}
+
+impl Context {
+    /// A context whose log lines carry what `log` carries.
+    pub fn new(log: Logger, kill_timeout: Duration) -> Self {
+        Context { log, kill_timeout }
+    }
+
+    /// The log, with the pool and the slot in each line.
+    pub fn log(&self) -> &Logger {
+        &self.log
+    }
+
+    /// How long a process that was asked to end may take until it is killed.
+    pub fn kill_timeout(&self) -> Duration {
+        self.kill_timeout
+    }
+}
+
+/// How a connection ended.
+#[derive(Debug)]
+pub enum Outcome {
+    /// It was served.
+    Served,
+    /// It broke off, for this reason. Clients cause this, so it is logged at
+    /// level debug.
+    Failed(io::Error),
+}
+
+impl From<io::Result<()>> for Outcome {
+    fn from(result: io::Result<()>) -> Self {
+        match result {
+            Ok(()) => Outcome::Served,
+            Err(error) => Outcome::Failed(error),
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! Descriptors across a fork: which stay, and at which number.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+
+use nix::errno::Errno;
+use nix::libc;
+
+/// Closes every descriptor above 2 but those in `keep` (close_range(2)).
+///
+/// This is for a child that just came out of fork: what it inherited belongs
+/// to objects of its parent that it never drops.
+pub fn close_all_but(keep: &mut [RawFd]) -> io::Result<()> {
+    keep.sort_unstable();
+    let mut first = 3;
+    for &kept in keep.iter().filter(|&&fd| fd > 2) {
+        if kept > first {
+            close_range(first, kept - 1)?;
+        }
+        first = kept + 1;
+    }
+    close_range(first, RawFd::MAX)
+}
+
+fn close_range(first: RawFd, last: RawFd) -> io::Result<()> {
+    // SAFETY: closing takes numbers only. The owners of these descriptors are
+    // the parent's objects, and the caller is a child that never runs them.
+    let done = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
+    Errno::result(done).map(drop).map_err(io::Error::from)
+}
+
+/// Makes the number `target` mean what `source` means (dup3(2)).
+///
+/// One system call, so that no moment exists in which the number means
+/// nothing or, in another process's eyes, something else.
+pub fn replace(source: impl AsFd, target: RawFd) -> io::Result<()> {
+    let flags = if target > 2 { libc::O_CLOEXEC } else { 0 };
+    let source = source.as_fd().as_raw_fd();
+    if source == target {
+        return Ok(());
+    }
+    // SAFETY: dup3 takes numbers; whoever owns the number `target` goes on
+    // owning it, with another file behind it.
+    Errno::result(unsafe { libc::dup3(source, target, flags) })
+        .map(drop)
+        .map_err(io::Error::from)
+}
+
+/// Closes a descriptor that this process inherited and whose owner is an
+/// object of its parent, which this process never drops.
+pub fn close_inherited(descriptor: BorrowedFd<'_>) {
+    // SAFETY: see above; nobody in this process closes or uses it again, as
+    // the caller promises by its being a forked child. Linux closes it whatever
+    // close returns.
+    unsafe { libc::close(descriptor.as_raw_fd()) };
+}

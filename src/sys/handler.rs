@@ -1,0 +1,243 @@
+//! The signal handlers of a process that sits in a blocking accept.
+//!
+//! Such a process cannot test a flag and then call accept: a signal between
+//! the two would be lost until the next connection. So the handler takes the
+//! listener away. It makes the listener's number mean a *dead* socket, one
+//! that never listens; an accept that has not begun fails at once, one that
+//! sleeps is restarted (SA_RESTART) on the dead socket and fails, and one that
+//! already holds a connection returns it.
+//!
+//! SA_RESTART also keeps a service in the middle of a read or a write from
+//! seeing EINTR because of us.
+//!
+//! Everything here is what signal-safety(7) lists, errno is put back, and the
+//! state is atomics: the handlers run in the one thread, between any two of
+//! its instructions.
+
+use std::ffi::{CStr, c_char, c_int};
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::ptr;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU64, Ordering::Relaxed};
+
+use nix::libc;
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+use nix::unistd::Pid;
+
+use super::signal::set_disposition;
+
+static LISTENER: AtomicI32 = AtomicI32::new(-1);
+static DEAD: AtomicI32 = AtomicI32::new(-1);
+static RETIRING: AtomicBool = AtomicBool::new(false);
+
+static LOG: AtomicI32 = AtomicI32::new(-1);
+static LOG_PATH: AtomicPtr<c_char> = AtomicPtr::new(ptr::null_mut());
+static LOG_LOST: AtomicBool = AtomicBool::new(false);
+
+/// The number of the connection in hand, 0 while there is none.
+static SERIAL: AtomicU64 = AtomicU64::new(0);
+/// Its descriptor, -1 once it is closed.
+static CONNECTION: AtomicI32 = AtomicI32::new(-1);
+/// The leader of the process group that serves it, 0 if there is none.
+static PROGRAM: AtomicI32 = AtomicI32::new(0);
+/// The number of the connection that SIGALRM has come for.
+static ALARMED: AtomicU64 = AtomicU64::new(0);
+/// Where the master writes the number of a connection that is overdue.
+static OVERDUE: AtomicPtr<AtomicU64> = AtomicPtr::new(ptr::null_mut());
+
+/// The descriptors and words that the handlers work on.
+pub struct Targets<'a> {
+    /// The listener that is taken away at SIGTERM.
+    pub listener: BorrowedFd<'a>,
+    /// The socket that takes its place: one on which nobody listens.
+    pub dead: BorrowedFd<'a>,
+    /// The log, reopened at SIGUSR1 if it is a file.
+    pub log: RawFd,
+    /// The path of that file.
+    pub log_path: Option<&'static CStr>,
+    /// The number of the connection that the master finds overdue.
+    pub overdue: &'static AtomicU64,
+}
+
+/// Installs the handlers of a worker.
+///
+/// SIGTERM retires, SIGUSR1 reopens the log, SIGALRM ends an overdue
+/// connection. What else the master listens to is ignored, so that a signal to
+/// the whole process group (Ctrl-C, `pkill -HUP`) is the master's to obey.
+pub fn install(targets: &Targets<'_>) -> io::Result<()> {
+    LISTENER.store(targets.listener.as_raw_fd(), Relaxed);
+    DEAD.store(targets.dead.as_raw_fd(), Relaxed);
+    LOG.store(targets.log, Relaxed);
+    LOG_PATH.store(
+        targets
+            .log_path
+            .map_or(ptr::null_mut(), |path| path.as_ptr().cast_mut()),
+        Relaxed,
+    );
+    OVERDUE.store(ptr::from_ref(targets.overdue).cast_mut(), Relaxed);
+
+    handle(Signal::SIGTERM, handle_retire)?;
+    handle(Signal::SIGUSR1, handle_reopen)?;
+    handle(Signal::SIGALRM, handle_overdue)?;
+    for signal in IGNORED {
+        set_disposition(signal, SigHandler::SigIgn)?;
+    }
+    set_disposition(Signal::SIGCHLD, SigHandler::SigDfl)?;
+    Ok(())
+}
+
+/// What a worker ignores. SIGPIPE is among them so that a write to a client
+/// that left is an error and not a death.
+const IGNORED: [Signal; 7] = [
+    Signal::SIGINT,
+    Signal::SIGQUIT,
+    Signal::SIGHUP,
+    Signal::SIGUSR2,
+    Signal::SIGTTIN,
+    Signal::SIGTTOU,
+    Signal::SIGPIPE,
+];
+
+/// Every signal whose action [`install`] changes: what a program that this
+/// process starts must get its defaults back for.
+pub(super) const CHANGED: [Signal; 10] = [
+    Signal::SIGTERM,
+    Signal::SIGUSR1,
+    Signal::SIGALRM,
+    Signal::SIGINT,
+    Signal::SIGQUIT,
+    Signal::SIGHUP,
+    Signal::SIGUSR2,
+    Signal::SIGTTIN,
+    Signal::SIGTTOU,
+    Signal::SIGPIPE,
+];
+
+/// Whether this process is to take no more connections.
+pub fn retiring() -> bool {
+    RETIRING.load(Relaxed)
+}
+
+/// Whether the log could not be reopened at SIGUSR1, which retires the
+/// process: its successor inherits the new log from the master.
+pub fn log_lost() -> bool {
+    LOG_LOST.load(Relaxed)
+}
+
+/// Tells the handlers which connection is in hand. `serial` is never 0.
+pub fn begin_connection(serial: u64, connection: RawFd) {
+    CONNECTION.store(connection, Relaxed);
+    SERIAL.store(serial, Relaxed);
+}
+
+/// Tells the handlers that the descriptor of the connection is about to close,
+/// and that its number may soon mean something else.
+pub fn forget_descriptor() {
+    CONNECTION.store(-1, Relaxed);
+}
+
+/// Tells the handlers that no connection is in hand.
+pub fn end_connection() {
+    SERIAL.store(0, Relaxed);
+    CONNECTION.store(-1, Relaxed);
+}
+
+/// Tells the handlers which process group serves the connection in hand.
+pub fn set_program(leader: Option<Pid>) {
+    PROGRAM.store(leader.map_or(0, Pid::as_raw), Relaxed);
+}
+
+fn handle(signal: Signal, handler: extern "C" fn(c_int)) -> io::Result<()> {
+    let action = SigAction::new(
+        SigHandler::Handler(handler),
+        SaFlags::SA_RESTART,
+        SigSet::all(),
+    );
+    // SAFETY: each handler below makes async-signal-safe calls only and puts
+    // errno back.
+    unsafe { sigaction(signal, &action) }?;
+    Ok(())
+}
+
+extern "C" fn handle_retire(_: c_int) {
+    keep_errno(retire);
+}
+
+fn retire() {
+    RETIRING.store(true, Relaxed);
+    // SAFETY: two integers; dup2 is async-signal-safe. The number stays owned
+    // by whoever owned the listener.
+    unsafe { libc::dup2(DEAD.load(Relaxed), LISTENER.load(Relaxed)) };
+}
+
+extern "C" fn handle_reopen(_: c_int) {
+    keep_errno(|| {
+        let path = LOG_PATH.load(Relaxed);
+        if path.is_null() {
+            return;
+        }
+        let flags =
+            libc::O_WRONLY | libc::O_APPEND | libc::O_CREAT | libc::O_CLOEXEC | libc::O_NOCTTY;
+        // SAFETY: the path is a C string that lives as long as the process
+        // (`Targets::log_path` is 'static); open, dup3 and close are
+        // async-signal-safe, and the new descriptor is nobody else's.
+        let reopened = unsafe {
+            let fd = libc::open(path, flags, 0o640);
+            let done = fd >= 0 && libc::dup3(fd, LOG.load(Relaxed), libc::O_CLOEXEC) >= 0;
+            if fd >= 0 {
+                libc::close(fd);
+            }
+            done
+        };
+        if !reopened {
+            // We run as somebody who may not open it. The old file is still
+            // written to, so nothing is lost; a successor gets the new one.
+            LOG_LOST.store(true, Relaxed);
+            retire();
+        }
+    });
+}
+
+extern "C" fn handle_overdue(_: c_int) {
+    keep_errno(|| {
+        let serial = SERIAL.load(Relaxed);
+        // SAFETY: the pointer is null or came from a 'static reference.
+        let overdue =
+            unsafe { OVERDUE.load(Relaxed).as_ref() }.map_or(0, |word| word.load(Relaxed));
+        // The signal may come after the connection that it was meant for has
+        // ended; the next one must not pay for it.
+        if serial == 0 || serial != overdue {
+            return;
+        }
+        // The second time for the same connection, ask no more.
+        let signal = if ALARMED.swap(serial, Relaxed) == serial {
+            libc::SIGKILL
+        } else {
+            libc::SIGTERM
+        };
+        let (connection, program) = (CONNECTION.load(Relaxed), PROGRAM.load(Relaxed));
+        // SAFETY: integers; shutdown and kill are async-signal-safe. The
+        // descriptor is open, for it is forgotten before it closes; the group
+        // exists, for its leader is forgotten before it is reaped.
+        unsafe {
+            if connection >= 0 {
+                libc::shutdown(connection, libc::SHUT_RDWR);
+            }
+            if program > 0 {
+                libc::kill(-program, signal);
+            }
+        }
+    });
+}
+
+/// Runs `body` and puts errno back: the code that was interrupted may be just
+/// about to read it.
+fn keep_errno(body: impl FnOnce()) {
+    // SAFETY: the C library gives a pointer to this thread's own errno.
+    let errno = unsafe { libc::__errno_location() };
+    // SAFETY: see above; it is valid for reads and writes.
+    let saved = unsafe { *errno };
+    body();
+    // SAFETY: see above.
+    unsafe { *errno = saved };
+}

@@ -1,0 +1,63 @@
+//! What a process is to the kernel: limits, priority, environment.
+//!
+//! The user and the groups are set by nix's safe wrappers; here is the rest.
+
+use std::ffi::{CString, c_char};
+use std::io;
+use std::mem::ManuallyDrop;
+use std::ptr;
+use std::rc::Rc;
+
+use nix::errno::Errno;
+use nix::libc;
+
+use super::fork::Newborn;
+
+/// Sets the nice value of this process (setpriority(2)), -20 to 19.
+pub fn set_nice(value: i32) -> io::Result<()> {
+    // SAFETY: three integers; who 0 is the calling process.
+    Errno::result(unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, value) })
+        .map(drop)
+        .map_err(io::Error::from)
+}
+
+/// An environment, `NAME=value` each, ready to be made the process's own or a
+/// program's.
+///
+/// It is built once, before any fork, so that a child only stores a pointer.
+pub struct Environment {
+    _entries: Vec<CString>,
+    /// Pointers to the entries, and a null pointer last.
+    pointers: Vec<*mut c_char>,
+}
+
+impl Environment {
+    /// The environment of these entries.
+    pub fn new(entries: Vec<CString>) -> Self {
+        let pointers = entries
+            .iter()
+            .map(|entry| entry.as_ptr().cast_mut())
+            .chain([ptr::null_mut()])
+            .collect();
+        Environment {
+            _entries: entries,
+            pointers,
+        }
+    }
+
+    /// Makes this the environment of the calling process (environ(7)), for
+    /// good.
+    pub fn install(environment: &Rc<Self>, _: Newborn) {
+        // Never dropped again: environ points into it.
+        let environment = ManuallyDrop::new(Rc::clone(environment));
+        // SAFETY: a newborn has one thread, so nobody reads environ meanwhile.
+        // The array outlives the process's last use of it, see above. Should
+        // the C library extend the environment later, it copies an array that
+        // it did not allocate itself.
+        unsafe { environ = environment.pointers.as_ptr().cast_mut() };
+    }
+}
+
+unsafe extern "C" {
+    static mut environ: *mut *mut c_char;
+}

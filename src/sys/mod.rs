@@ -1,0 +1,16 @@
+//! The only unsafe code: what the kernel offers that no safe crate wraps.
+//!
+//! Each file is one concept of the kernel. Every `unsafe` block names the
+//! contract it enters and the fact that meets it. Nothing here knows what a
+//! pool or a worker is.
+
+pub mod clock;
+pub mod descriptor;
+pub mod fork;
+pub mod handler;
+pub mod identity;
+pub mod memory;
+pub mod signal;
+pub mod socket;
+pub mod spawn;
+pub mod wait;

@@ -1,0 +1,219 @@
+//! Starting a program: vfork's sharing of memory, on a stack of its own.
+//!
+//! fork copies the page tables of a process that is about to throw them away;
+//! posix_spawn(3) avoids that, but maps and unmaps a stack and reads the
+//! action of every signal each time. Here the stack is mapped once, and only
+//! the signals that [`handler::install`](super::handler::install) changed are
+//! put back.
+//!
+//! While the child runs on the shared memory the parent is suspended
+//! (CLONE_VFORK) and all signals are blocked in both, so the child is alone
+//! with the memory until it execs or exits. It calls nothing that allocates,
+//! locks or unwinds.
+
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::io;
+use std::num::NonZeroUsize;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::ptr::{self, NonNull};
+
+use nix::errno::Errno;
+use nix::libc;
+use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, mprotect, munmap};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal};
+use nix::unistd::Pid;
+
+use super::handler;
+
+/// Room for the child between clone and exec, with a page below it that traps.
+const STACK_BYTES: NonZeroUsize = NonZeroUsize::new(64 * 1024).expect("not zero");
+const GUARD_BYTES: usize = 4096;
+
+/// A program that can be started again and again.
+pub struct Program {
+    path: CString,
+    /// Keeps alive what `argv` points to.
+    _arguments: Vec<CString>,
+    argv: Vec<*const c_char>,
+    envp: Vec<*const c_char>,
+    stack: NonNull<c_void>,
+}
+
+/// What a started program has as its first three descriptors.
+#[derive(Clone, Copy)]
+pub struct Stdio<'a> {
+    /// Its standard input.
+    pub input: BorrowedFd<'a>,
+    /// Its standard output.
+    pub output: BorrowedFd<'a>,
+    /// Its standard error.
+    pub error: BorrowedFd<'a>,
+}
+
+/// A program that was started, the leader of a process group of its own.
+///
+/// It is a child of this process: whoever holds this reaps it.
+#[derive(Debug)]
+pub struct Started {
+    /// Its pid, which is its process group's number too.
+    pub pid: Pid,
+    /// A descriptor that is readable once it has ended (pidfd_open(2)).
+    pub pidfd: OwnedFd,
+}
+
+/// What the child needs, and where it leaves word of what failed.
+struct Orders<'a> {
+    path: *const c_char,
+    argv: *const *const c_char,
+    envp: *const *const c_char,
+    stdio: Stdio<'a>,
+    parent: libc::pid_t,
+    mask: SigSet,
+    errno: c_int,
+}
+
+impl Program {
+    /// The program at `path`, called with `arguments` (the first is its name).
+    pub fn new(path: CString, arguments: Vec<CString>) -> io::Result<Self> {
+        let argv = arguments
+            .iter()
+            .map(|argument| argument.as_ptr())
+            .chain([ptr::null()])
+            .collect();
+        // SAFETY: a new mapping at an address of the kernel's choice touches
+        // no memory that anybody holds.
+        let stack = unsafe {
+            mmap_anonymous(
+                None,
+                STACK_BYTES,
+                ProtFlags::PROT_READ | ProtFlags::PROT_WRITE,
+                MapFlags::MAP_PRIVATE | MapFlags::MAP_STACK,
+            )
+        }?;
+        let program = Program {
+            path,
+            _arguments: arguments,
+            argv,
+            envp: Vec::new(),
+            stack,
+        };
+        // SAFETY: the lowest page of our own mapping; nothing is in it yet.
+        unsafe { mprotect(stack, GUARD_BYTES, ProtFlags::PROT_NONE) }?;
+        Ok(program)
+    }
+
+    /// Starts it with this environment and these descriptors, its signals at
+    /// their defaults and unblocked, in a process group of its own; the kernel
+    /// kills it when the calling process dies (PR_SET_PDEATHSIG of prctl(2)).
+    ///
+    /// # Errors
+    ///
+    /// That of clone(2), or that of execve(2): a program that cannot be
+    /// executed is reported here, and no child is left.
+    pub fn start<'e>(
+        &mut self,
+        environment: impl IntoIterator<Item = &'e CStr>,
+        stdio: Stdio<'_>,
+    ) -> io::Result<Started> {
+        self.envp.clear();
+        self.envp.extend(environment.into_iter().map(CStr::as_ptr));
+        self.envp.push(ptr::null());
+        let mut orders = Orders {
+            path: self.path.as_ptr(),
+            argv: self.argv.as_ptr(),
+            envp: self.envp.as_ptr(),
+            stdio,
+            parent: nix::unistd::getpid().as_raw(),
+            mask: SigSet::empty(),
+            errno: 0,
+        };
+        let mut pidfd: c_int = -1;
+        // A handler that ran in the child would run in our memory.
+        let unblocked = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
+        // SAFETY: the stack is ours, used by one child at a time since we are
+        // suspended until it has exec'd or exited; its top is aligned, being
+        // that of a page. `orders` outlives that time for the same reason.
+        // The kernel stores the pidfd where the fifth argument points.
+        let pid = Errno::result(unsafe {
+            libc::clone(
+                become_program,
+                self.stack.byte_add(STACK_BYTES.get()).as_ptr(),
+                libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD | libc::SIGCHLD,
+                ptr::from_mut(&mut orders).cast(),
+                ptr::from_mut(&mut pidfd),
+            )
+        });
+        unblocked.thread_set_mask()?;
+        let pid = Pid::from_raw(pid?);
+        // SAFETY: clone succeeded, so this is a new descriptor of ours. The
+        // volatile read is of what another process wrote.
+        let (pidfd, errno) = unsafe {
+            (
+                OwnedFd::from_raw_fd(pidfd),
+                ptr::read_volatile(&raw const orders.errno),
+            )
+        };
+        if errno != 0 {
+            super::wait::reap(pid)?;
+            return Err(io::Error::from_raw_os_error(errno));
+        }
+        Ok(Started { pid, pidfd })
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is ours and no child is on it: `start` returns
+        // only after its child has left it.
+        let _ = unsafe { munmap(self.stack, STACK_BYTES.get()) };
+    }
+}
+
+/// The child: from clone to exec, on the parent's memory.
+extern "C" fn become_program(orders: *mut c_void) -> c_int {
+    // SAFETY: the parent passed its `Orders` and is suspended, so this is the
+    // only reference.
+    let orders = unsafe { &mut *orders.cast::<Orders<'_>>() };
+    let error = follow(orders);
+    // SAFETY: as above. Volatile, for the reader is another process.
+    unsafe { ptr::write_volatile(&raw mut orders.errno, error as c_int) };
+    super::fork::leave(127)
+}
+
+/// Does what the orders say, and returns only if something failed.
+fn follow(orders: &Orders<'_>) -> Errno {
+    // SAFETY: from here on only async-signal-safe system calls on integers and
+    // on pointers that the parent prepared: C strings and null-terminated
+    // arrays of them, alive while it is suspended.
+    unsafe {
+        let mut default: libc::sigaction = std::mem::zeroed();
+        default.sa_sigaction = libc::SIG_DFL;
+        for signal in handler::CHANGED {
+            if libc::sigaction(signal as Signal as c_int, &default, ptr::null_mut()) < 0 {
+                return Errno::last();
+            }
+        }
+        if libc::setpgid(0, 0) < 0 || libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) < 0 {
+            return Errno::last();
+        }
+        // The parent may have died before that took effect.
+        if libc::getppid() != orders.parent {
+            return Errno::ESRCH;
+        }
+        let Stdio {
+            input,
+            output,
+            error,
+        } = orders.stdio;
+        for (source, target) in [(input, 0), (output, 1), (error, 2)] {
+            if libc::dup2(source.as_raw_fd(), target) < 0 {
+                return Errno::last();
+            }
+        }
+        if libc::sigprocmask(libc::SIG_SETMASK, orders.mask.as_ref(), ptr::null_mut()) < 0 {
+            return Errno::last();
+        }
+        libc::execve(orders.path, orders.argv, orders.envp);
+        Errno::last()
+    }
+}

@@ -1,0 +1,179 @@
+//! Reaping: how a child ended, and what it used.
+
+use std::fmt;
+use std::io;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::libc;
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
+
+/// How a process ended (WIFEXITED and WIFSIGNALED of wait(2)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// It called exit with this code (WEXITSTATUS).
+    Code(u8),
+    /// A signal ended it (WTERMSIG, WCOREDUMP).
+    Signal {
+        /// The number of the signal; real-time signals have no name.
+        number: i32,
+        /// Whether a core was dumped.
+        core_dumped: bool,
+    },
+}
+
+impl Exit {
+    /// Decodes the status word of wait(2). A stopped or continued process has
+    /// not ended, and gives None.
+    pub fn from_status(status: i32) -> Option<Exit> {
+        if libc::WIFEXITED(status) {
+            // WEXITSTATUS is eight bits by its definition.
+            Some(Exit::Code(libc::WEXITSTATUS(status) as u8))
+        } else if libc::WIFSIGNALED(status) {
+            Some(Exit::Signal {
+                number: libc::WTERMSIG(status),
+                core_dumped: libc::WCOREDUMP(status),
+            })
+        } else {
+            None
+        }
+    }
+}
+
+/// The name of the signal `number`, such as `SIGSEGV` or `SIGRTMIN+1`.
+pub fn signal_name(number: i32) -> String {
+    match Signal::try_from(number) {
+        Ok(signal) => signal.as_str().to_owned(),
+        Err(_) if number >= libc::SIGRTMIN() => format!("SIGRTMIN+{}", number - libc::SIGRTMIN()),
+        Err(_) => format!("signal {number}"),
+    }
+}
+
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Exit::Code(code) => write!(f, "exited with code {code}"),
+            Exit::Signal {
+                number,
+                core_dumped,
+            } => {
+                let core = if core_dumped { ", core dumped" } else { "" };
+                write!(f, "killed by {}{core}", signal_name(number))
+            }
+        }
+    }
+}
+
+/// What an ended process had used (getrusage(2)).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Processor time, user and system, of it and the children it waited for.
+    pub cpu: Duration,
+    /// The most memory it had resident at a time, in KiB.
+    pub max_rss_kib: u64,
+}
+
+/// An ended child, taken out of the process table.
+#[derive(Clone, Copy, Debug)]
+pub struct Reaped {
+    /// Who it was.
+    pub pid: Pid,
+    /// How it ended.
+    pub exit: Exit,
+    /// What it had used.
+    pub usage: Usage,
+}
+
+/// Takes one ended child out of the process table, if there is one.
+///
+/// Does not block (WNOHANG). SIGCHLD coalesces, so the caller repeats this
+/// until it gives None.
+pub fn reap_any() -> io::Result<Option<Reaped>> {
+    loop {
+        match wait4(-1, libc::WNOHANG) {
+            Ok(None) | Err(Errno::ECHILD) => return Ok(None),
+            Ok(Some((pid, status, usage))) => {
+                // A stop is only reported to who asks for it (WUNTRACED) or
+                // traces the child; go on to the next.
+                if let Some(exit) = Exit::from_status(status) {
+                    return Ok(Some(Reaped { pid, exit, usage }));
+                }
+            }
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}
+
+/// Waits for the end of the child `pid` and takes it out of the process table.
+pub fn reap(pid: Pid) -> io::Result<Reaped> {
+    loop {
+        match wait4(pid.as_raw(), 0) {
+            Ok(Some((pid, status, usage))) => {
+                if let Some(exit) = Exit::from_status(status) {
+                    return Ok(Reaped { pid, exit, usage });
+                }
+            }
+            Ok(None) | Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}
+
+/// wait4(2), which nix does not wrap: the only wait that also gives the usage
+/// of just this child.
+fn wait4(pid: libc::pid_t, options: i32) -> nix::Result<Option<(Pid, i32, Usage)>> {
+    let mut status = 0;
+    // SAFETY: rusage is integers only, for which all zeroes is a value.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    // SAFETY: both pointers are to live, writable locals of the right types.
+    let pid = Errno::result(unsafe { libc::wait4(pid, &mut status, options, &mut usage) })?;
+    Ok((pid > 0).then(|| (Pid::from_raw(pid), status, Usage::from(usage))))
+}
+
+impl From<libc::rusage> for Usage {
+    fn from(usage: libc::rusage) -> Self {
+        let span = |time: libc::timeval| {
+            Duration::from_secs(u64::try_from(time.tv_sec).unwrap_or(0))
+                + Duration::from_micros(u64::try_from(time.tv_usec).unwrap_or(0))
+        };
+        Usage {
+            cpu: span(usage.ru_utime) + span(usage.ru_stime),
+            max_rss_kib: u64::try_from(usage.ru_maxrss).unwrap_or(0),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_word_is_decoded() {
+        assert_eq!(Exit::from_status(0), Some(Exit::Code(0)));
+        assert_eq!(Exit::from_status(78 << 8), Some(Exit::Code(78)));
+        assert_eq!(
+            Exit::from_status(9),
+            Some(Exit::Signal {
+                number: 9,
+                core_dumped: false
+            })
+        );
+        assert_eq!(
+            Exit::from_status(0x80 | 11),
+            Some(Exit::Signal {
+                number: 11,
+                core_dumped: true
+            })
+        );
+        assert_eq!(Exit::from_status(0x137f), None, "stopped");
+        assert_eq!(Exit::from_status(0xffff), None, "continued");
+    }
+
+    #[test]
+    fn signals_have_names() {
+        assert_eq!(signal_name(libc::SIGSEGV), "SIGSEGV");
+        assert_eq!(signal_name(libc::SIGRTMIN() + 3), "SIGRTMIN+3");
+    }
+}

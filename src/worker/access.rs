@@ -1,0 +1,58 @@
+//! Who may connect: `allow` and `deny`.
+#![forbid(unsafe_code)]
+
+use std::net::SocketAddr;
+
+use crate::config::Peers;
+
+/// Whether a client may be served. `deny` is stronger than `allow`; an empty
+/// `allow` allows everybody. A client without an address is one on a Unix
+/// socket.
+pub fn admits(allow: &[Peers], deny: &[Peers], peer: Option<SocketAddr>) -> bool {
+    let among = |list: &[Peers]| {
+        list.iter().any(|entry| match (entry, peer) {
+            (Peers::Net(network), Some(peer)) => network.contains(&peer.ip()),
+            (Peers::Unix, None) => true,
+            (Peers::Net(_), None) | (Peers::Unix, Some(_)) => false,
+        })
+    };
+    !among(deny) && (allow.is_empty() || among(allow))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn nets(list: &[&str]) -> Vec<Peers> {
+        list.iter()
+            .map(|text| match *text {
+                "unix" => Peers::Unix,
+                network => Peers::Net(network.parse().unwrap()),
+            })
+            .collect()
+    }
+
+    #[test]
+    fn deny_is_stronger_than_allow_and_no_list_allows_all() {
+        let cases: [(&[&str], &[&str], &str, bool); 11] = [
+            (&[], &[], "192.0.2.1:1", true),
+            (&[], &[], "", true),
+            (&["192.0.2.0/24"], &[], "192.0.2.1:1", true),
+            (&["192.0.2.0/24"], &[], "192.0.3.1:1", false),
+            (&["192.0.2.0/24"], &["192.0.2.1/32"], "192.0.2.1:1", false),
+            (&[], &["192.0.2.1/32"], "192.0.2.2:1", true),
+            (&["2001:db8::/32"], &[], "[2001:db8::1]:1", true),
+            (&["2001:db8::/32"], &[], "192.0.2.1:1", false),
+            (&["192.0.2.0/24"], &[], "", false),
+            (&["unix"], &[], "", true),
+            (&[], &["unix"], "", false),
+        ];
+        for (allow, deny, peer, admitted) in cases {
+            assert_eq!(
+                admits(&nets(allow), &nets(deny), peer.parse().ok()),
+                admitted,
+                "{allow:?} {deny:?} {peer}"
+            );
+        }
+    }
+}

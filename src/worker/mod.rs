@@ -1,0 +1,77 @@
+//! The worker: settle after the fork, accept, serve, leave.
+//!
+//! [`run`] is all that a child does, from fork to `_exit`.
+#![forbid(unsafe_code)]
+
+mod access;
+mod panic;
+mod quota;
+mod serve;
+mod settings;
+mod settle;
+
+use std::ffi::CStr;
+use std::os::fd::{BorrowedFd, RawFd};
+
+use nix::unistd::Pid;
+use slog::Logger;
+
+use crate::error::Code;
+use crate::scoreboard::{Scoreboard, Seat};
+use crate::service::Service;
+use crate::sys::fork::{self, Newborn};
+
+pub use settings::Settings;
+
+/// What a worker is given at its fork. Everything is the child's copy.
+pub struct Assignment<'a> {
+    /// The name of its pool.
+    pub pool: &'a str,
+    /// Its place in the pool.
+    pub slot: u32,
+    /// What it is to be.
+    pub settings: &'a Settings,
+    /// What it is to do.
+    pub service: &'a mut dyn Service,
+    /// Where it accepts.
+    pub listener: BorrowedFd<'a>,
+    /// What takes the place of the listener when it retires.
+    pub dead: BorrowedFd<'a>,
+    /// Written to once, when it has got as far as accepting.
+    pub ready: BorrowedFd<'a>,
+    /// Its place on the scoreboard.
+    pub seat: &'a Seat,
+    /// The scoreboard, of which it keeps its own page.
+    pub scoreboard: &'a mut Scoreboard,
+    /// The log.
+    pub log: &'a Logger,
+    /// The descriptor of the log.
+    pub log_number: RawFd,
+    /// The file behind it, if it is one.
+    pub log_path: Option<&'static CStr>,
+    /// The proof that this is a child fresh from its fork.
+    pub newborn: Newborn,
+    /// The master's pid.
+    pub master: Pid,
+}
+
+/// Lives the life of a worker; signals are blocked when it begins.
+pub fn run(assignment: Assignment<'_>) -> ! {
+    let Assignment {
+        pool, slot, log, ..
+    } = assignment;
+    let log = log.new(slog::o!("pool" => pool.to_owned(), "slot" => slot));
+    let (seat, scoreboard) = (assignment.seat, &mut *assignment.scoreboard);
+    let Ok(page) = scoreboard.keep_only(seat) else {
+        fork::leave(Code::Os as u8)
+    };
+    let end = settle::settle(assignment, page, &log).and_then(|desk| serve::serve(desk, &log));
+    match end {
+        Ok(()) => fork::leave(0),
+        Err(error) => {
+            // The master logs these words with the death.
+            page.explain(&error.to_string());
+            fork::leave(error.code() as u8)
+        }
+    }
+}

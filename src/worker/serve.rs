@@ -1,0 +1,152 @@
+//! The life of a settled worker: accept, serve, and again.
+#![forbid(unsafe_code)]
+
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::poll::{PollTimeout, poll};
+use slog::{Logger, debug, warn};
+
+use crate::error::{Code, Error};
+use crate::log::limit::{HeldBack, Limit};
+use crate::scoreboard::Leaving;
+use crate::service::{Connection, Context, Outcome};
+use crate::sys::clock::Moment;
+use crate::sys::{handler, socket};
+
+use super::settle::Desk;
+use super::{access, quota};
+
+/// How long a worker waits when the machine lacks what accept needs.
+const SHORTAGE_PAUSE_MS: u8 = 100;
+
+/// Serves connections until the worker retires or has served its quota.
+///
+/// # Errors
+///
+/// The listener is broken, or the service panicked.
+pub fn serve(desk: Desk<'_>, log: &Logger) -> Result<(), Error> {
+    let Desk {
+        settings,
+        service,
+        listener,
+        page,
+    } = desk;
+    let context = Context::new(log.clone(), settings.kill_timeout);
+    let random = Moment::now().as_nanos()
+        ^ u64::from(std::process::id()).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let quota = quota::jittered(settings.max_requests, settings.max_requests_jitter, random);
+    let mut shortages = Limit::new(1);
+    let mut served = 0;
+    loop {
+        if handler::retiring() {
+            page.leave(if handler::log_lost() {
+                Leaving::LogLost
+            } else {
+                Leaving::Asked
+            });
+            return Ok(());
+        }
+        if quota.is_some_and(|quota| served >= quota) {
+            page.leave(Leaving::Recycled);
+            return Ok(());
+        }
+        let (socket, peer) = match socket::accept(listener) {
+            Ok(accepted) => accepted,
+            // The listener was taken away between the test above and here.
+            Err(_) if handler::retiring() => continue,
+            Err(errno) => {
+                match Refusal::of(errno) {
+                    Refusal::Client => {}
+                    Refusal::Shortage => {
+                        if let Some(held_back) = shortages.admit(Moment::now()) {
+                            warn!(log, "could not accept"; "reason" => errno.desc(), HeldBack(held_back));
+                        }
+                        // A signal ends the pause; the loop looks why.
+                        let _ = poll(&mut [], PollTimeout::from(SHORTAGE_PAUSE_MS));
+                    }
+                    Refusal::Broken => {
+                        return Err(Error::system("accept on listener", &errno.into()));
+                    }
+                }
+                continue;
+            }
+        };
+        if !access::admits(&settings.allow, &settings.deny, peer) {
+            debug!(log, "client refused"; "peer" => describe(peer));
+            continue;
+        }
+        served += 1;
+        handler::begin_connection(served, socket.as_raw_fd());
+        page.begin(served, Moment::now(), peer);
+        let outcome = catch_unwind(AssertUnwindSafe(|| {
+            service.serve(prepare(socket, peer, settings.idle_timeout), &context)
+        }));
+        handler::end_connection();
+        match outcome {
+            Ok(Outcome::Served) => {}
+            Ok(Outcome::Failed(reason)) => {
+                debug!(log, "connection failed"; "peer" => describe(peer), "reason" => %reason);
+            }
+            // What the service has in memory may be half done.
+            Err(_) => {
+                return Err(Error::new(
+                    Code::Software,
+                    "could not serve connection: the service panicked",
+                ));
+            }
+        }
+        page.finish(served);
+    }
+}
+
+fn prepare(
+    socket: OwnedFd,
+    peer: Option<SocketAddr>,
+    idle_timeout: Option<Duration>,
+) -> Connection {
+    if let Some(longest) = idle_timeout {
+        // It cannot fail on a socket; were it to, the client gets more time.
+        let _ = socket::set_timeouts(socket.as_fd(), longest);
+    }
+    Connection::new(socket, peer)
+}
+
+fn describe(peer: Option<SocketAddr>) -> String {
+    peer.map_or_else(|| "unix".to_owned(), |address| address.to_string())
+}
+
+/// Why accept gave no connection (accept(2)).
+enum Refusal {
+    /// The client is gone, or there was a signal: go on.
+    Client,
+    /// The process or the machine is short of something: wait a little.
+    Shortage,
+    /// It will not get better.
+    Broken,
+}
+
+impl Refusal {
+    fn of(errno: Errno) -> Refusal {
+        match errno {
+            Errno::EINTR
+            | Errno::ECONNABORTED
+            | Errno::EPERM
+            | Errno::EPROTO
+            | Errno::ENOPROTOOPT
+            | Errno::ENETDOWN
+            | Errno::EHOSTDOWN
+            | Errno::ENONET
+            | Errno::EHOSTUNREACH
+            | Errno::EOPNOTSUPP
+            | Errno::ENETUNREACH => Refusal::Client,
+            Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM | Errno::EAGAIN => {
+                Refusal::Shortage
+            }
+            _ => Refusal::Broken,
+        }
+    }
+}

@@ -1,0 +1,253 @@
+//! What a worker is to be, with all names looked up.
+#![forbid(unsafe_code)]
+
+use std::env;
+use std::ffi::CString;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::Duration;
+
+use nix::sys::resource::Resource;
+use nix::unistd::{Gid, Group, Uid, User, getegid, geteuid, getgrouplist};
+
+use crate::config::{self, Peers, Pool, Problem, Problems};
+use crate::error::Code;
+use crate::sys::identity::Environment;
+
+/// What the environment of every worker holds, where the daemon's has it.
+const KEPT_VARIABLES: [&str; 3] = ["PATH", "LANG", "TZ"];
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// What the workers of a pool are, looked up and checked before any is forked:
+/// a child does not read the user database.
+pub struct Settings {
+    pub(super) identity: Option<Identity>,
+    pub(super) working_directory: Option<PathBuf>,
+    pub(super) umask: Option<u32>,
+    pub(super) nice: Option<i32>,
+    pub(super) oom_score_adj: Option<i32>,
+    pub(super) limits: Vec<Limit>,
+    pub(super) environment: Rc<Environment>,
+    pub(super) allow: Vec<Peers>,
+    pub(super) deny: Vec<Peers>,
+    pub(super) idle_timeout: Option<Duration>,
+    pub(super) kill_timeout: Duration,
+    pub(super) max_requests: u64,
+    pub(super) max_requests_jitter: u8,
+}
+
+/// Whom a worker runs as.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Identity {
+    /// What the configuration calls it.
+    pub name: String,
+    pub uid: Uid,
+    pub gid: Gid,
+    pub groups: Vec<Gid>,
+}
+
+/// A resource limit, soft and hard.
+pub(super) struct Limit {
+    pub name: &'static str,
+    pub resource: Resource,
+    pub value: u64,
+}
+
+impl Settings {
+    /// The settings of a pool.
+    ///
+    /// # Errors
+    ///
+    /// What would keep the workers from settling, as far as it can be known:
+    /// an unknown user, a directory that is missing, a permission that only
+    /// root has.
+    pub fn resolve(pool: &Pool) -> Result<Self, Problems> {
+        let mut problems = Vec::new();
+        let identity = identity(pool).unwrap_or_else(|problem| {
+            problems.push(problem);
+            None
+        });
+        problems.extend(check_directory(pool));
+        problems.extend(check_priority(pool));
+        let settings = Settings {
+            identity,
+            working_directory: pool
+                .working_directory
+                .as_ref()
+                .map(|path| path.get_ref().clone()),
+            umask: pool.umask,
+            nice: pool.nice.as_ref().map(|nice| *nice.get_ref()),
+            oom_score_adj: pool.oom_score_adj.as_ref().map(|score| *score.get_ref()),
+            limits: limits(&pool.limits),
+            environment: Rc::new(Environment::new(environment(pool))),
+            allow: pool.allow.clone(),
+            deny: pool.deny.clone(),
+            idle_timeout: pool.idle_timeout,
+            kill_timeout: pool.kill_timeout,
+            max_requests: pool.max_requests,
+            max_requests_jitter: pool.max_requests_jitter.get(),
+        };
+        Problems::unless_empty(problems, settings)
+    }
+}
+
+fn identity(pool: &Pool) -> Result<Option<Identity>, Problem> {
+    let user =
+        match &pool.user {
+            None => None,
+            Some(name) => {
+                let problem = |what: String| pool.problem("user", name.span(), what);
+                let name = name.get_ref();
+                let found = User::from_name(name).map_err(|errno| {
+                    problem(format!(
+                        "could not look up user \"{name}\": {}",
+                        errno.desc()
+                    ))
+                })?;
+                Some(found.ok_or_else(|| {
+                    problem(format!("could not find user \"{name}\": no such user"))
+                })?)
+            }
+        };
+    let group = match &pool.group {
+        None => None,
+        Some(name) => {
+            let problem = |what: String| pool.problem("group", name.span(), what);
+            let name = name.get_ref();
+            let found = Group::from_name(name).map_err(|errno| {
+                problem(format!(
+                    "could not look up group \"{name}\": {}",
+                    errno.desc()
+                ))
+            })?;
+            Some(found.ok_or_else(|| {
+                problem(format!("could not find group \"{name}\": no such group"))
+            })?)
+        }
+    };
+    let identity = match (user, group) {
+        (None, None) => return Ok(None),
+        (None, Some(group)) => Identity {
+            name: group.name,
+            uid: geteuid(),
+            gid: group.gid,
+            groups: vec![group.gid],
+        },
+        (Some(user), group) => {
+            let gid = group.map_or(user.gid, |group| group.gid);
+            let groups = supplementary_groups(&user, gid).map_err(|reason| {
+                let span = pool.user.as_ref().map_or(0..0, |name| name.span());
+                pool.problem(
+                    "user",
+                    span,
+                    format!(
+                        "could not look up groups of user \"{}\": {reason}",
+                        user.name
+                    ),
+                )
+            })?;
+            Identity {
+                name: user.name,
+                uid: user.uid,
+                gid,
+                groups,
+            }
+        }
+    };
+    if geteuid().is_root() {
+        return Ok(Some(identity));
+    }
+    // Who is not root can be nobody else; to be oneself needs no change.
+    if identity.uid == geteuid() && identity.gid == getegid() {
+        return Ok(None);
+    }
+    let (key, span) = match (&pool.user, &pool.group) {
+        (Some(user), _) if identity.uid != geteuid() => ("user", user.span()),
+        (_, Some(group)) => ("group", group.span()),
+        (Some(user), None) => ("user", user.span()),
+        (None, None) => ("user", 0..0),
+    };
+    let message = format!(
+        "cannot become {key} \"{}\": the daemon does not run as root",
+        identity.name
+    );
+    Err(pool
+        .problem(key, span, message)
+        .with_code(Code::NoPermission))
+}
+
+fn supplementary_groups(user: &User, gid: Gid) -> Result<Vec<Gid>, String> {
+    let name = CString::new(user.name.as_bytes()).map_err(|error| error.to_string())?;
+    getgrouplist(&name, gid).map_err(|errno| errno.desc().to_owned())
+}
+
+fn check_directory(pool: &Pool) -> Option<Problem> {
+    let directory = pool.working_directory.as_ref()?;
+    let path = directory.get_ref();
+    let reason = match path.metadata() {
+        Ok(file) if file.is_dir() => return None,
+        Ok(_) => "not a directory".to_owned(),
+        Err(error) => crate::error::reason(&error),
+    };
+    let message = format!("could not enter directory \"{}\": {reason}", path.display());
+    Some(pool.problem("working_directory", directory.span(), message))
+}
+
+/// Raising a priority is root's alone; find that out now and not in a worker.
+fn check_priority(pool: &Pool) -> Vec<Problem> {
+    let asked = [("nice", &pool.nice), ("oom_score_adj", &pool.oom_score_adj)];
+    asked
+        .into_iter()
+        .filter_map(|(key, value)| Some((key, value.as_ref()?)))
+        .filter(|(_, value)| *value.get_ref() < 0 && !geteuid().is_root())
+        .map(|(key, value)| {
+            let message = format!(
+                "cannot set {key} \"{}\": the daemon does not run as root",
+                value.get_ref()
+            );
+            pool.problem(key, value.span(), message)
+                .with_code(Code::NoPermission)
+        })
+        .collect()
+}
+
+fn limits(asked: &config::Limits) -> Vec<Limit> {
+    [
+        ("nofile", Resource::RLIMIT_NOFILE, asked.nofile),
+        ("core", Resource::RLIMIT_CORE, asked.core),
+        ("as", Resource::RLIMIT_AS, asked.address_space),
+        ("cpu", Resource::RLIMIT_CPU, asked.cpu),
+        ("nproc", Resource::RLIMIT_NPROC, asked.nproc),
+        ("data", Resource::RLIMIT_DATA, asked.data),
+        ("stack", Resource::RLIMIT_STACK, asked.stack),
+        ("fsize", Resource::RLIMIT_FSIZE, asked.fsize),
+    ]
+    .into_iter()
+    .filter_map(|(name, resource, value)| {
+        Some(Limit {
+            name,
+            resource,
+            value: value?,
+        })
+    })
+    .collect()
+}
+
+/// A clean environment: [`KEPT_VARIABLES`] and what the pool adds.
+fn environment(pool: &Pool) -> Vec<CString> {
+    let mut variables = pool.env.clone();
+    for name in KEPT_VARIABLES {
+        if let Ok(value) = env::var(name) {
+            variables.entry(name.to_owned()).or_insert(value);
+        }
+    }
+    variables
+        .entry("PATH".to_owned())
+        .or_insert_with(|| DEFAULT_PATH.to_owned());
+    // The configuration has refused NUL bytes, and a variable that this
+    // process has holds none.
+    variables
+        .into_iter()
+        .filter_map(|(name, value)| CString::new(format!("{name}={value}")).ok())
+        .collect()
+}

@@ -1,0 +1,153 @@
+//! From the fork to the first accept, in numbered order.
+#![forbid(unsafe_code)]
+
+use std::fs;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use nix::sys::prctl;
+use nix::sys::resource::setrlimit;
+use nix::sys::signal::Signal;
+use nix::sys::stat::{Mode, umask};
+use nix::unistd::{chdir, getppid, setgroups, setresgid, setresuid};
+use slog::Logger;
+
+use crate::error::{Code, Error};
+use crate::scoreboard::OwnPage;
+use crate::service::Service;
+use crate::sys::identity::{Environment, set_nice};
+use crate::sys::{descriptor, handler, signal};
+
+use super::settings::Settings;
+use super::{Assignment, panic};
+
+/// A worker that is ready to accept.
+pub struct Desk<'a> {
+    pub settings: &'a Settings,
+    pub service: &'a mut dyn Service,
+    pub listener: BorrowedFd<'a>,
+    pub page: OwnPage,
+}
+
+/// Becomes what the assignment says.
+///
+/// The order matters: what needs root comes before the user is set, and what
+/// the kernel forgets when the user changes comes after it.
+pub fn settle<'a>(
+    assignment: Assignment<'a>,
+    page: OwnPage,
+    log: &Logger,
+) -> Result<Desk<'a>, Error> {
+    let settings = assignment.settings;
+
+    // 1. Signals: ours in place of the master's, all still blocked.
+    handler::install(&handler::Targets {
+        listener: assignment.listener,
+        dead: assignment.dead,
+        log: assignment.log_number,
+        log_path: assignment.log_path,
+        overdue: page.overdue(),
+    })
+    .map_err(|error| Error::system("set signal handlers", &error))?;
+    panic::log_panics(log.clone());
+
+    // 2. Descriptors: no other pool's listener, nothing that the master was
+    // started with.
+    let null = fs::File::open("/dev/null")
+        .map_err(|error| Error::system("open file \"/dev/null\"", &error))?;
+    descriptor::replace(&null, 0).map_err(|error| Error::system("set standard input", &error))?;
+    drop(null);
+    let mut keep = [assignment.listener, assignment.dead, assignment.ready]
+        .map(|fd| fd.as_raw_fd())
+        .to_vec();
+    keep.push(assignment.log_number);
+    descriptor::close_all_but(&mut keep)
+        .map_err(|error| Error::system("close descriptors", &error))?;
+
+    // 3. Limits and priority, while they may still be raised.
+    settle_limits(settings)?;
+
+    // 4. The user.
+    settle_identity(settings)?;
+
+    // 5. The directory, as that user.
+    if let Some(directory) = &settings.working_directory {
+        chdir(directory).map_err(|errno| {
+            Error::system(
+                format!("enter directory \"{}\"", directory.display()),
+                &errno.into(),
+            )
+        })?;
+    }
+
+    // 6. The environment.
+    Environment::install(&settings.environment, assignment.newborn);
+
+    // 7. The end of the master ends us. This comes after the user is set,
+    // which clears it; and the master may have died before.
+    prctl::set_pdeathsig(Signal::SIGTERM)
+        .map_err(|errno| Error::system("follow the master", &errno.into()))?;
+    if getppid() != assignment.master {
+        return Err(Error::new(
+            Code::Unavailable,
+            "could not follow the master: it has gone",
+        ));
+    }
+
+    // 8. The service, which may use all of that.
+    assignment
+        .service
+        .start()
+        .map_err(|error| Error::system("start service", &error).with_code(Code::Unavailable))?;
+
+    // 9. Signals may come from here on.
+    signal::unblock_all().map_err(|error| Error::system("unblock signals", &error))?;
+
+    // 10. Tell the master that we accept, and give up the means to tell it
+    // again: a worker gone wild must not keep it awake.
+    page.accepting();
+    nix::unistd::write(assignment.ready, &1u64.to_ne_bytes())
+        .map_err(|errno| Error::system("report to the master", &errno.into()))?;
+    descriptor::close_inherited(assignment.ready);
+
+    Ok(Desk {
+        settings,
+        service: assignment.service,
+        listener: assignment.listener,
+        page,
+    })
+}
+
+fn settle_limits(settings: &Settings) -> Result<(), Error> {
+    for limit in &settings.limits {
+        setrlimit(limit.resource, limit.value, limit.value).map_err(|errno| {
+            Error::system(format!("set limit \"{}\"", limit.name), &errno.into())
+        })?;
+    }
+    if let Some(nice) = settings.nice {
+        set_nice(nice).map_err(|error| Error::system(format!("set nice \"{nice}\""), &error))?;
+    }
+    if let Some(score) = settings.oom_score_adj {
+        fs::write("/proc/self/oom_score_adj", score.to_string())
+            .map_err(|error| Error::system(format!("set oom_score_adj \"{score}\""), &error))?;
+    }
+    if let Some(mask) = settings.umask {
+        umask(Mode::from_bits_truncate(mask));
+    }
+    Ok(())
+}
+
+fn settle_identity(settings: &Settings) -> Result<(), Error> {
+    let Some(identity) = &settings.identity else {
+        return Ok(());
+    };
+    let failed = |what: &str| {
+        let what = format!("{what} \"{}\"", identity.name);
+        move |errno: nix::errno::Errno| Error::system(&what, &errno.into())
+    };
+    // All three ids of each kind, so that none is left to come back by.
+    setgroups(&identity.groups).map_err(failed("set groups of user"))?;
+    let (uid, gid) = (identity.uid, identity.gid);
+    setresgid(gid, gid, gid).map_err(failed("set group of user"))?;
+    setresuid(uid, uid, uid).map_err(failed("become user"))?;
+    Ok(())
+}
