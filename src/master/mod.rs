@@ -118,7 +118,7 @@ impl Master {
             fork_pause: None,
             fork_failures: 0,
             cause: "",
-            news: Vec::new(),
+            news: plan.news,
         })
     }
 

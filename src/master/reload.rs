@@ -22,6 +22,8 @@ pub struct Plan {
     pub pools: Vec<(Blueprint, Rc<Listener>)>,
     /// The log, if it is another one than before.
     pub sink: Option<Sink>,
+    /// The listeners that are new.
+    pub news: Vec<News>,
 }
 
 /// Checks a configuration without binding or changing anything.
@@ -57,11 +59,18 @@ impl Plan {
         let (daemon, new_log) = (config.daemon.clone(), config.log.clone());
         let blueprints = check(config, services)?;
         let mut pools = Vec::with_capacity(blueprints.len());
+        let mut news = Vec::new();
         for blueprint in blueprints {
             let listen = blueprint.config.listen.get_ref();
             let listener = match find(running, &listen.address) {
                 Some(listener) => listener,
-                None => Rc::new(Listener::bind(listen)?),
+                None => {
+                    let listener = Listener::bind(listen)?;
+                    let pool = blueprint.config.name.clone();
+                    let address = listen.address.to_string();
+                    news.push(News::Listening { pool, address });
+                    Rc::new(listener)
+                }
             };
             pools.push((blueprint, listener));
         }
@@ -74,6 +83,7 @@ impl Plan {
             log: new_log,
             pools,
             sink,
+            news,
         })
     }
 }
@@ -117,6 +127,7 @@ impl Pending {
         log: &mut config::Log,
         news: &mut Vec<News>,
     ) -> Pending {
+        news.extend(plan.news);
         let log_changed = *log != plan.log;
         let changes = {
             let running = pools.iter().map(|pool| (pool.config(), pool.size()));

@@ -22,6 +22,13 @@ pub enum News {
         /// The phase now.
         to: String,
     },
+    /// A listener was bound.
+    Listening {
+        /// The pool that it is for.
+        pool: String,
+        /// Its address, as the configuration writes it.
+        address: String,
+    },
     /// Every pool accepts, or has shown that it cannot.
     Ready {
         /// How many pools.
@@ -110,6 +117,9 @@ pub fn tell(log: &Logger, news: News) {
     match news {
         News::Pool(event) => tell_of_pool(log, event),
         News::Phase { from, to } => debug!(log, "phase changed"; "from" => from, "to" => to),
+        News::Listening { pool, address } => {
+            info!(log, "listening"; "pool" => pool, "address" => address);
+        }
         News::Ready { pools, workers } => {
             info!(log, "ready"; "pools" => pools, "workers" => workers)
         }

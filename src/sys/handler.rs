@@ -82,7 +82,9 @@ pub fn install(targets: &Targets<'_>) -> io::Result<()> {
     for signal in IGNORED {
         set_disposition(signal, SigHandler::SigIgn)?;
     }
-    set_disposition(Signal::SIGCHLD, SigHandler::SigDfl)?;
+    for signal in DEFAULT {
+        set_disposition(signal, SigHandler::SigDfl)?;
+    }
     Ok(())
 }
 
@@ -97,6 +99,11 @@ const IGNORED: [Signal; 7] = [
     Signal::SIGTTOU,
     Signal::SIGPIPE,
 ];
+
+/// What the master handles and a worker does not; and the signals that Rust's
+/// runtime handles to tell of a stack that overflowed, which makes it swallow
+/// the first such signal that a person sends. A worker dies of them at once.
+const DEFAULT: [Signal; 3] = [Signal::SIGCHLD, Signal::SIGSEGV, Signal::SIGBUS];
 
 /// Every signal whose action [`install`] changes: what a program that this
 /// process starts must get its defaults back for.
