@@ -50,10 +50,7 @@ pub fn detach(pid_file: &Path) -> Result<Side, Error> {
     // The umask can only be read by setting it.
     let mask = umask(Mode::empty());
     umask(mask);
-    let daemonize = Daemonize::new()
-        .pid_file(pid_file)
-        .umask(mask.bits())
-        .working_directory("/");
+    let daemonize = Daemonize::new().pid_file(pid_file).umask(mask.bits()).working_directory("/");
     match daemonize.execute() {
         Outcome::Parent(Ok(Parent { .. })) => {
             drop(write);
@@ -63,14 +60,8 @@ pub fn detach(pid_file: &Path) -> Result<Side, Error> {
             Err(Error::new(Code::Os, format!("could not detach: {error}")))
         }
         Outcome::Child(Ok(_)) => {
-            let pid_file = PidFile {
-                path: pid_file.to_owned(),
-                made_by: getpid(),
-            };
-            Ok(Side::Daemon(Detached {
-                report: Some(write.into()),
-                _pid_file: pid_file,
-            }))
+            let pid_file = PidFile { path: pid_file.to_owned(), made_by: getpid() };
+            Ok(Side::Daemon(Detached { report: Some(write.into()), _pid_file: pid_file }))
         }
         Outcome::Child(Err(error)) => {
             let error = explain(&error, pid_file);
@@ -129,10 +120,7 @@ fn explain(error: &daemonize::Error, pid_file: &Path) -> Error {
     let text = error.to_string();
     if text.contains("lock pid file") {
         let holder = fs::read_to_string(pid_file).unwrap_or_default();
-        cannot_create(
-            pid_file,
-            format!("a daemon with pid {} holds it", holder.trim()),
-        )
+        cannot_create(pid_file, format!("a daemon with pid {} holds it", holder.trim()))
     } else if text.contains("pid file") {
         cannot_create(pid_file, text)
     } else {
@@ -143,10 +131,7 @@ fn explain(error: &daemonize::Error, pid_file: &Path) -> Error {
 fn cannot_create(pid_file: &Path, reason: impl std::fmt::Display) -> Error {
     Error::new(
         Code::CannotCreate,
-        format!(
-            "could not create pid file \"{}\": {reason}",
-            pid_file.display()
-        ),
+        format!("could not create pid file \"{}\": {reason}", pid_file.display()),
     )
 }
 

@@ -44,10 +44,7 @@ pub struct Error {
 impl Error {
     /// A fault of the kind `code`, told as `text`.
     pub fn new(code: Code, text: impl Into<String>) -> Self {
-        Error {
-            code,
-            text: text.into(),
-        }
+        Error { code, text: text.into() }
     }
 
     /// A system call that failed: `could not <what>: <reason>`.

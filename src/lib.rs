@@ -33,6 +33,7 @@ pub mod error;
 mod listener;
 pub mod log;
 mod master;
+mod notify;
 mod pool;
 mod scoreboard;
 pub mod service;
@@ -49,7 +50,9 @@ use cli::{Cli, Command};
 use config::Config;
 pub use config::{Fault, Options, Problem, Problems};
 use error::{Code, Error};
+use listener::Inherited;
 use master::{Master, Observer};
+use notify::Notifier;
 pub use service::{Connection, Context, Credentials, Outcome, Peer, Service, Services};
 
 /// The daemon: reads the command line, and does what it says with these
@@ -60,11 +63,7 @@ pub fn main(services: Services) -> ExitCode {
         Err(error) => {
             // There is nothing to do about an output that is gone.
             let _ = error.print();
-            return ExitCode::from(if error.use_stderr() {
-                Code::Usage as u8
-            } else {
-                0
-            });
+            return ExitCode::from(if error.use_stderr() { Code::Usage as u8 } else { 0 });
         }
     };
     let done = match cli.command() {
@@ -86,7 +85,11 @@ fn check(file: PathBuf, services: &Services) -> Result<ExitCode, Error> {
 
 fn run(file: PathBuf, services: Services) -> Result<ExitCode, Error> {
     let config = config::load(&file)?;
-    supervise(file, config, services, &mut Nobody)
+    let inherited = notify::inherited()?;
+    match Notifier::from_environment(&inherited) {
+        Some(mut notifier) => supervise(file, config, services, inherited, &mut notifier),
+        None => supervise(file, config, services, inherited, &mut Nobody),
+    }
 }
 
 fn daemonize(file: PathBuf, services: Services) -> Result<ExitCode, Error> {
@@ -95,8 +98,10 @@ fn daemonize(file: PathBuf, services: Services) -> Result<ExitCode, Error> {
     let config = config::load(&file)?;
     match daemon::detach(&config.daemon.pid_file)? {
         daemon::Side::Command(code) => Ok(code),
-        daemon::Side::Daemon(mut detached) => supervise(file, config, services, &mut detached)
-            .inspect_err(|error| detached.failed(error)),
+        daemon::Side::Daemon(mut detached) => {
+            supervise(file, config, services, Vec::new(), &mut detached)
+                .inspect_err(|error| detached.failed(error))
+        }
     }
 }
 
@@ -104,21 +109,24 @@ fn supervise(
     file: PathBuf,
     config: Config,
     services: Services,
+    inherited: Vec<Inherited>,
     observer: &mut dyn Observer,
 ) -> Result<ExitCode, Error> {
-    Master::new(file, config, services)?.run(observer)?;
+    Master::new(file, config, services, inherited, observer)?.run()?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// In the foreground the log says it all.
 struct Nobody;
 
-impl Observer for Nobody {
-    fn ready(&mut self, _: Option<&str>) {}
-}
+impl Observer for Nobody {}
 
 impl Observer for daemon::Detached {
-    fn ready(&mut self, warning: Option<&str>) {
-        daemon::Detached::ready(self, warning);
+    fn ready(&mut self) {
+        daemon::Detached::ready(self, None);
+    }
+
+    fn partly_ready(&mut self, warning: &str) {
+        daemon::Detached::ready(self, Some(warning));
     }
 }

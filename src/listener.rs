@@ -1,6 +1,7 @@
 //! Listeners: bound once, kept over reloads, closed when their address goes.
 #![forbid(unsafe_code)]
 
+use std::cell::Cell;
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
@@ -9,16 +10,40 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, open};
+use nix::fcntl::{AT_FDCWD, AtFlags, FcntlArg, OFlag, fcntl, open};
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrLike, SockaddrStorage, UnixAddr, bind,
-    connect, listen, setsockopt, socket, sockopt,
+    connect, getsockopt, listen, setsockopt, socket, sockopt,
 };
 use nix::sys::stat::{Mode, fchmod, umask};
 use nix::unistd::{Gid, Group, Pid, Uid, User, fchownat, getpid};
 
 use crate::config::{Address, Listen};
 use crate::error::{Code, Error, reason};
+
+/// A socket that was passed to this process, by its name.
+#[derive(Debug)]
+pub struct Inherited {
+    /// FileDescriptorName= of systemd.socket(5), or the name it was stored by.
+    pub name: String,
+    /// The socket.
+    pub socket: OwnedFd,
+}
+
+/// What the names of the sockets begin with that were stored for us.
+const STORED: &str = "listener-";
+
+/// The name under which the socket of an address is stored. It holds the whole
+/// address, in characters that such a name may have.
+pub fn stored_name(address: &Address) -> String {
+    let hex: String = address.to_string().bytes().map(|byte| format!("{byte:02x}")).collect();
+    format!("{STORED}{hex}")
+}
+
+/// Whether a socket was stored for us, and not made by a socket unit.
+pub fn is_stored(name: &str) -> bool {
+    name.starts_with(STORED)
+}
 
 /// A listening socket.
 #[derive(Debug)]
@@ -56,21 +81,53 @@ impl Listener {
                 (socket, Some(file))
             }
             Address::Systemd(name) => {
-                return Err(Error::new(
-                    Code::CannotCreate,
-                    format!(
-                        "could not adopt listener \"systemd:{name}\": no such socket was passed"
-                    ),
-                ));
+                let message = format!(
+                    "could not adopt listener \"systemd:{name}\": no such socket was passed"
+                );
+                let hint = "the unit needs a .socket with this FileDescriptorName=";
+                return Err(Error::new(Code::CannotCreate, message).with_hint(hint));
             }
         };
-        let listener = Listener {
-            socket,
-            address: settings.address.clone(),
-            file,
-        };
+        let listener = Listener { socket, address: settings.address.clone(), file };
         listener.listen(settings.backlog).map_err(failed)?;
         Ok(listener)
+    }
+
+    /// Adopts a socket that listens already.
+    ///
+    /// `is_ours` says whether it was bound by an earlier process of ours, so
+    /// that its file, if it has one, is ours to remove.
+    ///
+    /// # Errors
+    ///
+    /// It is not a stream socket that listens.
+    pub fn adopt(inherited: &Inherited, address: &Address, is_ours: bool) -> Result<Self, Error> {
+        let failed = |error: io::Error| {
+            let what = format!("adopt listener \"{address}\"");
+            Error::system(what, &error).with_code(Code::CannotCreate)
+        };
+        let socket = inherited.socket.try_clone().map_err(failed)?;
+        let kind = getsockopt(&socket, sockopt::SockType).map_err(|errno| failed(errno.into()))?;
+        let listens =
+            getsockopt(&socket, sockopt::AcceptConn).map_err(|errno| failed(errno.into()))?;
+        if kind != SockType::Stream || !listens {
+            return Err(failed(io::Error::other("it is not a stream socket that listens")));
+        }
+        // Workers sleep in accept.
+        fcntl(&socket, FcntlArg::F_SETFL(OFlag::empty())).map_err(|errno| failed(errno.into()))?;
+        let file = match address {
+            Address::Path(path) if is_ours => Some(SocketFile::of(path).map_err(failed)?),
+            _ => None,
+        };
+        Ok(Listener { socket, address: address.clone(), file })
+    }
+
+    /// Leaves the socket file in place when the listener goes: the socket
+    /// lives on elsewhere.
+    pub fn leave_file(&self) {
+        if let Some(file) = &self.file {
+            file.stays.set(true);
+        }
     }
 
     /// Takes over what `settings` says beside the address, while it listens.
@@ -79,6 +136,9 @@ impl Listener {
     ///
     /// The backlog, the owner or the mode could not be changed.
     pub fn adjust(&self, settings: &Listen) -> io::Result<()> {
+        if matches!(self.address, Address::Systemd(_)) {
+            return Ok(());
+        }
         self.listen(settings.backlog)?;
         match &self.file {
             Some(file) => file.adjust(settings),
@@ -114,18 +174,8 @@ pub fn check(settings: &Listen) -> Result<(), String> {
     let Address::Path(path) = &settings.address else {
         return Ok(());
     };
-    settings
-        .owner
-        .as_deref()
-        .map(find_user)
-        .transpose()
-        .map_err(|error| error.to_string())?;
-    settings
-        .group
-        .as_deref()
-        .map(find_group)
-        .transpose()
-        .map_err(|error| error.to_string())?;
+    settings.owner.as_deref().map(find_user).transpose().map_err(|error| error.to_string())?;
+    settings.group.as_deref().map(find_group).transpose().map_err(|error| error.to_string())?;
     match path.parent().map(fs::metadata) {
         Some(Ok(directory)) if directory.is_dir() => {}
         Some(Ok(_)) | None => return Err("its directory is not a directory".to_owned()),
@@ -141,12 +191,7 @@ const IN_THE_WAY: &str = "a file that is not a socket is in the way";
 
 /// A socket on which nobody listens: accept on it fails at once.
 pub fn dead_socket() -> io::Result<OwnedFd> {
-    Ok(socket(
-        AddressFamily::Unix,
-        SockType::Stream,
-        SockFlag::SOCK_CLOEXEC,
-        None,
-    )?)
+    Ok(socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?)
 }
 
 fn bind_internet(address: SocketAddr) -> io::Result<OwnedFd> {
@@ -161,12 +206,7 @@ fn bind_internet(address: SocketAddr) -> io::Result<OwnedFd> {
 }
 
 fn bind_unix(address: &UnixAddr) -> io::Result<OwnedFd> {
-    let socket = socket(
-        AddressFamily::Unix,
-        SockType::Stream,
-        SockFlag::SOCK_CLOEXEC,
-        None,
-    )?;
+    let socket = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
     bind_to(&socket, address)?;
     Ok(socket)
 }
@@ -182,12 +222,7 @@ fn bind_path(path: &Path, settings: &Listen) -> io::Result<(OwnedFd, SocketFile)
     let group = settings.group.as_deref().map(find_group).transpose()?;
     remove_stale(path)?;
 
-    let socket = socket(
-        AddressFamily::Unix,
-        SockType::Stream,
-        SockFlag::SOCK_CLOEXEC,
-        None,
-    )?;
+    let socket = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
     // The file is made with the mode of the socket less the umask (unix(7)).
     // By name it could be changed only after it is there, when it may be
     // another file already.
@@ -245,6 +280,7 @@ struct SocketFile {
     device: u64,
     inode: u64,
     made_by: Pid,
+    stays: Cell<bool>,
 }
 
 impl SocketFile {
@@ -255,6 +291,7 @@ impl SocketFile {
             device: file.dev(),
             inode: file.ino(),
             made_by: getpid(),
+            stays: Cell::new(false),
         })
     }
 
@@ -265,11 +302,8 @@ impl SocketFile {
     fn adjust(&self, settings: &Listen) -> io::Result<()> {
         // The file is held while its identity is checked and its mode changed,
         // lest another one take its name in between.
-        let held = open(
-            &self.path,
-            OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC,
-            Mode::empty(),
-        )?;
+        let held =
+            open(&self.path, OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty())?;
         let by_number = format!("/proc/self/fd/{}", held.as_raw_fd());
         if !self.is(&fs::metadata(&by_number)?) {
             return Err(io::Error::other("another file has taken its name"));
@@ -287,7 +321,7 @@ impl Drop for SocketFile {
     fn drop(&mut self) {
         // Not in a child, and not what somebody else has put in its place.
         let is_ours = fs::symlink_metadata(&self.path).is_ok_and(|file| self.is(&file));
-        if is_ours && getpid() == self.made_by {
+        if is_ours && !self.stays.get() && getpid() == self.made_by {
             // Were it to fail, the next start finds it stale.
             let _ = fs::remove_file(&self.path);
         }

@@ -78,11 +78,7 @@ pub struct Scoreboard {
 impl Scoreboard {
     /// A scoreboard of [`SEATS`] pages.
     pub fn new() -> io::Result<Self> {
-        Ok(Scoreboard {
-            pages: Pages::new(SEATS)?,
-            free: Vec::new(),
-            fresh: 0,
-        })
+        Ok(Scoreboard { pages: Pages::new(SEATS)?, free: Vec::new(), fresh: 0 })
     }
 
     /// Takes a seat with an empty page, if one is left.
@@ -161,10 +157,8 @@ impl Scoreboard {
             .flat_map(|word| word.load(Ordering::Relaxed).to_le_bytes())
             .take_while(|&byte| byte != 0)
             .collect();
-        let text: String = String::from_utf8_lossy(&bytes)
-            .chars()
-            .filter(|c| !c.is_control())
-            .collect();
+        let text: String =
+            String::from_utf8_lossy(&bytes).chars().filter(|c| !c.is_control()).collect();
         (!text.is_empty()).then_some(text)
     }
 
@@ -275,10 +269,7 @@ mod tests {
         own.explain("could not\x1b[2J enter");
         assert_eq!(board.reason(&seat).as_deref(), Some("could not[2J enter"));
         own.explain(&"x".repeat(10_000));
-        assert_eq!(
-            board.reason(&seat).map(|reason| reason.len()),
-            Some(REASON_WORDS * 8 - 1)
-        );
+        assert_eq!(board.reason(&seat).map(|reason| reason.len()), Some(REASON_WORDS * 8 - 1));
     }
 
     #[test]

@@ -20,10 +20,7 @@ pub struct Source {
 impl Source {
     /// The file `path`, which holds `text`.
     pub fn new(path: impl Into<PathBuf>, text: impl Into<String>) -> Self {
-        Source {
-            path: path.into(),
-            text: text.into(),
-        }
+        Source { path: path.into(), text: text.into() }
     }
 
     /// Where the file is, as the user named it.
@@ -94,10 +91,7 @@ impl Problem {
 
     /// A problem with the file `path` as a whole.
     pub fn of_file(path: &Path, message: impl fmt::Display) -> Self {
-        Problem {
-            path: Some(path.to_owned()),
-            ..Problem::new(message)
-        }
+        Problem { path: Some(path.to_owned()), ..Problem::new(message) }
     }
 
     /// The same problem with another exit code than that of a wrong configuration.
@@ -194,29 +188,20 @@ impl Place {
         let start = char_start(text, span.start);
         let end = char_start(text, span.end).max(start);
         let line_start = text[..start].rfind('\n').map_or(0, |feed| feed + 1);
-        let line_end = text[start..]
-            .find('\n')
-            .map_or(text.len(), |feed| start + feed);
+        let line_end = text[start..].find('\n').map_or(text.len(), |feed| start + feed);
         let before = &text[line_start..start];
         let col = before.chars().count() + 1;
         let width = text[start..end.min(line_end)].chars().count().max(1);
 
         // A line as long as the file must not flood the terminal.
-        let skip = if col > EXCERPT_CHARS {
-            col - EXCERPT_CHARS / 2
-        } else {
-            0
-        };
+        let skip = if col > EXCERPT_CHARS { col - EXCERPT_CHARS / 2 } else { 0 };
         let shown = text[line_start..line_end]
             .trim_end_matches('\r')
             .chars()
             .skip(skip)
             .take(EXCERPT_CHARS);
         // A tab stays one, above and below, so that the caret stays aligned.
-        let pad = before
-            .chars()
-            .skip(skip)
-            .map(|c| if c == '\t' { '\t' } else { ' ' });
+        let pad = before.chars().skip(skip).map(|c| if c == '\t' { '\t' } else { ' ' });
         let width = width.min(EXCERPT_CHARS - (col - 1 - skip).min(EXCERPT_CHARS - 1));
 
         Place {
@@ -230,30 +215,19 @@ impl Place {
 
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{:5} | {}\n      | {}",
-            self.line, self.excerpt, self.carets
-        )
+        write!(f, "{:5} | {}\n      | {}", self.line, self.excerpt, self.carets)
     }
 }
 
 /// The start of the character that the byte `offset` of `text` belongs to.
 fn char_start(text: &str, offset: usize) -> usize {
     let offset = offset.min(text.len());
-    (0..=offset)
-        .rev()
-        .find(|&at| text.is_char_boundary(at))
-        .unwrap_or(0)
+    (0..=offset).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0)
 }
 
 /// Keeps a broken file from writing escape sequences to the terminal.
 fn printable(c: char) -> char {
-    if c.is_control() && c != '\t' {
-        char::REPLACEMENT_CHARACTER
-    } else {
-        c
-    }
+    if c.is_control() && c != '\t' { char::REPLACEMENT_CHARACTER } else { c }
 }
 
 /// All that is wrong with a configuration; at least one problem.
@@ -263,11 +237,7 @@ pub struct Problems(Vec<Problem>);
 impl Problems {
     /// `value`, if there is nothing wrong.
     pub fn unless_empty<T>(problems: Vec<Problem>, value: T) -> Result<T, Problems> {
-        if problems.is_empty() {
-            Ok(value)
-        } else {
-            Err(Problems(problems))
-        }
+        if problems.is_empty() { Ok(value) } else { Err(Problems(problems)) }
     }
 
     /// One problem more.
@@ -348,18 +318,12 @@ mod tests {
         let source = Source::new("f", "one\n\ttwo thrëe\r\nfour");
         let cases = [
             (0..3, "f:1:1: k: m\n    1 | one\n      | ^^^"),
-            (
-                9..15,
-                "f:2:6: k: m\n    2 | \ttwo thrëe\n      | \t    ^^^^^",
-            ),
+            (9..15, "f:2:6: k: m\n    2 | \ttwo thrëe\n      | \t    ^^^^^"),
             (1..7, "f:1:2: k: m\n    1 | one\n      |  ^^"),
             (21..21, "f:3:5: k: m\n    3 | four\n      |     ^"),
             (99..200, "f:3:5: k: m\n    3 | four\n      |     ^"),
             // Inside a character: from a span of another file.
-            (
-                13..13,
-                "f:2:9: k: m\n    2 | \ttwo thrëe\n      | \t       ^",
-            ),
+            (13..13, "f:2:9: k: m\n    2 | \ttwo thrëe\n      | \t       ^"),
         ];
         for (span, expected) in cases {
             let told = source.problem("k", span.clone(), "m").to_string();
@@ -372,9 +336,7 @@ mod tests {
     #[test]
     fn a_long_line_is_cut_around_the_caret() {
         let text = format!("{}HERE{}", "a".repeat(1000), "b".repeat(1000));
-        let told = Source::new("f", text)
-            .problem("", 1000..1004, "m")
-            .to_string();
+        let told = Source::new("f", text).problem("", 1000..1004, "m").to_string();
         let lines: Vec<_> = told.lines().collect();
         assert!(lines[1].len() <= 8 + EXCERPT_CHARS, "{told}");
         assert_eq!(lines[1].find("HERE"), lines[2].find("^^^^"), "{told}");
@@ -382,9 +344,7 @@ mod tests {
 
     #[test]
     fn control_characters_do_not_reach_the_terminal() {
-        let told = Source::new("f", "\u{1b}[2J")
-            .problem("", 0..1, "m")
-            .to_string();
+        let told = Source::new("f", "\u{1b}[2J").problem("", 0..1, "m").to_string();
         assert!(!told.contains('\u{1b}'), "{told:?}");
     }
 

@@ -21,11 +21,7 @@ const HINT: &str = "\nhint: ";
 impl Fault {
     /// A value that is wrong for the reason `message`.
     pub fn new(message: impl fmt::Display) -> Self {
-        Fault {
-            message: message.to_string(),
-            key: None,
-            hint: None,
-        }
+        Fault { message: message.to_string(), key: None, hint: None }
     }
 
     /// The same fault, found at `key` of the table that is deserialized.
@@ -52,11 +48,7 @@ impl Fault {
             Some((text, key)) => (text, Some(key.to_owned())),
             None => (text, None),
         };
-        Fault {
-            message: message.to_owned(),
-            key,
-            hint,
-        }
+        Fault { message: message.to_owned(), key, hint }
     }
 }
 

@@ -30,9 +30,7 @@ pub(super) fn read(path: &Path) -> Result<Arc<Source>, Problem> {
     }
     // The length of the file is not asked for: a pipe has none.
     let mut bytes = Vec::new();
-    file.take(MAX_BYTES + 1)
-        .read_to_end(&mut bytes)
-        .map_err(|error| failed(&reason(&error)))?;
+    file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(|error| failed(&reason(&error)))?;
     if bytes.len() as u64 > MAX_BYTES {
         return Err(failed("it is larger than 1 MiB").with_code(Code::Config));
     }
@@ -83,9 +81,7 @@ pub(super) fn expand(main: &Source, include: &Spanned<String>) -> Result<Vec<Pat
         return Ok(vec![directory.join(name)]);
     }
     let Some(directory) = directory.to_str() else {
-        return Err(wrong(
-            "a pattern needs a directory whose name is UTF-8".to_owned(),
-        ));
+        return Err(wrong("a pattern needs a directory whose name is UTF-8".to_owned()));
     };
     let pattern = Path::new(&Pattern::escape(directory)).join(name);
     let options = MatchOptions {
@@ -103,10 +99,7 @@ pub(super) fn expand(main: &Source, include: &Spanned<String>) -> Result<Vec<Pat
 }
 
 fn could_not_read(path: &Path, reason: &str) -> Problem {
-    let message = format!(
-        r#"could not read configuration "{}": {reason}"#,
-        path.display()
-    );
+    let message = format!(r#"could not read configuration "{}": {reason}"#, path.display());
     Problem::new(message).with_code(Code::NoInput)
 }
 

@@ -39,13 +39,7 @@ impl Listen {
 
 impl From<Address> for Listen {
     fn from(address: Address) -> Self {
-        Listen {
-            address,
-            backlog: Listen::BACKLOG,
-            owner: None,
-            group: None,
-            mode: Listen::MODE,
-        }
+        Listen { address, backlog: Listen::BACKLOG, owner: None, group: None, mode: Listen::MODE }
     }
 }
 
@@ -151,9 +145,7 @@ impl FromStr for Address {
             }
             return Ok(Address::Systemd(name.to_owned()));
         }
-        text.parse()
-            .map(Address::Inet)
-            .map_err(|_| not_an_address(text))
+        text.parse().map(Address::Inet).map_err(|_| not_an_address(text))
     }
 }
 
@@ -162,10 +154,7 @@ fn socket_name(text: &str, name: &str) -> Result<(), Fault> {
     if name.is_empty() || name == "/" {
         Err(Fault::new(format_args!("{text:?} names no socket")))
     } else if name.len() >= SUN_PATH {
-        let message = format!(
-            "{text:?} is longer than the {} bytes of a socket",
-            SUN_PATH - 1
-        );
+        let message = format!("{text:?} is longer than the {} bytes of a socket", SUN_PATH - 1);
         Err(Fault::new(message))
     } else {
         Ok(())
@@ -177,21 +166,15 @@ fn not_an_address(text: &str) -> Fault {
     let fault = Fault::new(format_args!("{text:?} is not an address"));
     let bare = text.trim_start_matches('[').trim_end_matches(']');
     if let Ok(ip) = bare.parse() {
-        return fault.with_hint(format_args!(
-            r#"add a port, like "{}""#,
-            SocketAddr::new(ip, 7007)
-        ));
+        return fault
+            .with_hint(format_args!(r#"add a port, like "{}""#, SocketAddr::new(ip, 7007)));
     }
-    if let Some(path) = text
-        .strip_prefix("unix:")
-        .filter(|path| path.starts_with('/'))
-    {
+    if let Some(path) = text.strip_prefix("unix:").filter(|path| path.starts_with('/')) {
         return fault.with_hint(format_args!("write the path alone, {path:?}"));
     }
     match text.rsplit_once(':') {
-        Some(("" | "*", port)) => fault.with_hint(format_args!(
-            r#"write "[::]:{port}" for every address of this machine"#
-        )),
+        Some(("" | "*", port)) => fault
+            .with_hint(format_args!(r#"write "[::]:{port}" for every address of this machine"#)),
         Some((_, port)) if port.parse::<u16>().is_ok() => {
             fault.with_hint("write the IP address: names are not looked up")
         }
@@ -228,14 +211,9 @@ mod tests {
 
     #[test]
     fn addresses_are_written_as_they_are_read() {
-        for text in [
-            "127.0.0.1:7007",
-            "[::1]:7007",
-            "0.0.0.0:0",
-            "/run/echo.sock",
-            "@echo",
-            "systemd:echo",
-        ] {
+        for text in
+            ["127.0.0.1:7007", "[::1]:7007", "0.0.0.0:0", "/run/echo.sock", "@echo", "systemd:echo"]
+        {
             let address: Address = text.parse().unwrap();
             assert_eq!(address.to_string(), text);
         }
@@ -254,16 +232,8 @@ mod tests {
                 "\"127.0.0.1\" is not an address",
                 Some("add a port, like \"127.0.0.1:7007\""),
             ),
-            (
-                "::1",
-                "\"::1\" is not an address",
-                Some("add a port, like \"[::1]:7007\""),
-            ),
-            (
-                "[::1]",
-                "\"[::1]\" is not an address",
-                Some("add a port, like \"[::1]:7007\""),
-            ),
+            ("::1", "\"::1\" is not an address", Some("add a port, like \"[::1]:7007\"")),
+            ("[::1]", "\"[::1]\" is not an address", Some("add a port, like \"[::1]:7007\"")),
             (
                 "*:80",
                 "\"*:80\" is not an address",
@@ -279,16 +249,8 @@ mod tests {
                 "\"localhost:80\" is not an address",
                 Some("write the IP address: names are not looked up"),
             ),
-            (
-                "unix:/x",
-                "\"unix:/x\" is not an address",
-                Some("write the path alone, \"/x\""),
-            ),
-            (
-                "127.0.0.1:65536",
-                "\"127.0.0.1:65536\" is not an address",
-                Some(forms),
-            ),
+            ("unix:/x", "\"unix:/x\" is not an address", Some("write the path alone, \"/x\"")),
+            ("127.0.0.1:65536", "\"127.0.0.1:65536\" is not an address", Some(forms)),
             ("echo.sock", "\"echo.sock\" is not an address", Some(forms)),
             ("", "\"\" is not an address", Some(forms)),
             ("@", "\"@\" names no socket", None),
@@ -303,10 +265,7 @@ mod tests {
         ];
         for (text, message, hint) in cases {
             let fault = text.parse::<Address>().unwrap_err();
-            assert_eq!(
-                (fault.message.as_str(), fault.hint.as_deref()),
-                (message, hint)
-            );
+            assert_eq!((fault.message.as_str(), fault.hint.as_deref()), (message, hint));
         }
     }
 
@@ -315,10 +274,7 @@ mod tests {
         for address in ["127.0.0.1:1", "@a", "systemd:a"] {
             for key in ["owner", "group", "mode"] {
                 let text = format!("address = \"{address}\"\n{key} = \"0600\"\n");
-                let error = toml::from_str::<ListenTable>(&text)
-                    .unwrap()
-                    .check()
-                    .unwrap_err();
+                let error = toml::from_str::<ListenTable>(&text).unwrap().check().unwrap_err();
                 assert_eq!(error.message, format!("address \"{address}\" has no {key}"));
                 assert_eq!(error.key.as_deref(), Some(key));
             }

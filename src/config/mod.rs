@@ -52,10 +52,7 @@ use settings::Origin;
 pub fn load(path: &Path) -> Result<Config, Problems> {
     let mut loader = Loader::default();
     let root = loader.read_main(path).unwrap_or_default();
-    let Loader {
-        mut pools,
-        mut problems,
-    } = loader;
+    let Loader { mut pools, mut problems } = loader;
     problems.extend(shared_names(&pools));
     problems.extend(shared_addresses(&pools));
     if pools.is_empty() && problems.is_empty() {
@@ -63,11 +60,7 @@ pub fn load(path: &Path) -> Result<Config, Problems> {
         problems.push(problem.with_hint("add one, which begins with a line like [pool.echo]"));
     }
     pools.sort_by(|one, other| one.name.cmp(&other.name));
-    let config = Config {
-        daemon: root.daemon,
-        log: root.log,
-        pools,
-    };
+    let config = Config { daemon: root.daemon, log: root.log, pools };
     Problems::unless_empty(problems, config)
 }
 
@@ -95,12 +88,7 @@ impl Loader {
         let source = self.keep(files::read(path))?;
         let values = self.parse(&source)?;
         let first = self.problems.len();
-        let table = Table {
-            source: &source,
-            path: "",
-            at: 0..0,
-            values: &values,
-        };
+        let table = Table { source: &source, path: "", at: 0..0, values: &values };
         let root: Option<Root> = table.read(&mut self.problems);
         self.read_pools(&source, &values);
         sort(&mut self.problems[first..]);
@@ -129,15 +117,11 @@ impl Loader {
             return;
         };
         let first = self.problems.len();
-        for (key, _) in values
-            .iter()
-            .filter(|(key, _)| key.get_ref().as_ref() != "pool")
-        {
+        for (key, _) in values.iter().filter(|(key, _)| key.get_ref().as_ref() != "pool") {
             let key_name = key.get_ref().as_ref();
             let message = format!("key {key_name:?} belongs in {}", main.path().display());
             let problem = source.problem("", key.span(), message);
-            self.problems
-                .push(problem.with_hint("an included file holds [pool.*] tables alone"));
+            self.problems.push(problem.with_hint("an included file holds [pool.*] tables alone"));
         }
         self.read_pools(&source, &values);
         sort(&mut self.problems[first..]);
@@ -145,10 +129,7 @@ impl Loader {
 
     /// Reads every `[pool.*]` table of the file whose content is `values`.
     fn read_pools(&mut self, source: &Arc<Source>, values: &DeTable<'_>) {
-        let Some(pools) = values
-            .get("pool")
-            .and_then(|pools| pools.get_ref().as_table())
-        else {
+        let Some(pools) = values.get("pool").and_then(|pools| pools.get_ref().as_table()) else {
             return;
         };
         let mut in_order: Vec<_> = pools.iter().collect();
@@ -158,30 +139,20 @@ impl Loader {
             if !is_pool_name(name.get_ref()) {
                 let message = format!("{:?} is not a name for a pool", name.get_ref().as_ref());
                 let problem = source.problem("", name.span(), message);
-                self.problems
-                    .push(problem.with_hint("a name has 1 to 64 of A-Z a-z 0-9 _ -"));
+                self.problems.push(problem.with_hint("a name has 1 to 64 of A-Z a-z 0-9 _ -"));
             }
             let Some(table) = value.get_ref().as_table() else {
                 let message = format!("{} is not a table", shown(source, value));
-                self.problems
-                    .push(source.problem(path, value.span(), message));
+                self.problems.push(source.problem(path, value.span(), message));
                 continue;
             };
-            let read = Table {
-                source,
-                path: &path,
-                at: name.span(),
-                values: table,
-            };
+            let read = Table { source, path: &path, at: name.span(), values: table };
             let Some(mut pool) = read.read::<Pool>(&mut self.problems) else {
                 continue;
             };
             pool.name = name.get_ref().to_string();
             pool.service.options = Options::new(source, &pool.name, table, &pool.service.name);
-            pool.origin = Origin {
-                source: Arc::clone(source),
-                name: name.span(),
-            };
+            pool.origin = Origin { source: Arc::clone(source), name: name.span() };
             self.pools.push(pool);
         }
     }
@@ -204,9 +175,7 @@ impl Loader {
 /// Names stand in log lines and key paths, so they hold nothing to be quoted.
 fn is_pool_name(name: &str) -> bool {
     (1..=64).contains(&name.len())
-        && name
-            .chars()
-            .all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-')
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-')
 }
 
 /// Pools that have the name of an earlier one; in one file, TOML forbids that.
@@ -214,9 +183,7 @@ fn shared_names(pools: &[Pool]) -> Vec<Problem> {
     repeated(pools, |pool| &pool.name)
         .map(|(first, pool)| {
             let message = format!("pool {:?} is already in {}", pool.name, first.place());
-            pool.origin
-                .source
-                .problem("", pool.origin.name.clone(), message)
+            pool.origin.source.problem("", pool.origin.name.clone(), message)
         })
         .collect()
 }

@@ -42,7 +42,7 @@ impl FromStr for Peers {
                 net.addr()
             );
             return Err(
-                Fault::new(format_args!("{text:?} has bits set behind its prefix")).with_hint(hint),
+                Fault::new(format_args!("{text:?} has bits set behind its prefix")).with_hint(hint)
             );
         }
         Ok(Peers::Net(net))
@@ -83,14 +83,7 @@ mod tests {
 
     #[test]
     fn peers_are_written_as_they_are_read() {
-        for text in [
-            "10.0.0.0/8",
-            "fd00::/8",
-            "::1",
-            "192.0.2.1",
-            "0.0.0.0/0",
-            "unix",
-        ] {
+        for text in ["10.0.0.0/8", "fd00::/8", "::1", "192.0.2.1", "0.0.0.0/0", "unix"] {
             assert_eq!(text.parse::<Peers>().unwrap().to_string(), text);
         }
         assert_eq!("192.0.2.1/32".parse::<Peers>(), "192.0.2.1".parse());
@@ -111,10 +104,7 @@ mod tests {
         ];
         for (text, message, hint) in cases {
             let fault = text.parse::<Peers>().unwrap_err();
-            assert_eq!(
-                (fault.message.as_str(), fault.hint.as_deref()),
-                (message, Some(hint))
-            );
+            assert_eq!((fault.message.as_str(), fault.hint.as_deref()), (message, Some(hint)));
         }
     }
 }

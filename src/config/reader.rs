@@ -85,9 +85,7 @@ impl Table<'_> {
         fault: Fault,
     ) -> Problem {
         let place = lookup(values, trail);
-        let key_span = place
-            .as_ref()
-            .map_or(self.at.clone(), |(key, _)| key.clone());
+        let key_span = place.as_ref().map_or(self.at.clone(), |(key, _)| key.clone());
         let problem = match wrong {
             Wrong::Missing(key) => {
                 let message = format!("missing key {key:?}{}", self.inside(trail));

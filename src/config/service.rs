@@ -32,10 +32,7 @@ impl<'de> Deserialize<'de> for ServiceChoice {
             Choice::Name(name) => Spanned::new(span, name),
             Choice::Table(name) => name,
         };
-        Ok(ServiceChoice {
-            name,
-            options: Options::default(),
-        })
+        Ok(ServiceChoice { name, options: Options::default() })
     }
 }
 
@@ -149,12 +146,8 @@ impl Options {
     pub fn parse<T: DeserializeOwned>(&self) -> Result<T, Problems> {
         let mut problems = Vec::new();
         let read = self.with_values(|values| {
-            let table = Table {
-                source: &self.source,
-                path: &self.path(),
-                at: self.at.clone(),
-                values,
-            };
+            let table =
+                Table { source: &self.source, path: &self.path(), at: self.at.clone(), values };
             table.read(&mut problems)
         });
         match read {
@@ -167,8 +160,7 @@ impl Options {
     pub fn problem(&self, key: &str, message: impl fmt::Display) -> Problem {
         let at = self.with_values(|values| values.get(key).map(Spanned::span));
         let path = dotted(&self.path(), [key]);
-        self.source
-            .problem(path, at.unwrap_or(self.at.clone()), message)
+        self.source.problem(path, at.unwrap_or(self.at.clone()), message)
     }
 
     fn path(&self) -> String {
@@ -183,9 +175,7 @@ impl Options {
         let (values, _) = DeTable::parse_recoverable(self.source.text());
         let options = ["pool", &self.pool]
             .iter()
-            .try_fold(values.get_ref(), |table, key| {
-                table.get(*key)?.get_ref().as_table()
-            })
+            .try_fold(values.get_ref(), |table, key| table.get(*key)?.get_ref().as_table())
             .and_then(|pool| options_in(pool, &self.service));
         match options {
             Some(options) => f(options),
@@ -266,10 +256,7 @@ mod tests {
 
     #[test]
     fn options_become_a_type() {
-        let expected = Exec {
-            command: vec!["cat".to_owned()],
-            retries: 2,
-        };
+        let expected = Exec { command: vec!["cat".to_owned()], retries: 2 };
         let cases = [
             "service.exec.command = [\"cat\"]\nservice.exec.retries = 2",
             "service = { exec = { command = [\"cat\"], retries = 2 } }",
@@ -306,10 +293,7 @@ mod tests {
         let place = |problem: Problem| (problem.line(), problem.col());
         assert_eq!(place(options.problem("command", "x")), (Some(3), Some(24)));
         assert_eq!(place(options.problem("root", "x")), (Some(3), Some(9)));
-        assert_eq!(
-            options.problem("root", "x").key(),
-            "pool.a.service.exec.root"
-        );
+        assert_eq!(options.problem("root", "x").key(), "pool.a.service.exec.root");
     }
 
     #[test]
@@ -327,11 +311,7 @@ mod tests {
         for (at, one) in all.iter().enumerate() {
             for (other_at, other) in all.iter().enumerate() {
                 let options = |table: &str| options(&format!("service.x = {table}"));
-                assert_eq!(
-                    options(one) == options(other),
-                    at == other_at,
-                    "{one} {other}"
-                );
+                assert_eq!(options(one) == options(other), at == other_at, "{one} {other}");
             }
         }
         assert_eq!(options("service = \"x\""), options("service.x = {}"));

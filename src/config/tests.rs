@@ -81,22 +81,13 @@ fn columns_count_characters() {
 #[test]
 fn included_files_add_their_pools() {
     let files = Files::new(&[
-        (
-            "main.toml",
-            "include = [\"d/*.toml\", \"d/[b].toml\", \"none/*\", \"x\"]",
-        ),
+        ("main.toml", "include = [\"d/*.toml\", \"d/[b].toml\", \"none/*\", \"x\"]"),
         ("d/b.toml", "[pool.b]\nlisten = \"@b\"\nservice = \"echo\""),
         ("d/c.toml", POOL),
         ("d/.hidden.toml", "not toml"),
         ("x", "[pool.x]\nlisten = \"@x\"\nservice = \"echo\""),
     ]);
-    let names: Vec<_> = files
-        .load()
-        .unwrap()
-        .pools
-        .into_iter()
-        .map(|pool| pool.name)
-        .collect();
+    let names: Vec<_> = files.load().unwrap().pools.into_iter().map(|pool| pool.name).collect();
     assert_eq!(names, ["a", "b", "x"]);
 }
 
@@ -109,41 +100,19 @@ fn included_files_are_read_in_the_order_of_their_names() {
         ("b.d", "b = 1"),
     ]);
     let problems = files.load().unwrap_err();
-    let order: Vec<_> = problems
-        .iter()
-        .map(|problem| problem.path().unwrap().file_name().unwrap())
-        .collect();
+    let order: Vec<_> =
+        problems.iter().map(|problem| problem.path().unwrap().file_name().unwrap()).collect();
     assert_eq!(order, ["a.d", "b.d", "c.d"]);
 }
 
 #[test]
 fn wrong_includes_are_told() {
     let cases: [(&str, &str, &str); 5] = [
-        (
-            "absent.toml",
-            "",
-            "could not read configuration \"absent.toml\": no such file",
-        ),
-        (
-            "d/*[",
-            "",
-            "main.toml:1:12: include: \"d/*[\" is not a pattern: invalid range pattern",
-        ),
-        (
-            "d/*",
-            "[daemon]",
-            "d/i.toml:1:2: key \"daemon\" belongs in main.toml",
-        ),
-        (
-            "d/*",
-            "include = []",
-            "d/i.toml:1:1: key \"include\" belongs in main.toml",
-        ),
-        (
-            "d/*",
-            "[pool.b]\nservice = \"x\"",
-            "d/i.toml:1:7: missing key \"listen\" in pool.b",
-        ),
+        ("absent.toml", "", "could not read configuration \"absent.toml\": no such file"),
+        ("d/*[", "", "main.toml:1:12: include: \"d/*[\" is not a pattern: invalid range pattern"),
+        ("d/*", "[daemon]", "d/i.toml:1:2: key \"daemon\" belongs in main.toml"),
+        ("d/*", "include = []", "d/i.toml:1:1: key \"include\" belongs in main.toml"),
+        ("d/*", "[pool.b]\nservice = \"x\"", "d/i.toml:1:7: missing key \"listen\" in pool.b"),
     ];
     for (include, text, expected) in cases {
         let main = format!("include = [\"{include}\"]\n{POOL}");
@@ -171,31 +140,11 @@ fn a_file_that_cannot_be_read_is_told_by_name_and_code() {
     let files = Files::new(&[("d/x", ""), ("large", &large), ("empty", "")]);
     fs::write(files.0.join("latin"), b"# ok\n# \xff\n").unwrap();
     let cases = [
-        (
-            "none",
-            Code::NoInput,
-            "could not read configuration \"none\": no such file",
-        ),
-        (
-            "d",
-            Code::NoInput,
-            "could not read configuration \"d\": it is a directory",
-        ),
-        (
-            "d/x/y",
-            Code::NoInput,
-            "could not read configuration \"d/x/y\": not a directory",
-        ),
-        (
-            "large",
-            Code::Config,
-            "could not read configuration \"large\": it is larger than 1 MiB",
-        ),
-        (
-            "latin",
-            Code::Config,
-            "could not read configuration \"latin\": line 2 is not UTF-8",
-        ),
+        ("none", Code::NoInput, "could not read configuration \"none\": no such file"),
+        ("d", Code::NoInput, "could not read configuration \"d\": it is a directory"),
+        ("d/x/y", Code::NoInput, "could not read configuration \"d/x/y\": not a directory"),
+        ("large", Code::Config, "could not read configuration \"large\": it is larger than 1 MiB"),
+        ("latin", Code::Config, "could not read configuration \"latin\": line 2 is not UTF-8"),
         (
             "empty",
             Code::Config,
@@ -204,13 +153,8 @@ fn a_file_that_cannot_be_read_is_told_by_name_and_code() {
     ];
     for (name, code, expected) in cases {
         let problems = load(&files.0.join(name)).unwrap_err();
-        let told = problems
-            .to_string()
-            .replace(&format!("{}/", files.0.display()), "");
-        assert_eq!(
-            (told.as_str(), Error::from(problems).code()),
-            (expected, code)
-        );
+        let told = problems.to_string().replace(&format!("{}/", files.0.display()), "");
+        assert_eq!((told.as_str(), Error::from(problems).code()), (expected, code));
     }
 }
 
@@ -221,12 +165,9 @@ fn equality_is_about_what_is_said_not_where() {
                  service.exec.a = 1\nlisten = { address = \"@a\", backlog = 1024 }\n";
     let pool = |text: &str| read(text).pools.remove(0);
     assert_eq!(pool(one), pool(other));
-    for (was, is) in [
-        ("nice = 1", "nice = 2"),
-        ("a = 1", "a = 2"),
-        ("\"x\"", "\"y\""),
-        ("@a", "@b"),
-    ] {
+    for (was, is) in
+        [("nice = 1", "nice = 2"), ("a = 1", "a = 2"), ("\"x\"", "\"y\""), ("@a", "@b")]
+    {
         assert_ne!(pool(one), pool(&one.replace(was, is)), "{is}");
     }
 }
@@ -237,10 +178,7 @@ fn the_shipped_file_is_right_as_it_is_and_with_every_key() {
     let pool = &config.pools[0];
     let address = SocketAddr::from(([127, 0, 0, 1], 7007));
     assert_eq!(pool.listen.get_ref().address, Address::Inet(address));
-    assert_eq!(
-        (pool.workers, pool.service.name.get_ref().as_str()),
-        (4, "echo")
-    );
+    assert_eq!((pool.workers, pool.service.name.get_ref().as_str()), (4, "echo"));
 
     let with_every_key: String = SHIPPED
         .lines()
@@ -251,26 +189,14 @@ fn the_shipped_file_is_right_as_it_is_and_with_every_key() {
         .flat_map(|line| [line, "\n"])
         .collect();
     let full = read(&with_every_key);
-    assert_eq!(
-        full.daemon,
-        Daemon::default(),
-        "the defaults that it tells are the defaults"
-    );
-    assert_eq!(
-        (full.log.level, full.log.format),
-        (Level::Info, Format::Auto)
-    );
-    let [all] = &full.pools[..] else {
-        panic!("{full:?}")
-    };
+    assert_eq!(full.daemon, Daemon::default(), "the defaults that it tells are the defaults");
+    assert_eq!((full.log.level, full.log.format), (Level::Info, Format::Auto));
+    let [all] = &full.pools[..] else { panic!("{full:?}") };
     assert_eq!(
         (all.max_requests, all.max_requests_jitter),
         (pool.max_requests, pool.max_requests_jitter)
     );
-    assert_eq!(
-        (all.kill_timeout, all.min_uptime),
-        (pool.kill_timeout, pool.min_uptime)
-    );
+    assert_eq!((all.kill_timeout, all.min_uptime), (pool.kill_timeout, pool.min_uptime));
 }
 
 /// serde lists the keys that exist; the shipped file must explain each of them.
@@ -278,22 +204,10 @@ fn the_shipped_file_is_right_as_it_is_and_with_every_key() {
 fn the_shipped_file_names_every_key() {
     let mut known = Vec::new();
     for message in [
-        toml::from_str::<Daemon>("'?' = 1")
-            .unwrap_err()
-            .message()
-            .to_owned(),
-        toml::from_str::<Log>("'?' = 1")
-            .unwrap_err()
-            .message()
-            .to_owned(),
-        toml::from_str::<Pool>("'?' = 1")
-            .unwrap_err()
-            .message()
-            .to_owned(),
-        toml::from_str::<Limits>("'?' = 1")
-            .unwrap_err()
-            .message()
-            .to_owned(),
+        toml::from_str::<Daemon>("'?' = 1").unwrap_err().message().to_owned(),
+        toml::from_str::<Log>("'?' = 1").unwrap_err().message().to_owned(),
+        toml::from_str::<Pool>("'?' = 1").unwrap_err().message().to_owned(),
+        toml::from_str::<Limits>("'?' = 1").unwrap_err().message().to_owned(),
     ] {
         known.extend(message.split('`').skip(3).step_by(2).map(str::to_owned));
     }
@@ -321,11 +235,7 @@ fn broken_files_never_panic() {
     // Without the comments, so that most breaks hit something.
     let text: String = SHIPPED
         .lines()
-        .map(|line| {
-            line.strip_prefix('#')
-                .filter(|key| !key.starts_with(' '))
-                .unwrap_or(line)
-        })
+        .map(|line| line.strip_prefix('#').filter(|key| !key.starts_with(' ')).unwrap_or(line))
         .filter(|line| !line.starts_with('#'))
         .flat_map(|line| [line, "\n"])
         .collect();

@@ -47,10 +47,7 @@ pub(super) fn not<U: Unit + ?Sized>(shown: impl fmt::Display) -> Fault {
             U::expected(f)
         }
     }
-    Fault::new(format_args!(
-        "{shown} is not {}",
-        Expected::<U>(PhantomData)
-    ))
+    Fault::new(format_args!("{shown} is not {}", Expected::<U>(PhantomData)))
 }
 
 /// Deserializes a value in the unit `U`.
@@ -187,11 +184,7 @@ pub struct Percent(u8);
 impl Percent {
     /// `percent`, or `None` if that is above 100.
     pub const fn new(percent: u8) -> Option<Self> {
-        if percent <= 100 {
-            Some(Percent(percent))
-        } else {
-            None
-        }
+        if percent <= 100 { Some(Percent(percent)) } else { None }
     }
 
     /// The number before the percent sign, 0 to 100.

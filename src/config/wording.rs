@@ -140,22 +140,19 @@ pub(super) fn syntax(message: &str, at: &str) -> (String, Option<&'static str>) 
         "string values must be quoted, expected literal string" if at.is_empty() => {
             ("missing value".to_owned(), None)
         }
-        "string values must be quoted, expected literal string" => (
-            format!("{at:?} is not a value"),
-            Some("a text stands in quotes"),
-        ),
+        "string values must be quoted, expected literal string" => {
+            (format!("{at:?} is not a value"), Some("a text stands in quotes"))
+        }
         "duplicate key" => (format!("duplicate key {at:?}"), None),
         "invalid basic string, expected `\"`" | "invalid literal string, expected `'`" => {
             ("the text has no closing quote".to_owned(), None)
         }
-        "unexpected leading zero, expected nothing" => (
-            "a number cannot begin with 0".to_owned(),
-            Some(r#"a mode is a text, like "0660""#),
-        ),
-        "invalid float, expected nothing" => (
-            format!("{at:?} is not part of a number"),
-            Some("a text stands in quotes"),
-        ),
+        "unexpected leading zero, expected nothing" => {
+            ("a number cannot begin with 0".to_owned(), Some(r#"a mode is a text, like "0660""#))
+        }
+        "invalid float, expected nothing" => {
+            (format!("{at:?} is not part of a number"), Some("a text stands in quotes"))
+        }
         other => {
             let told = other.trim_end_matches(", expected nothing");
             (told.replace('`', "\""), None)
@@ -206,10 +203,7 @@ mod tests {
             ("number = -1", "V is not a whole number from 0 to 65535"),
             ("list = 1", "V is not a list"),
             ("list = [1]", "V is not a string"),
-            (
-                "truth = 'expected u8, expected x'",
-                "V is not true or false",
-            ),
+            ("truth = 'expected u8, expected x'", "V is not true or false"),
             ("inner = 1", "V is not a table"),
         ];
         for (text, expected) in cases {

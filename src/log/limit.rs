@@ -22,12 +22,7 @@ pub struct Limit {
 impl Limit {
     /// A limit of `most` lines in ten seconds.
     pub fn new(most: u32) -> Self {
-        Limit {
-            most,
-            began: None,
-            admitted: 0,
-            held_back: 0,
-        }
+        Limit { most, began: None, admitted: 0, held_back: 0 }
     }
 
     /// Whether a line may be logged at `now`: the number of lines that were
@@ -54,11 +49,7 @@ pub struct HeldBack(pub u64);
 
 impl KV for HeldBack {
     fn serialize(&self, _: &Record<'_>, serializer: &mut dyn Serializer) -> slog::Result {
-        if self.0 > 0 {
-            serializer.emit_u64("held_back", self.0)
-        } else {
-            Ok(())
-        }
+        if self.0 > 0 { serializer.emit_u64("held_back", self.0) } else { Ok(()) }
     }
 }
 
@@ -70,13 +61,8 @@ mod tests {
     fn what_is_held_back_is_counted_in_the_next_line() {
         let at = |seconds: u64| Moment::from_nanos(seconds * 1_000_000_000);
         let mut limit = Limit::new(2);
-        let admitted: Vec<_> = [0, 0, 1, 9, 10, 10, 10]
-            .into_iter()
-            .map(|second| limit.admit(at(second)))
-            .collect();
-        assert_eq!(
-            admitted,
-            [Some(0), Some(0), None, None, Some(2), Some(0), None]
-        );
+        let admitted: Vec<_> =
+            [0, 0, 1, 9, 10, 10, 10].into_iter().map(|second| limit.admit(at(second))).collect();
+        assert_eq!(admitted, [Some(0), Some(0), None, None, Some(2), Some(0), None]);
     }
 }

@@ -1,7 +1,9 @@
 //! The log: records with fields, as text for people or as JSON for programs.
 #![forbid(unsafe_code)]
 
+pub mod journal;
 pub mod limit;
+mod message_id;
 pub mod sink;
 
 use std::io::{self, IsTerminal, Write};
@@ -13,14 +15,16 @@ use slog::{Drain, FnValue, Level, Logger, PushFnValue, Record, SendSyncRefUnwind
 use slog_term::{Decorator, FullFormat, PlainDecorator, TermDecorator};
 
 use crate::config::{self, Format};
-use sink::{LineWriter, Sink};
+use journal::Journal;
+use sink::{Kind, LineWriter, Sink};
 
 /// The logger of these settings, which writes to `sink`.
 pub fn logger(settings: &config::Log, sink: &Sink) -> Logger {
     let level = slog_level(settings.level);
-    match settings.format {
-        Format::Json => root(Mutex::new(json(sink.writer())), level),
-        Format::Auto | Format::Term | Format::Journal => match colours(sink) {
+    match (settings.format, sink.kind()) {
+        (_, Kind::Journal) => root(Mutex::new(Journal::new(sink.target())), level),
+        (Format::Json, _) => root(Mutex::new(json(sink.writer())), level),
+        (Format::Auto | Format::Term | Format::Journal, _) => match colours(sink) {
             Some(terminal) => root(Mutex::new(text(terminal)), level),
             None => root(Mutex::new(text(PlainDecorator::new(sink.writer()))), level),
         },
@@ -37,10 +41,8 @@ where
 
 /// Colours, where the log is read by a person at a terminal.
 fn colours(sink: &Sink) -> Option<TermDecorator> {
-    let terminal = sink.path().is_none() && io::stderr().is_terminal();
-    terminal
-        .then(|| TermDecorator::new().stderr().try_build())
-        .flatten()
+    let terminal = *sink.kind() == Kind::StandardError && io::stderr().is_terminal();
+    terminal.then(|| TermDecorator::new().stderr().try_build()).flatten()
 }
 
 fn text<D: Decorator>(decorator: D) -> FullFormat<D> {

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use std::ffi::CString;
+use std::fmt;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
@@ -14,14 +15,55 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use crate::config::{self, Format};
 use crate::sys::descriptor;
+
+use super::journal;
 
 /// Lines that could not be written.
 static LOST: AtomicU64 = AtomicU64::new(0);
 
+/// Counts a line that could not be written.
+pub(super) fn count_lost() {
+    LOST.fetch_add(1, Relaxed);
+}
+
 /// How many lines were lost since the last call.
 pub fn take_lost() -> u64 {
     LOST.swap(0, Relaxed)
+}
+
+/// What a log is written to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Standard error.
+    StandardError,
+    /// The file of this name.
+    File(PathBuf),
+    /// The journal, as native entries.
+    Journal,
+}
+
+impl Kind {
+    /// What these settings write to.
+    pub fn of(settings: &config::Log) -> Kind {
+        match (settings.format, &settings.file) {
+            (Format::Journal, _) => Kind::Journal,
+            (_, Some(path)) => Kind::File(path.clone()),
+            (Format::Auto, None) if journal::is_standard_error() => Kind::Journal,
+            (_, None) => Kind::StandardError,
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Kind::StandardError => f.write_str("standard error"),
+            Kind::File(path) => write!(f, "{}", path.display()),
+            Kind::Journal => f.write_str("journal"),
+        }
+    }
 }
 
 /// An open log. Master and workers share what it means to reopen it: another
@@ -29,20 +71,18 @@ pub fn take_lost() -> u64 {
 #[derive(Debug)]
 pub struct Sink {
     target: Arc<OwnedFd>,
-    path: Option<PathBuf>,
+    kind: Kind,
 }
 
 impl Sink {
-    /// Opens the log file at `path`, or standard error.
-    pub fn open(path: Option<&Path>) -> io::Result<Self> {
-        let target = match path {
-            Some(path) => open_file(path)?.into(),
-            None => io::stderr().as_fd().try_clone_to_owned()?,
+    /// Opens the log.
+    pub fn open(kind: Kind) -> io::Result<Self> {
+        let target = match &kind {
+            Kind::File(path) => open_file(path)?.into(),
+            Kind::StandardError => io::stderr().as_fd().try_clone_to_owned()?,
+            Kind::Journal => journal::open()?,
         };
-        Ok(Sink {
-            target: Arc::new(target),
-            path: path.map(Path::to_owned),
-        })
+        Ok(Sink { target: Arc::new(target), kind })
     }
 
     /// Opens the file again by its name, after somebody has renamed it.
@@ -51,7 +91,7 @@ impl Sink {
     ///
     /// The file cannot be opened; the old one stays in use.
     pub fn reopen(&self) -> io::Result<()> {
-        match &self.path {
+        match self.path() {
             Some(path) => descriptor::replace(open_file(path)?, self.number()),
             None => Ok(()),
         }
@@ -60,7 +100,7 @@ impl Sink {
     /// Goes over to what `other` has open, under the number of this one.
     pub fn become_like(&mut self, other: Sink) -> io::Result<()> {
         descriptor::replace(&*other.target, self.number())?;
-        self.path = other.path;
+        self.kind = other.kind;
         Ok(())
     }
 
@@ -69,26 +109,32 @@ impl Sink {
         self.target.as_raw_fd()
     }
 
-    /// The path of the log file, unless the log is standard error.
-    pub fn path(&self) -> Option<&Path> {
-        self.path.as_deref()
+    /// What it is written to.
+    pub fn kind(&self) -> &Kind {
+        &self.kind
     }
 
-    /// The path as the C library wants it.
+    fn path(&self) -> Option<&Path> {
+        match &self.kind {
+            Kind::File(path) => Some(path),
+            Kind::StandardError | Kind::Journal => None,
+        }
+    }
+
+    /// The path of the log file, as the C library wants it.
     pub fn c_path(&self) -> Option<CString> {
         // A path that was opened holds no NUL byte.
-        self.path
-            .as_deref()
-            .and_then(|path| CString::new(path.as_os_str().as_bytes()).ok())
+        self.path().and_then(|path| CString::new(path.as_os_str().as_bytes()).ok())
+    }
+
+    /// The descriptor, for a writer of its own.
+    pub fn target(&self) -> Arc<OwnedFd> {
+        Arc::clone(&self.target)
     }
 
     /// A writer that sends each record off in one piece.
     pub fn writer(&self) -> LineWriter {
-        LineWriter {
-            target: Arc::clone(&self.target),
-            line: Vec::new(),
-            torn: false,
-        }
+        LineWriter { target: Arc::clone(&self.target), line: Vec::new(), torn: false }
     }
 }
 
@@ -97,11 +143,7 @@ impl Sink {
 /// what clients sent.
 fn open_file(path: &Path) -> io::Result<File> {
     let mut options = File::options();
-    options
-        .append(true)
-        .create(true)
-        .mode(0o640)
-        .custom_flags(libc::O_NOCTTY);
+    options.append(true).create(true).mode(0o640).custom_flags(libc::O_NOCTTY);
     // A FIFO that nobody reads yet would make us wait for its reader.
     if path.metadata().is_ok_and(|file| file.file_type().is_fifo()) {
         options.read(true);
@@ -137,7 +179,7 @@ impl Write for LineWriter {
             Err(_) => {
                 // A full disk, a reader that is gone or asleep. There is no
                 // place to say so, and nothing to stop for; it is counted.
-                LOST.fetch_add(1, Relaxed);
+                count_lost();
             }
         }
         self.line.clear();

@@ -29,10 +29,8 @@ pub fn changes<'a>(
     wanted: impl IntoIterator<Item = &'a Pool>,
     all_new: bool,
 ) -> BTreeMap<&'a str, Change> {
-    let mut running: BTreeMap<&str, (&Pool, u32)> = running
-        .into_iter()
-        .map(|(pool, size)| (pool.name.as_str(), (pool, size)))
-        .collect();
+    let mut running: BTreeMap<&str, (&Pool, u32)> =
+        running.into_iter().map(|(pool, size)| (pool.name.as_str(), (pool, size))).collect();
     let mut changes = BTreeMap::new();
     for pool in wanted {
         let change = match running.remove(pool.name.as_str()) {
@@ -80,18 +78,8 @@ mod tests {
             // Its size was changed by a signal since.
             pool("[pool.tuned]\nlisten = \"@e\"\nworkers = 2\nservice = \"echo\""),
         ];
-        let running = || {
-            old.iter().map(|pool| {
-                (
-                    pool,
-                    if pool.name == "tuned" {
-                        5
-                    } else {
-                        pool.workers
-                    },
-                )
-            })
-        };
+        let running =
+            || old.iter().map(|pool| (pool, if pool.name == "tuned" { 5 } else { pool.workers }));
         let expected = [
             ("gone", Change::Remove),
             ("grown", Change::Resize),

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod changes;
+mod observer;
 mod phase;
 mod reload;
 mod report;
@@ -20,7 +21,9 @@ use nix::sys::signal::Signal;
 
 use crate::config::{self, Config};
 use crate::error::{Code, Error, reason};
-use crate::log::{self, sink};
+use crate::listener::{Inherited, is_stored};
+use crate::log;
+use crate::log::sink::{self, Kind};
 use crate::pool::{Asked, Pool, Shared, Standing};
 use crate::service::Services;
 use crate::sys::clock::Moment;
@@ -31,6 +34,7 @@ use phase::{Phase, together};
 use reload::{Fate, Pending, Plan};
 use report::News;
 
+pub use observer::{Observer, Status};
 pub use reload::check;
 
 /// What the master waits for.
@@ -53,16 +57,13 @@ const IGNORED: [Signal; 3] = [Signal::SIGPIPE, Signal::SIGUSR2, Signal::SIGALRM]
 /// processes or memory; asking more often would not help it.
 const FORK_PAUSE: Duration = Duration::from_secs(1);
 
-/// What the master tells of its life as it goes, beside the log.
-pub trait Observer {
-    /// The pools accept. `warning` names those that do not.
-    fn ready(&mut self, warning: Option<&str>);
-}
-
 /// The supervising process.
-pub struct Master {
+pub struct Master<'a> {
+    observer: &'a mut dyn Observer,
     file: PathBuf,
     services: Services,
+    /// Sockets that a socket unit has made.
+    inherited: Vec<Inherited>,
     daemon: config::Daemon,
     log: config::Log,
     signals: Waiting,
@@ -79,30 +80,47 @@ pub struct Master {
     fork_failures: u64,
     /// Why the daemon stops.
     cause: &'static str,
+    /// The listeners are kept open over the end of the daemon.
+    listeners_stay: bool,
+    /// The observer knows that every pool accepts.
+    announced: bool,
+    /// Why the last reload, or the start of a pool, failed.
+    trouble: Option<String>,
     news: Vec<News>,
 }
 
-impl Master {
+impl<'a> Master<'a> {
     /// A master of this configuration, with its listeners bound and no worker
-    /// yet. `file` is read again at a reload.
+    /// yet. `file` is read again at a reload; `inherited` are sockets that were
+    /// passed to this process.
     ///
     /// # Errors
     ///
     /// What is wrong with the configuration, or with the machine.
-    pub fn new(file: PathBuf, config: Config, services: Services) -> Result<Self, Error> {
+    pub fn new(
+        file: PathBuf,
+        config: Config,
+        services: Services,
+        mut inherited: Vec<Inherited>,
+        observer: &'a mut dyn Observer,
+    ) -> Result<Self, Error> {
         let failed = |what: &'static str| move |error: io::Error| Error::system(what, &error);
-        let mut plan = Plan::make(config, &services, &[], None)?;
-        // From here on we must not die of a signal.
+        // From here on a signal waits until the loop does.
         let signals = Waiting::begin(&WANTED, &IGNORED).map_err(failed("set signal handlers"))?;
+        let mut plan = Plan::make(config, &services, &[], &inherited, None)?;
+        // What no pool wants of what was stored for us is closed.
+        inherited.retain(|socket| !is_stored(&socket.name));
         let sink = match plan.sink.take() {
             Some(sink) => sink,
-            None => reload::open_log(&plan.log)?,
+            None => reload::open_log(Kind::of(&plan.log))?,
         };
         let logger = log::logger(&plan.log, &sink);
         let shared = Shared::new(logger, sink).map_err(failed("make scoreboard"))?;
-        Ok(Master {
+        let mut master = Master {
+            observer,
             file,
             services,
+            inherited,
             daemon: plan.daemon,
             log: plan.log,
             signals,
@@ -118,8 +136,13 @@ impl Master {
             fork_pause: None,
             fork_failures: 0,
             cause: "",
+            listeners_stay: false,
+            announced: false,
+            trouble: None,
             news: plan.news,
-        })
+        };
+        master.keep_listeners();
+        Ok(master)
     }
 
     /// Keeps the pools at size until it is asked to stop.
@@ -127,10 +150,10 @@ impl Master {
     /// # Errors
     ///
     /// No pool could start its workers, or ppoll failed, which it cannot.
-    pub fn run(mut self, observer: &mut dyn Observer) -> Result<(), Error> {
+    pub fn run(mut self) -> Result<(), Error> {
         loop {
             self.maintain(Moment::now());
-            self.report();
+            self.report(Moment::now());
             if self.phase.is_over() {
                 return self.end();
             }
@@ -138,7 +161,7 @@ impl Master {
             let now = Moment::now();
             self.obey(Received::take(), now);
             self.reap(now);
-            self.advance(now, observer);
+            self.advance(now);
         }
     }
 
@@ -161,15 +184,14 @@ impl Master {
 
     /// When there is something to do without being asked.
     fn deadline(&self) -> Option<Moment> {
-        let pools = self
-            .pools
-            .iter()
-            .chain(&self.removed)
-            .filter_map(Pool::deadline)
-            .min();
-        // While fork fails, nothing else makes an empty slot urgent.
-        let pools = pools.map(|due| self.fork_pause.map_or(due, |pause| due.max(pause)));
-        [pools, self.phase.deadline()].into_iter().flatten().min()
+        let pools = || self.pools.iter().chain(&self.removed);
+        let watches = pools().filter_map(Pool::next_watch).min();
+        let spawns = pools().filter_map(Pool::next_spawn).min();
+        let spawns = spawns.map(|due| self.fork_pause.map_or(due, |pause| due.max(pause)));
+        [watches, spawns, self.phase.deadline(), self.observer.deadline()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Does what the signals ask for. Their flags are cleared already: one
@@ -229,38 +251,43 @@ impl Master {
     }
 
     /// Goes on to the next phase, if its time has come.
-    fn advance(&mut self, now: Moment, observer: &mut dyn Observer) {
+    fn advance(&mut self, now: Moment) {
         self.settle_reload();
         match self.phase {
             Phase::Starting => match together(self.pools.iter().map(Pool::standing)) {
                 Standing::Starting => {}
-                Standing::Ready => self.begin_service(observer),
+                Standing::Ready => self.begin_service(),
                 Standing::Failed => {
-                    self.pools
-                        .iter_mut()
-                        .for_each(|pool| pool.close(Asked::Stop));
+                    self.pools.iter_mut().for_each(|pool| pool.close(Asked::Stop));
                     self.enter(Phase::Failed);
                 }
             },
-            Phase::Running | Phase::Reloading => {}
+            Phase::Running | Phase::Reloading => self.announce(),
             Phase::Draining(_) | Phase::Ending(_) | Phase::Killing(_) => self.advance_stop(now),
             Phase::Stopped | Phase::Failed => {}
         }
     }
 
-    fn begin_service(&mut self, observer: &mut dyn Observer) {
-        let (accepting, failed): (Vec<&Pool>, Vec<&Pool>) = self
-            .pools
-            .iter()
-            .partition(|pool| pool.standing() == Standing::Ready);
+    fn begin_service(&mut self) {
+        let (accepting, failed): (Vec<&Pool>, Vec<&Pool>) =
+            self.pools.iter().partition(|pool| pool.standing() == Standing::Ready);
         let workers = accepting.iter().map(|pool| pool.size()).sum();
-        let warning = self.could_not_start(&failed);
-        self.news.push(News::Ready {
-            pools: accepting.len(),
-            workers,
-        });
-        observer.ready(warning.as_deref());
+        self.trouble = self.could_not_start(&failed);
+        self.news.push(News::Ready { pools: accepting.len(), workers });
+        if let Some(warning) = &self.trouble {
+            self.observer.partly_ready(warning);
+        }
         self.enter(Phase::Running);
+        self.announce();
+    }
+
+    /// Tells the observer when every pool accepts for the first time.
+    fn announce(&mut self) {
+        if !self.announced && self.pools.iter().all(|pool| pool.standing() == Standing::Ready) {
+            self.announced = true;
+            self.trouble = None;
+            self.observer.ready();
+        }
     }
 
     /// The pools that do not work, and why, in words.
@@ -268,9 +295,7 @@ impl Master {
         let told: Vec<_> = failed
             .iter()
             .map(|pool| {
-                let reason = pool
-                    .last_failure()
-                    .unwrap_or("no worker got as far as accepting");
+                let reason = pool.last_failure().unwrap_or("no worker got as far as accepting");
                 format!("could not start pool \"{}\": {reason}", pool.name())
             })
             .collect();
@@ -305,7 +330,16 @@ impl Master {
             self.pending = Some(pending);
             return;
         }
-        self.news.push(pending.conclude(self.shared.generation));
+        let news = pending.conclude(self.shared.generation);
+        self.trouble = match &news {
+            News::ReloadFailed { reason } => Some(reason.clone()),
+            _ => None,
+        };
+        self.news.push(news);
+        self.keep_listeners();
+        if self.announced {
+            self.observer.ready();
+        }
         if self.phase == Phase::Reloading {
             self.enter(Phase::Running);
         }
@@ -330,9 +364,7 @@ impl Master {
                     Ok(_) => {}
                     Err(error) => {
                         if self.fork_failures == 0 {
-                            self.news.push(News::ForkFailed {
-                                reason: reason(&error),
-                            });
+                            self.news.push(News::ForkFailed { reason: reason(&error) });
                         }
                         self.fork_failures += 1;
                         self.fork_pause = Some(now + FORK_PAUSE);
@@ -346,7 +378,7 @@ impl Master {
 
     /// Tells the log what has happened, after it was dealt with: a worker is
     /// replaced before its death is written down.
-    fn report(&mut self) {
+    fn report(&mut self, now: Moment) {
         let lost = sink::take_lost();
         if lost > 0 {
             self.news.push(News::LinesLost { count: lost });
@@ -354,14 +386,32 @@ impl Master {
         for news in self.news.drain(..) {
             report::tell(&self.shared.log, news);
         }
+        let (pools, shared, phase, trouble) =
+            (&self.pools, &self.shared, self.phase, &self.trouble);
+        self.observer.turn(now, &mut || {
+            let mut status =
+                Status { phase: phase.to_string(), pools: pools.len(), ..Status::default() };
+            status.trouble = trouble.clone();
+            pools.iter().for_each(|pool| {
+                pool.count(shared, &mut status.busy, &mut status.idle, &mut status.throttled)
+            });
+            status
+        });
     }
 
     fn reload(&mut self) {
+        self.observer.reloading();
         let config = match config::load(&self.file) {
             Ok(config) => config,
             Err(problems) => return self.refuse_reload(&Error::from(problems)),
         };
-        let plan = match Plan::make(config, &self.services, &self.pools, Some(&self.log)) {
+        let plan = match Plan::make(
+            config,
+            &self.services,
+            &self.pools,
+            &self.inherited,
+            Some(self.shared.sink.kind()),
+        ) {
             Ok(plan) => plan,
             Err(error) => return self.refuse_reload(&error),
         };
@@ -384,9 +434,18 @@ impl Master {
     }
 
     fn refuse_reload(&mut self, error: &Error) {
-        self.news.push(News::ReloadFailed {
-            reason: error.to_string(),
-        });
+        self.trouble = Some(format!("reload failed: {error}"));
+        self.news.push(News::ReloadFailed { reason: error.to_string() });
+        if self.announced {
+            self.observer.ready();
+        }
+    }
+
+    /// Tells the observer which listeners there are, and leaves the files of
+    /// those in place that live on with it.
+    fn keep_listeners(&mut self) {
+        let mut listeners = self.pools.iter().flat_map(Pool::listeners).map(|listener| &**listener);
+        self.listeners_stay = self.observer.keep(&mut listeners);
     }
 
     fn scale(&mut self, step: i64) {
@@ -394,9 +453,7 @@ impl Master {
             let size = (i64::from(pool.size()) + step).clamp(1, i64::from(config::MOST_WORKERS));
             pool.resize(size as u32, None);
         }
-        self.news.push(News::Scaled {
-            workers: self.pools.iter().map(Pool::size).sum(),
-        });
+        self.news.push(News::Scaled { workers: self.pools.iter().map(Pool::size).sum() });
     }
 
     fn reopen_log(&mut self) {
@@ -404,24 +461,15 @@ impl Master {
             Ok(()) => self.news.push(News::Reopened),
             Err(error) => {
                 let what = "could not reopen log".to_owned();
-                self.news.push(News::Trouble {
-                    what,
-                    reason: reason(&error),
-                });
+                self.news.push(News::Trouble { what, reason: reason(&error) });
             }
         }
-        self.pools
-            .iter()
-            .chain(&self.removed)
-            .for_each(|pool| pool.signal_all(Signal::SIGUSR1));
+        self.pools.iter().chain(&self.removed).for_each(|pool| pool.signal_all(Signal::SIGUSR1));
     }
 
     /// The one place in which the phase changes.
     fn enter(&mut self, phase: Phase) {
-        self.news.push(News::Phase {
-            from: self.phase.to_string(),
-            to: phase.to_string(),
-        });
+        self.news.push(News::Phase { from: self.phase.to_string(), to: phase.to_string() });
         self.phase = phase;
     }
 
@@ -431,10 +479,8 @@ impl Master {
         }
         let failed: Vec<&Pool> = self.pools.iter().collect();
         let reason = self.could_not_start(&failed).unwrap_or_default();
-        self.news.push(News::Failed {
-            reason: reason.clone(),
-        });
-        self.report();
+        self.news.push(News::Failed { reason: reason.clone() });
+        self.report(Moment::now());
         Err(Error::new(Code::Unavailable, reason))
     }
 }

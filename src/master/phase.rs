@@ -66,15 +66,9 @@ impl fmt::Display for Phase {
 /// How far the pools have come, taken together: they are starting as long as
 /// one is, and have failed if all have.
 pub fn together(standings: impl Iterator<Item = Standing> + Clone) -> Standing {
-    if standings
-        .clone()
-        .any(|standing| standing == Standing::Starting)
-    {
+    if standings.clone().any(|standing| standing == Standing::Starting) {
         Standing::Starting
-    } else if standings
-        .clone()
-        .any(|standing| standing == Standing::Ready)
-    {
+    } else if standings.clone().any(|standing| standing == Standing::Ready) {
         Standing::Ready
     } else {
         Standing::Failed
@@ -95,11 +89,7 @@ mod tests {
             (&[Ready, Starting], Starting),
             (&[Failed, Starting], Starting),
         ] {
-            assert_eq!(
-                together(standings.iter().copied()),
-                expected,
-                "{standings:?}"
-            );
+            assert_eq!(together(standings.iter().copied()), expected, "{standings:?}");
         }
     }
 }

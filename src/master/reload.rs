@@ -5,10 +5,11 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use crate::config::{self, Address, Config, Problems};
+use crate::config::{self, Address, Config, Listen, Problems};
 use crate::error::{Error, reason};
-use crate::listener::Listener;
-use crate::log::{self, sink::Sink};
+use crate::listener::{Inherited, Listener, stored_name};
+use crate::log;
+use crate::log::sink::{Kind, Sink};
 use crate::pool::{Blueprint, Pool, Shared};
 use crate::service::Services;
 
@@ -54,18 +55,23 @@ impl Plan {
         config: Config,
         services: &Services,
         running: &[Pool],
-        log: Option<&config::Log>,
+        inherited: &[Inherited],
+        log: Option<&Kind>,
     ) -> Result<Self, Error> {
         let (daemon, new_log) = (config.daemon.clone(), config.log.clone());
         let blueprints = check(config, services)?;
+        let kind = Kind::of(&new_log);
         let mut pools = Vec::with_capacity(blueprints.len());
         let mut news = Vec::new();
-        for blueprint in blueprints {
+        for mut blueprint in blueprints {
+            if kind == Kind::Journal {
+                blueprint.log_stderr();
+            }
             let listen = blueprint.config.listen.get_ref();
             let listener = match find(running, &listen.address) {
                 Some(listener) => listener,
                 None => {
-                    let listener = Listener::bind(listen)?;
+                    let listener = open_listener(listen, inherited)?;
                     let pool = blueprint.config.name.clone();
                     let address = listen.address.to_string();
                     news.push(News::Listening { pool, address });
@@ -75,37 +81,33 @@ impl Plan {
             pools.push((blueprint, listener));
         }
         let sink = match log {
-            Some(log) if log.file == new_log.file => None,
-            _ => Some(open_log(&new_log)?),
+            Some(log) if *log == kind => None,
+            _ => Some(open_log(kind)?),
         };
-        Ok(Plan {
-            daemon,
-            log: new_log,
-            pools,
-            sink,
-            news,
-        })
+        Ok(Plan { daemon, log: new_log, pools, sink, news })
+    }
+}
+
+/// Adopts the listener that was passed or stored for this address, or binds it.
+fn open_listener(listen: &Listen, inherited: &[Inherited]) -> Result<Listener, Error> {
+    let (name, is_ours) = match &listen.address {
+        Address::Systemd(name) => (name.clone(), false),
+        address => (stored_name(address), true),
+    };
+    match inherited.iter().find(|socket| socket.name == name) {
+        Some(socket) => Listener::adopt(socket, &listen.address, is_ours),
+        None => Listener::bind(listen),
     }
 }
 
 fn find(running: &[Pool], address: &Address) -> Option<Rc<Listener>> {
-    running
-        .iter()
-        .flat_map(Pool::listeners)
-        .find(|listener| listener.address() == address)
-        .cloned()
+    running.iter().flat_map(Pool::listeners).find(|listener| listener.address() == address).cloned()
 }
 
-/// Opens the log of these settings.
-pub fn open_log(settings: &config::Log) -> Result<Sink, Error> {
-    let path = settings.file.as_deref();
-    Sink::open(path).map_err(|error| {
-        let name = path.map_or_else(
-            || "standard error".into(),
-            |path| path.display().to_string(),
-        );
-        Error::system(format!("open log \"{name}\""), &error)
-    })
+/// Opens the log.
+pub fn open_log(kind: Kind) -> Result<Sink, Error> {
+    let name = kind.to_string();
+    Sink::open(kind).map_err(|error| Error::system(format!("open log \"{name}\""), &error))
 }
 
 /// A reload whose new workers have still to show that they start.
@@ -134,10 +136,7 @@ impl Pending {
             let wanted = plan.pools.iter().map(|(blueprint, _)| &blueprint.config);
             // Workers hold the log that they were forked with.
             let changes = changes(running, wanted, log_changed);
-            changes
-                .into_iter()
-                .map(|(name, change)| (name.to_owned(), change))
-                .collect()
+            changes.into_iter().map(|(name, change)| (name.to_owned(), change)).collect()
         };
         shared.generation += 1;
         if log_changed {
@@ -152,10 +151,7 @@ impl Pending {
             shared.log = log::logger(&plan.log, &shared.sink);
             *log = plan.log;
         }
-        let pending = Pending {
-            changes,
-            failures: Vec::new(),
-        };
+        let pending = Pending { changes, failures: Vec::new() };
         pending.apply(plan.pools, pools, removed, news);
         pending
     }
@@ -167,18 +163,13 @@ impl Pending {
         removed: &mut Vec<Pool>,
         news: &mut Vec<News>,
     ) {
-        let mut before: BTreeMap<String, Pool> = pools
-            .drain(..)
-            .map(|pool| (pool.name().to_owned(), pool))
-            .collect();
+        let mut before: BTreeMap<String, Pool> =
+            pools.drain(..).map(|pool| (pool.name().to_owned(), pool)).collect();
         for (blueprint, listener) in planned {
             let listen = blueprint.config.listen.get_ref();
             if let Err(error) = listener.adjust(listen) {
                 let what = format!("could not adjust listener \"{}\"", listen.address);
-                news.push(News::Trouble {
-                    what,
-                    reason: reason(&error),
-                });
+                news.push(News::Trouble { what, reason: reason(&error) });
             }
             let name = blueprint.config.name.clone();
             pools.push(match (before.remove(&name), self.changes.get(&name)) {
@@ -205,13 +196,8 @@ impl Pending {
     /// Gives up the new generation of a pool that could not start, and goes
     /// back to what was before: its elders, or no pool at all.
     pub fn give_up(&mut self, pool: &mut Pool) -> Fate {
-        let reason = pool
-            .last_failure()
-            .unwrap_or("no worker got as far as accepting");
-        self.failures.push(format!(
-            "could not start pool \"{}\": {reason}",
-            pool.name()
-        ));
+        let reason = pool.last_failure().unwrap_or("no worker got as far as accepting");
+        self.failures.push(format!("could not start pool \"{}\": {reason}", pool.name()));
         if pool.has_elders() {
             pool.roll_back();
             Fate::Stays
@@ -223,9 +209,7 @@ impl Pending {
     /// What to say of it, once every pool has shown how it stands.
     pub fn conclude(self, generation: u64) -> News {
         if !self.failures.is_empty() {
-            return News::ReloadFailed {
-                reason: self.failures.join("; "),
-            };
+            return News::ReloadFailed { reason: self.failures.join("; ") };
         }
         let named = |wanted| {
             let names = self

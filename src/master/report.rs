@@ -123,13 +123,7 @@ pub fn tell(log: &Logger, news: News) {
         News::Ready { pools, workers } => {
             info!(log, "ready"; "pools" => pools, "workers" => workers)
         }
-        News::Reloaded {
-            generation,
-            added,
-            removed,
-            renewed,
-            resized,
-        } => info!(log, "reloaded";
+        News::Reloaded { generation, added, removed, renewed, resized } => info!(log, "reloaded";
             "generation" => generation, "added" => added, "removed" => removed, "renewed" => renewed,
             "resized" => resized),
         News::ReloadFailed { reason } => error!(log, "reload failed"; "reason" => reason),
@@ -151,34 +145,18 @@ pub fn tell(log: &Logger, news: News) {
 
 fn tell_of_pool(log: &Logger, event: Event) {
     match event {
-        Event::Started {
-            pool,
-            slot,
-            pid,
-            generation,
-            held_back,
-        } => info!(log, "worker started";
+        Event::Started { pool, slot, pid, generation, held_back } => info!(log, "worker started";
             "pool" => pool, "slot" => slot, "pid" => pid.as_raw(), "generation" => generation,
             HeldBack(held_back)),
         Event::Ended(death) => tell_of_death(log, &death),
-        Event::TimedOut {
-            pool,
-            slot,
-            pid,
-            elapsed,
-            peer,
-        } => warn!(log, "worker timed out";
+        Event::TimedOut { pool, slot, pid, elapsed, peer } => warn!(log, "worker timed out";
             "pool" => pool, "slot" => slot, "pid" => pid.as_raw(),
             "elapsed_ms" => elapsed.as_millis() as u64, "peer" => peer),
-        Event::Throttled {
-            pool,
-            slot,
-            deaths,
-            delay,
-            held_back,
-        } => error!(log, "respawn throttled";
+        Event::Throttled { pool, slot, deaths, delay, held_back } => {
+            error!(log, "respawn throttled";
             "pool" => pool, "slot" => slot, "deaths" => deaths, "delay_ms" => delay.as_millis() as u64,
-            HeldBack(held_back)),
+            HeldBack(held_back))
+        }
     }
 }
 
@@ -199,16 +177,10 @@ fn tell_of_death(log: &Logger, death: &Death) {
             info!(log, "worker exited"; "code" => code, used);
         }
         Exit::Code(code) => warn!(log, "worker exited"; "code" => code, used),
-        Exit::Signal {
-            number,
-            core_dumped,
-        } if death.by_master => {
+        Exit::Signal { number, core_dumped } if death.by_master => {
             warn!(log, "worker killed"; "signal" => signal_name(number), "core_dumped" => core_dumped, used);
         }
-        Exit::Signal {
-            number,
-            core_dumped,
-        } => {
+        Exit::Signal { number, core_dumped } => {
             error!(log, "worker killed"; "signal" => signal_name(number), "core_dumped" => core_dumped, used);
         }
     }

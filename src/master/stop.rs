@@ -16,7 +16,7 @@ use super::report::News;
 /// uninterruptible sleep may take for ever, and we do not.
 const KERNEL_TIMEOUT: Duration = Duration::from_secs(10);
 
-impl Master {
+impl Master<'_> {
     /// Begins to stop; each further signal goes one step further.
     pub(super) fn stop(&mut self, signal: Signal, now: Moment) {
         let cause = signal.as_str();
@@ -26,20 +26,24 @@ impl Master {
                 self.pending = None;
                 self.news.push(News::Stopping { cause });
                 self.pools.append(&mut self.removed);
-                self.pools
-                    .iter_mut()
-                    .for_each(|pool| pool.close(Asked::Stop));
+                if self.listeners_stay {
+                    self.pools
+                        .iter()
+                        .flat_map(Pool::listeners)
+                        .for_each(|listener| listener.leave_file());
+                }
+                self.pools.iter_mut().for_each(|pool| pool.close(Asked::Stop));
                 if signal == Signal::SIGTERM {
+                    self.observer.stopping(self.daemon.stop_timeout);
                     self.enter(Phase::Draining(now + self.daemon.stop_timeout));
                 } else {
+                    self.observer.stopping(self.kill_timeout());
                     self.enter(Phase::Ending(now + self.kill_timeout()));
                 }
             }
             (Phase::Draining(_), _) => {
-                self.news.push(News::Escalating {
-                    step: "no longer waiting for connections",
-                    cause,
-                });
+                self.news
+                    .push(News::Escalating { step: "no longer waiting for connections", cause });
                 self.enter(Phase::Ending(now + self.kill_timeout()));
             }
             (Phase::Ending(_), _) => self.kill(cause, now),
@@ -69,21 +73,12 @@ impl Master {
     }
 
     fn kill(&mut self, cause: &'static str, now: Moment) {
-        self.news.push(News::Escalating {
-            step: "killing workers",
-            cause,
-        });
-        self.pools
-            .iter_mut()
-            .for_each(|pool| pool.kill_all(Asked::Stop));
+        self.news.push(News::Escalating { step: "killing workers", cause });
+        self.pools.iter_mut().for_each(|pool| pool.kill_all(Asked::Stop));
         self.enter(Phase::Killing(now + KERNEL_TIMEOUT));
     }
 
     fn kill_timeout(&self) -> Duration {
-        self.pools
-            .iter()
-            .map(Pool::kill_timeout)
-            .max()
-            .unwrap_or_default()
+        self.pools.iter().map(Pool::kill_timeout).max().unwrap_or_default()
     }
 }

@@ -1,9 +1,12 @@
 //! A pool as it is to be: checked, and nothing of it running yet.
 #![forbid(unsafe_code)]
 
+use std::os::fd::OwnedFd;
+
 use crate::config::{Pool, Problems};
 use crate::error::Code;
 use crate::listener;
+use crate::log::journal;
 use crate::service::{Service, Services};
 use crate::worker::Settings;
 
@@ -13,6 +16,8 @@ pub struct Blueprint {
     pub config: Pool,
     pub(super) settings: Settings,
     pub(super) service: Box<dyn Service>,
+    /// What the workers have as standard error, if not that of the daemon.
+    pub(super) stderr: Option<OwnedFd>,
 }
 
 impl Blueprint {
@@ -29,22 +34,14 @@ impl Blueprint {
                 config.listen.get_ref().address
             );
             let span = config.listen.span();
-            problems.push(
-                config
-                    .problem("listen", span, message)
-                    .with_code(Code::CannotCreate),
-            );
+            problems.push(config.problem("listen", span, message).with_code(Code::CannotCreate));
         }
         let settings = Settings::resolve(&config);
         let service = services.build(&config.service);
         match (settings, service) {
             (Ok(settings), Ok(service)) => Problems::unless_empty(
                 problems,
-                Blueprint {
-                    config,
-                    settings,
-                    service,
-                },
+                Blueprint { config, settings, service, stderr: None },
             ),
             (settings, service) => {
                 let settings = settings.err().into_iter().flat_map(Problems::into_iter);
@@ -53,5 +50,12 @@ impl Blueprint {
                 Err(problems.into())
             }
         }
+    }
+
+    /// Gives the workers a stream to the journal as their standard error, so
+    /// that its lines arrive with the pid of who wrote them. Without one they
+    /// have the daemon's.
+    pub fn log_stderr(&mut self) {
+        self.stderr = journal::stream(&format!("preforkd/{}", self.config.name)).ok();
     }
 }

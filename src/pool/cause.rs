@@ -17,6 +17,17 @@ pub enum Asked {
     TimeOut,
 }
 
+/// Who has sent a SIGKILL.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Killer {
+    /// The master.
+    Master,
+    /// The kernel, for want of memory.
+    Kernel,
+    /// Anybody.
+    Unknown,
+}
+
 /// Why a worker ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cause {
@@ -30,6 +41,8 @@ pub enum Cause {
     Stopped,
     /// It failed.
     Crashed,
+    /// The kernel killed it for want of memory.
+    OutOfMemory,
     /// Somebody else sent it a signal.
     Killed,
     /// It exited by itself and did not say why.
@@ -38,9 +51,9 @@ pub enum Cause {
 
 impl Cause {
     /// The cause of the end `exit` of a worker that had been `asked` for
-    /// something, had been killed by the master or not (`by_us`), and had said
-    /// itself that it was leaving.
-    pub fn of(exit: Exit, asked: Option<Asked>, by_us: bool, leaving: Option<Leaving>) -> Cause {
+    /// something, and had said itself that it was `leaving`; `killer` is who
+    /// has sent the SIGKILL, if that was it.
+    pub fn of(exit: Exit, asked: Option<Asked>, killer: Killer, leaving: Option<Leaving>) -> Cause {
         let asked_for = asked.map(|asked| match asked {
             Asked::Retire => Cause::Retired,
             Asked::Stop => Cause::Stopped,
@@ -53,10 +66,11 @@ impl Cause {
                 None => Cause::Unknown,
             }),
             Exit::Code(_) => Cause::Crashed,
-            Exit::Signal {
-                number: libc::SIGKILL,
-                ..
-            } if by_us => asked_for.unwrap_or(Cause::Stopped),
+            Exit::Signal { number: libc::SIGKILL, .. } => match killer {
+                Killer::Master => asked_for.unwrap_or(Cause::Stopped),
+                Killer::Kernel => Cause::OutOfMemory,
+                Killer::Unknown => Cause::Killed,
+            },
             Exit::Signal { number, .. } if SENT_BY_PEOPLE.contains(&number) => Cause::Killed,
             Exit::Signal { .. } => Cause::Crashed,
         }
@@ -75,6 +89,7 @@ impl Cause {
             Cause::TimedOut => "timed out",
             Cause::Stopped => "stopped",
             Cause::Crashed => "crashed",
+            Cause::OutOfMemory => "out of memory",
             Cause::Killed => "killed",
             Cause::Unknown => "unknown",
         }
@@ -82,8 +97,7 @@ impl Cause {
 }
 
 /// Signals that come from a kill command and not from a fault of the process.
-const SENT_BY_PEOPLE: [i32; 8] = [
-    libc::SIGKILL,
+const SENT_BY_PEOPLE: [i32; 7] = [
     libc::SIGTERM,
     libc::SIGINT,
     libc::SIGQUIT,
@@ -99,91 +113,35 @@ mod tests {
 
     #[test]
     fn every_end_has_its_cause() {
-        let signal = |number| Exit::Signal {
-            number,
-            core_dumped: false,
-        };
+        let signal = |number| Exit::Signal { number, core_dumped: false };
         let cases = [
             (
                 Exit::Code(0),
                 Some(Asked::Retire),
-                false,
+                Killer::Unknown,
                 Some(Leaving::Asked),
                 Cause::Retired,
             ),
-            (
-                Exit::Code(0),
-                Some(Asked::Stop),
-                false,
-                None,
-                Cause::Stopped,
-            ),
-            (
-                Exit::Code(0),
-                None,
-                false,
-                Some(Leaving::Recycled),
-                Cause::Recycled,
-            ),
-            (
-                Exit::Code(0),
-                None,
-                false,
-                Some(Leaving::LogLost),
-                Cause::Recycled,
-            ),
-            (
-                Exit::Code(0),
-                None,
-                false,
-                Some(Leaving::Asked),
-                Cause::Killed,
-            ),
-            (Exit::Code(0), None, false, None, Cause::Unknown),
-            (
-                Exit::Code(3),
-                Some(Asked::Retire),
-                false,
-                None,
-                Cause::Crashed,
-            ),
-            (
-                signal(libc::SIGKILL),
-                Some(Asked::TimeOut),
-                true,
-                None,
-                Cause::TimedOut,
-            ),
-            (
-                signal(libc::SIGKILL),
-                Some(Asked::Stop),
-                true,
-                None,
-                Cause::Stopped,
-            ),
-            (
-                signal(libc::SIGKILL),
-                Some(Asked::Stop),
-                false,
-                None,
-                Cause::Killed,
-            ),
-            (signal(libc::SIGKILL), None, false, None, Cause::Killed),
-            (
-                signal(libc::SIGSEGV),
-                Some(Asked::Stop),
-                true,
-                None,
-                Cause::Crashed,
-            ),
-            (signal(libc::SIGABRT), None, false, None, Cause::Crashed),
-            (signal(libc::SIGXCPU), None, false, None, Cause::Crashed),
+            (Exit::Code(0), Some(Asked::Stop), Killer::Unknown, None, Cause::Stopped),
+            (Exit::Code(0), None, Killer::Unknown, Some(Leaving::Recycled), Cause::Recycled),
+            (Exit::Code(0), None, Killer::Unknown, Some(Leaving::LogLost), Cause::Recycled),
+            (Exit::Code(0), None, Killer::Unknown, Some(Leaving::Asked), Cause::Killed),
+            (Exit::Code(0), None, Killer::Unknown, None, Cause::Unknown),
+            (Exit::Code(3), Some(Asked::Retire), Killer::Unknown, None, Cause::Crashed),
+            (signal(libc::SIGKILL), Some(Asked::TimeOut), Killer::Master, None, Cause::TimedOut),
+            (signal(libc::SIGKILL), Some(Asked::Stop), Killer::Master, None, Cause::Stopped),
+            (signal(libc::SIGKILL), Some(Asked::Stop), Killer::Unknown, None, Cause::Killed),
+            (signal(libc::SIGKILL), None, Killer::Unknown, None, Cause::Killed),
+            (signal(libc::SIGSEGV), Some(Asked::Stop), Killer::Master, None, Cause::Crashed),
+            (signal(libc::SIGKILL), None, Killer::Kernel, None, Cause::OutOfMemory),
+            (signal(libc::SIGABRT), None, Killer::Unknown, None, Cause::Crashed),
+            (signal(libc::SIGXCPU), None, Killer::Unknown, None, Cause::Crashed),
         ];
-        for (exit, asked, by_us, leaving, cause) in cases {
+        for (exit, asked, killer, leaving, cause) in cases {
             assert_eq!(
-                Cause::of(exit, asked, by_us, leaving),
+                Cause::of(exit, asked, killer, leaving),
                 cause,
-                "{exit} {asked:?} {by_us} {leaving:?}"
+                "{exit} {asked:?} {killer:?} {leaving:?}"
             );
         }
     }

@@ -44,44 +44,29 @@ pub enum Standing {
 
 impl Generation {
     pub(super) fn new(blueprint: Blueprint, listener: Rc<Listener>) -> Self {
-        let mut generation = Generation {
-            blueprint,
-            listener: Some(listener),
-            slots: Vec::new(),
-        };
-        generation
-            .slots
-            .resize_with(generation.blueprint.config.workers as usize, Slot::default);
+        let mut generation = Generation { blueprint, listener: Some(listener), slots: Vec::new() };
+        generation.slots.resize_with(generation.blueprint.config.workers as usize, Slot::default);
         generation
     }
 
     /// How far it has come.
     pub fn standing(&self) -> Standing {
-        standing(
-            self.slots
-                .iter()
-                .map(|slot| (slot.has_accepted, slot.throttle.is_throttled())),
-        )
+        standing(self.slots.iter().map(|slot| (slot.has_accepted, slot.throttle.is_throttled())))
     }
 
     /// Takes note of which workers have got as far as accepting.
     pub(super) fn look_who_accepts(&mut self, scoreboard: &Scoreboard) {
         for slot in self.slots.iter_mut().filter(|slot| !slot.has_accepted) {
-            slot.has_accepted = slot
-                .worker
-                .as_ref()
-                .is_some_and(|worker| scoreboard.is_accepting(&worker.seat));
+            slot.has_accepted =
+                slot.worker.as_ref().is_some_and(|worker| scoreboard.is_accepting(&worker.seat));
         }
     }
 
     /// Changes the number of slots; gives the workers that have none any more.
     pub(super) fn resize(&mut self, size: u32) -> Vec<Worker> {
         let size = size as usize;
-        let surplus = self
-            .slots
-            .drain(size.min(self.slots.len())..)
-            .filter_map(|slot| slot.worker)
-            .collect();
+        let surplus =
+            self.slots.drain(size.min(self.slots.len())..).filter_map(|slot| slot.worker).collect();
         self.slots.resize_with(size, Slot::default);
         surplus
     }
@@ -103,9 +88,7 @@ impl Generation {
     }
 
     pub(super) fn workers_mut(&mut self) -> impl Iterator<Item = &mut Worker> {
-        self.slots
-            .iter_mut()
-            .filter_map(|slot| slot.worker.as_mut())
+        self.slots.iter_mut().filter_map(|slot| slot.worker.as_mut())
     }
 
     /// When the next empty slot may be filled: a moment that has passed if one
@@ -122,10 +105,7 @@ impl Generation {
 /// Decides from what each slot has shown: that a worker of it accepted, that
 /// it backs off.
 fn standing(slots: impl Iterator<Item = (bool, bool)> + Clone) -> Standing {
-    if !slots
-        .clone()
-        .all(|(has_accepted, throttled)| has_accepted || throttled)
-    {
+    if !slots.clone().all(|(has_accepted, throttled)| has_accepted || throttled) {
         Standing::Starting
     } else if slots.clone().any(|(has_accepted, _)| has_accepted) {
         Standing::Ready

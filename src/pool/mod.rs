@@ -9,6 +9,7 @@ mod blueprint;
 mod cause;
 mod event;
 mod generation;
+mod memory;
 mod overdue;
 mod shared;
 mod spawn;
@@ -19,6 +20,7 @@ use std::io;
 use std::rc::Rc;
 use std::time::Duration;
 
+use nix::libc;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
@@ -34,7 +36,7 @@ pub use event::{Death, Event};
 pub use generation::Standing;
 pub use shared::Shared;
 
-use cause::Cause;
+use cause::{Cause, Killer};
 use generation::Generation;
 use overdue::Step;
 use worker::Worker;
@@ -73,10 +75,7 @@ impl Pool {
             elders: Vec::new(),
             leaving: Vec::new(),
             next_look: None,
-            limits: Limits {
-                crashes: Limit::new(CRASHES_LOGGED),
-                retried: [1; 3].map(Limit::new),
-            },
+            limits: Limits { crashes: Limit::new(CRASHES_LOGGED), retried: [1; 3].map(Limit::new) },
             last_failure: None,
         }
     }
@@ -154,9 +153,7 @@ impl Pool {
             self.current.blueprint.config = config;
         }
         let mut surplus = self.current.resize(size);
-        surplus
-            .iter_mut()
-            .for_each(|worker| worker.retire(Asked::Retire));
+        surplus.iter_mut().for_each(|worker| worker.retire(Asked::Retire));
         self.leaving.append(&mut surplus);
     }
 
@@ -208,11 +205,7 @@ impl Pool {
             }
             let is_retry = slot.throttle.is_throttled();
             let worker = spawn::spawn(&mut self.current, index as u32, shared)?;
-            let held_back = if is_retry {
-                self.limits.retried[0].admit(now)
-            } else {
-                Some(0)
-            };
+            let held_back = if is_retry { self.limits.retried[0].admit(now) } else { Some(0) };
             if let Some(held_back) = held_back {
                 let (pool, slot) = (self.name().to_owned(), worker.slot);
                 events.push(Event::Started {
@@ -259,10 +252,8 @@ impl Pool {
             let min_uptime = self.current.blueprint.config.min_uptime;
             let young = death.uptime < min_uptime && death.served == 0 && !left;
             if young {
-                let reason = death
-                    .reason
-                    .as_ref()
-                    .map_or_else(String::new, |reason| format!(": {reason}"));
+                let reason =
+                    death.reason.as_ref().map_or_else(String::new, |reason| format!(": {reason}"));
                 self.last_failure = Some(format!("its worker {}{reason}", death.exit));
             }
             let delay = slot.throttle.died(young, now, random);
@@ -273,13 +264,7 @@ impl Pool {
         if let Some((delay, deaths)) = throttled
             && let Some(held_back) = self.limits.retried[2].admit(now)
         {
-            events.push(Event::Throttled {
-                pool,
-                slot,
-                deaths,
-                delay,
-                held_back,
-            });
+            events.push(Event::Throttled { pool, slot, deaths, delay, held_back });
         }
         true
     }
@@ -287,11 +272,7 @@ impl Pool {
     /// Finds connections that take too long, and does what is due.
     pub fn watch(&mut self, now: Moment, shared: &Shared, events: &mut Vec<Event>) {
         // Each generation has its own; the shortest sets the pace.
-        let Some(pace) = self
-            .workers()
-            .filter_map(|worker| worker.timeouts.request)
-            .min()
-        else {
+        let Some(pace) = self.workers().filter_map(|worker| worker.timeouts.request).min() else {
             return;
         };
         let is_look = self.next_look.is_none_or(|next| now >= next);
@@ -328,20 +309,34 @@ impl Pool {
         }
     }
 
-    /// When this pool has something to do next.
-    pub fn deadline(&self) -> Option<Moment> {
-        let looks = self
-            .workers()
-            .any(|worker| worker.timeouts.request.is_some());
+    /// When to look after connections next.
+    pub fn next_watch(&self) -> Option<Moment> {
+        let looks = self.workers().any(|worker| worker.timeouts.request.is_some());
         let look = self.next_look.filter(|_| looks);
-        let steps = self
-            .workers()
-            .filter_map(|worker| worker.watch.deadline())
-            .min();
-        [self.current.next_spawn(), look, steps]
-            .into_iter()
-            .flatten()
-            .min()
+        let steps = self.workers().filter_map(|worker| worker.watch.deadline()).min();
+        [look, steps].into_iter().flatten().min()
+    }
+
+    /// When to fill an empty slot next: a moment that has passed if one may be
+    /// filled at once.
+    pub fn next_spawn(&self) -> Option<Moment> {
+        self.current.next_spawn()
+    }
+
+    /// Adds up the workers that have a connection in hand, those that wait for
+    /// one, and the slots that back off.
+    pub fn count(
+        &self,
+        shared: &Shared,
+        busy: &mut usize,
+        idle: &mut usize,
+        throttled: &mut usize,
+    ) {
+        let is_busy = |worker: &&Worker| shared.scoreboard.in_hand(&worker.seat).is_some();
+        let at_work = self.workers().filter(is_busy).count();
+        *busy += at_work;
+        *idle += self.workers().count() - at_work;
+        *throttled += self.current.slots.iter().filter(|slot| slot.throttle.is_throttled()).count();
     }
 
     /// How long a worker may take from the polite signal to SIGKILL.
@@ -351,9 +346,7 @@ impl Pool {
 
     fn dismiss(&mut self, generation: Generation) {
         let mut workers = generation.into_workers();
-        workers
-            .iter_mut()
-            .for_each(|worker| worker.retire(Asked::Retire));
+        workers.iter_mut().for_each(|worker| worker.retire(Asked::Retire));
         self.leaving.append(&mut workers);
     }
 
@@ -361,10 +354,7 @@ impl Pool {
         if let Some(index) = self.leaving.iter().position(|worker| worker.pid == pid) {
             return Some(self.leaving.swap_remove(index));
         }
-        self.elders
-            .iter_mut()
-            .find_map(|elder| elder.take(pid))
-            .map(|(_, worker)| worker)
+        self.elders.iter_mut().find_map(|elder| elder.take(pid)).map(|(_, worker)| worker)
     }
 
     /// Why a worker ended, and whether it had got as far as accepting.
@@ -375,6 +365,12 @@ impl Pool {
         now: Moment,
         shared: &mut Shared,
     ) -> (Death, bool) {
+        let is_sigkill = matches!(reaped.exit, Exit::Signal { number: libc::SIGKILL, .. });
+        let killer = match (is_sigkill, worker.killed) {
+            (true, true) => Killer::Master,
+            (true, false) if shared.oom_kills.take_one() => Killer::Kernel,
+            _ => Killer::Unknown,
+        };
         let board = &mut shared.scoreboard;
         let death = Death {
             pool: self.name().to_owned(),
@@ -382,12 +378,7 @@ impl Pool {
             pid: worker.pid,
             generation: worker.generation,
             exit: reaped.exit,
-            cause: Cause::of(
-                reaped.exit,
-                worker.asked,
-                worker.killed,
-                board.leaving(&worker.seat),
-            ),
+            cause: Cause::of(reaped.exit, worker.asked, killer, board.leaving(&worker.seat)),
             by_master: worker.killed,
             uptime: now - worker.started,
             served: board.served(&worker.seat),
@@ -427,9 +418,6 @@ impl Pool {
 
     fn workers_mut(&mut self) -> impl Iterator<Item = &mut Worker> {
         let elders = self.elders.iter_mut().flat_map(Generation::workers_mut);
-        self.current
-            .workers_mut()
-            .chain(elders)
-            .chain(&mut self.leaving)
+        self.current.workers_mut().chain(elders).chain(&mut self.leaving)
     }
 }

@@ -33,11 +33,7 @@ pub enum Watch {
     /// The connection `serial` is due then.
     Due { serial: u64, at: Moment },
     /// SIGALRM was sent for it; it is sent again at `again`.
-    Alarmed {
-        serial: u64,
-        again: Moment,
-        kill: Moment,
-    },
+    Alarmed { serial: u64, again: Moment, kill: Moment },
     /// SIGALRM was sent twice; SIGKILL follows.
     AlarmedAgain { serial: u64, kill: Moment },
     /// SIGKILL was sent.
@@ -48,10 +44,7 @@ impl Watch {
     /// Takes note of the connection in hand, at a look.
     pub fn look(&mut self, in_hand: Option<InHand>, request_timeout: Duration) {
         if let (Watch::Unwatched, Some(InHand { serial, began })) = (*self, in_hand) {
-            *self = Watch::Due {
-                serial,
-                at: began + request_timeout,
-            };
+            *self = Watch::Due { serial, at: began + request_timeout };
         }
     }
 
@@ -70,22 +63,14 @@ impl Watch {
             Watch::Due { serial, .. } => match same(serial) {
                 Some(connection) => {
                     let (again, kill) = (now + kill_timeout / 2, now + kill_timeout);
-                    (
-                        Watch::Alarmed {
-                            serial,
-                            again,
-                            kill,
-                        },
-                        Some(Step::Alarm(connection)),
-                    )
+                    (Watch::Alarmed { serial, again, kill }, Some(Step::Alarm(connection)))
                 }
                 None => (Watch::Unwatched, None),
             },
             Watch::Alarmed { serial, kill, .. } => match same(serial) {
-                Some(connection) => (
-                    Watch::AlarmedAgain { serial, kill },
-                    Some(Step::AlarmAgain(connection)),
-                ),
+                Some(connection) => {
+                    (Watch::AlarmedAgain { serial, kill }, Some(Step::AlarmAgain(connection)))
+                }
                 None => (Watch::Unwatched, None),
             },
             Watch::AlarmedAgain { serial, .. } => match same(serial) {
@@ -120,10 +105,7 @@ mod tests {
     }
 
     fn connection(serial: u64, began: u64) -> Option<InHand> {
-        Some(InHand {
-            serial,
-            began: at(began),
-        })
+        Some(InHand { serial, began: at(began) })
     }
 
     #[test]
@@ -132,17 +114,10 @@ mod tests {
         let stuck = connection(7, 500);
         watch.look(stuck, SECOND);
         assert_eq!(watch.deadline(), Some(at(1500)));
-        assert_eq!(
-            watch.step(stuck, at(1499), SECOND),
-            None,
-            "not before its time"
-        );
+        assert_eq!(watch.step(stuck, at(1499), SECOND), None, "not before its time");
         assert_eq!(watch.step(stuck, at(1500), SECOND), stuck.map(Step::Alarm));
         assert_eq!(watch.step(stuck, at(1999), SECOND), None);
-        assert_eq!(
-            watch.step(stuck, at(2000), SECOND),
-            stuck.map(Step::AlarmAgain)
-        );
+        assert_eq!(watch.step(stuck, at(2000), SECOND), stuck.map(Step::AlarmAgain));
         assert_eq!(watch.step(stuck, at(2500), SECOND), Some(Step::Kill));
         assert_eq!(watch.deadline(), None);
         assert_eq!(watch.step(stuck, at(9999), SECOND), None, "once");

@@ -12,6 +12,8 @@ use crate::listener::dead_socket;
 use crate::log::sink::Sink;
 use crate::scoreboard::Scoreboard;
 
+use super::memory::OomKills;
+
 /// What every fork needs beside the pool.
 pub struct Shared {
     /// The scoreboard.
@@ -26,6 +28,8 @@ pub struct Shared {
     pub sink: Sink,
     /// The configuration epoch.
     pub generation: u64,
+    /// The kernel's kills for want of memory.
+    pub oom_kills: OomKills,
     /// The pid of this process.
     pub master: Pid,
 }
@@ -40,6 +44,7 @@ impl Shared {
             log,
             sink,
             generation: 1,
+            oom_kills: OomKills::of_this_process(),
             master: getpid(),
         })
     }

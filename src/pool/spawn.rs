@@ -28,10 +28,7 @@ pub fn spawn(generation: &mut Generation, slot: u32, shared: &mut Shared) -> io:
     };
     let started = Moment::now();
     let config = &generation.blueprint.config;
-    let timeouts = Timeouts {
-        request: config.request_timeout,
-        kill: config.kill_timeout,
-    };
+    let timeouts = Timeouts { request: config.request_timeout, kill: config.kill_timeout };
     match fork() {
         Ok(Fork::Parent(pid)) => Ok(Worker {
             pid,
@@ -52,6 +49,7 @@ pub fn spawn(generation: &mut Generation, slot: u32, shared: &mut Shared) -> io:
             listener: listener.as_fd(),
             dead: shared.dead.as_fd(),
             ready: shared.ready.as_fd(),
+            stderr: generation.blueprint.stderr.as_ref().map(|stderr| stderr.as_fd()),
             seat: &seat,
             scoreboard: &mut shared.scoreboard,
             log: &shared.log,

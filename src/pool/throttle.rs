@@ -29,9 +29,7 @@ impl Throttle {
         }
         self.deaths = self.deaths.saturating_add(1);
         let doublings = self.deaths.checked_sub(2)?;
-        let delay = FIRST_DELAY
-            .saturating_mul(2u32.saturating_pow(doublings))
-            .min(LONGEST_DELAY);
+        let delay = FIRST_DELAY.saturating_mul(2u32.saturating_pow(doublings)).min(LONGEST_DELAY);
         let delay = delay * (900 + (random % 201) as u32) / 1000;
         self.until = Some(now + delay);
         Some(delay)
@@ -65,17 +63,11 @@ mod tests {
     fn the_first_is_replaced_at_once_and_the_next_ever_later() {
         let mut throttle = Throttle::default();
         let delays: Vec<_> = (0..12)
-            .map(|_| {
-                throttle
-                    .died(true, NOW, MIDDLE)
-                    .map_or(0, |delay| delay.as_millis())
-            })
+            .map(|_| throttle.died(true, NOW, MIDDLE).map_or(0, |delay| delay.as_millis()))
             .collect();
         assert_eq!(
             delays,
-            [
-                0, 100, 200, 400, 800, 1600, 3200, 6400, 12_800, 25_600, 30_000, 30_000
-            ]
+            [0, 100, 200, 400, 800, 1600, 3200, 6400, 12_800, 25_600, 30_000, 30_000]
         );
         assert_eq!(throttle.until(), Some(NOW + LONGEST_DELAY));
     }
@@ -106,10 +98,7 @@ mod tests {
 
     #[test]
     fn a_slot_that_never_gets_anywhere_overflows_nothing() {
-        let mut throttle = Throttle {
-            deaths: u32::MAX - 1,
-            until: None,
-        };
+        let mut throttle = Throttle { deaths: u32::MAX - 1, until: None };
         for _ in 0..4 {
             assert_eq!(throttle.died(true, NOW, MIDDLE), Some(LONGEST_DELAY));
         }

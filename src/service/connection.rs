@@ -75,11 +75,7 @@ impl Connection {
             Some(address) => (Stream::Tcp(socket.into()), Peer::Internet(address)),
             None => (Stream::Unix(socket.into()), Peer::Unix),
         };
-        Connection {
-            _forget: Forget,
-            stream,
-            peer,
-        }
+        Connection { _forget: Forget, stream, peer }
     }
 
     /// Who is at the other end.
@@ -95,11 +91,7 @@ impl Connection {
     /// Whom the client on a Unix socket was running as when it connected.
     pub fn credentials(&self) -> io::Result<Credentials> {
         let credentials = getsockopt(self, sockopt::PeerCredentials)?;
-        Ok(Credentials {
-            pid: credentials.pid(),
-            uid: credentials.uid(),
-            gid: credentials.gid(),
-        })
+        Ok(Credentials { pid: credentials.pid(), uid: credentials.uid(), gid: credentials.gid() })
     }
 
     /// Ends one or both directions of the stream (shutdown(2)).

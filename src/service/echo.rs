@@ -27,9 +27,7 @@ impl Echo {
     /// The service with these options.
     pub fn from_options(options: &Options) -> Result<Self, Problems> {
         let EchoOptions {} = options.parse()?;
-        Ok(Echo {
-            buffer: vec![0; BUFFER_BYTES].into(),
-        })
+        Ok(Echo { buffer: vec![0; BUFFER_BYTES].into() })
     }
 
     fn echo(&mut self, mut connection: Connection) -> io::Result<()> {

@@ -75,18 +75,9 @@ mod tests {
     #[test]
     fn a_line_of_48_kib_is_whole_and_a_longer_one_is_cut() {
         let whole = vec![b'x'; LINE_BYTES];
-        assert_eq!(
-            cut(&[&whole, b"\n"])
-                .iter()
-                .map(Vec::len)
-                .collect::<Vec<_>>(),
-            [LINE_BYTES]
-        );
+        assert_eq!(cut(&[&whole, b"\n"]).iter().map(Vec::len).collect::<Vec<_>>(), [LINE_BYTES]);
         let mut longer = whole.clone();
         longer.extend(b"yz\nw\n");
-        assert_eq!(
-            cut(&[&longer]).iter().map(Vec::len).collect::<Vec<_>>(),
-            [LINE_BYTES, 2, 1]
-        );
+        assert_eq!(cut(&[&longer]).iter().map(Vec::len).collect::<Vec<_>>(), [LINE_BYTES, 2, 1]);
     }
 }

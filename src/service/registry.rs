@@ -17,16 +17,12 @@ pub struct Services {
 impl Services {
     /// No service at all.
     pub fn none() -> Self {
-        Services {
-            factories: BTreeMap::new(),
-        }
+        Services { factories: BTreeMap::new() }
     }
 
     /// The services that come with the daemon.
     pub fn builtin() -> Self {
-        Services::none()
-            .with("echo", Echo::from_options)
-            .with("exec", Exec::from_options)
+        Services::none().with("echo", Echo::from_options).with("exec", Exec::from_options)
     }
 
     /// These services and one more, which `factory` makes from the options
@@ -50,11 +46,8 @@ impl Services {
         match self.factories.get(choice.name.get_ref().as_str()) {
             Some(factory) => factory(&choice.options),
             None => {
-                let known: Vec<_> = self
-                    .factories
-                    .keys()
-                    .map(|name| format!("\"{name}\""))
-                    .collect();
+                let known: Vec<_> =
+                    self.factories.keys().map(|name| format!("\"{name}\"")).collect();
                 let message = format!("unknown service \"{}\"", choice.name.get_ref());
                 let hint = format!("the services are {}", known.join(", "));
                 Err(choice.options.problem("", message).with_hint(hint).into())

@@ -17,9 +17,8 @@ impl Moment {
     pub fn now() -> Self {
         // The clock id is a constant that every kernel knows, so this cannot
         // fail; zero would only mean that no deadline has passed yet.
-        clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Moment(0), |time| {
-            Moment::from_nanos(Duration::from(time).as_nanos() as u64)
-        })
+        clock_gettime(ClockId::CLOCK_MONOTONIC)
+            .map_or(Moment(0), |time| Moment::from_nanos(Duration::from(time).as_nanos() as u64))
     }
 
     /// The moment `nanos` nanoseconds after boot.

@@ -1,7 +1,7 @@
 //! Descriptors across a fork: which stay, and at which number.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 use nix::libc;
@@ -41,9 +41,7 @@ pub fn replace(source: impl AsFd, target: RawFd) -> io::Result<()> {
     }
     // SAFETY: dup3 takes numbers; whoever owns the number `target` goes on
     // owning it, with another file behind it.
-    Errno::result(unsafe { libc::dup3(source, target, flags) })
-        .map(drop)
-        .map_err(io::Error::from)
+    Errno::result(unsafe { libc::dup3(source, target, flags) }).map(drop).map_err(io::Error::from)
 }
 
 /// Closes a descriptor that this process inherited and whose owner is an
@@ -53,4 +51,12 @@ pub fn close_inherited(descriptor: BorrowedFd<'_>) {
     // the caller promises by its being a forked child. Linux closes it whatever
     // close returns.
     unsafe { libc::close(descriptor.as_raw_fd()) };
+}
+
+/// Takes over a descriptor that was passed to this process at its start, such
+/// as those of sd_listen_fds(3).
+pub fn adopt(number: RawFd) -> OwnedFd {
+    // SAFETY: whoever started the process opened it for us to own and said so
+    // in the environment; each number is adopted once.
+    unsafe { OwnedFd::from_raw_fd(number) }
 }

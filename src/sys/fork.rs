@@ -29,9 +29,7 @@ pub struct Newborn(());
 /// is not there to tell.
 pub fn fork() -> io::Result<Fork> {
     if thread_count()? != 1 {
-        return Err(io::Error::other(
-            "the process has threads, which a fork would not copy",
-        ));
+        return Err(io::Error::other("the process has threads, which a fork would not copy"));
     }
     // SAFETY: there is one thread, this one, and it makes no other until here.
     unsafe { fork_unchecked() }

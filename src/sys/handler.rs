@@ -68,12 +68,8 @@ pub fn install(targets: &Targets<'_>) -> io::Result<()> {
     LISTENER.store(targets.listener.as_raw_fd(), Relaxed);
     DEAD.store(targets.dead.as_raw_fd(), Relaxed);
     LOG.store(targets.log, Relaxed);
-    LOG_PATH.store(
-        targets
-            .log_path
-            .map_or(ptr::null_mut(), |path| path.as_ptr().cast_mut()),
-        Relaxed,
-    );
+    LOG_PATH
+        .store(targets.log_path.map_or(ptr::null_mut(), |path| path.as_ptr().cast_mut()), Relaxed);
     OVERDUE.store(ptr::from_ref(targets.overdue).cast_mut(), Relaxed);
 
     handle(Signal::SIGTERM, handle_retire)?;
@@ -155,11 +151,7 @@ pub fn set_program(leader: Option<Pid>) {
 }
 
 fn handle(signal: Signal, handler: extern "C" fn(c_int)) -> io::Result<()> {
-    let action = SigAction::new(
-        SigHandler::Handler(handler),
-        SaFlags::SA_RESTART,
-        SigSet::all(),
-    );
+    let action = SigAction::new(SigHandler::Handler(handler), SaFlags::SA_RESTART, SigSet::all());
     // SAFETY: each handler below makes async-signal-safe calls only and puts
     // errno back.
     unsafe { sigaction(signal, &action) }?;
@@ -217,11 +209,8 @@ extern "C" fn handle_overdue(_: c_int) {
             return;
         }
         // The second time for the same connection, ask no more.
-        let signal = if ALARMED.swap(serial, Relaxed) == serial {
-            libc::SIGKILL
-        } else {
-            libc::SIGTERM
-        };
+        let signal =
+            if ALARMED.swap(serial, Relaxed) == serial { libc::SIGKILL } else { libc::SIGTERM };
         let (connection, program) = (CONNECTION.load(Relaxed), PROGRAM.load(Relaxed));
         // SAFETY: integers; shutdown and kill are async-signal-safe. The
         // descriptor is open, for it is forgotten before it closes; the group

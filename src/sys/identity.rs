@@ -39,10 +39,7 @@ impl Environment {
             .map(|entry| entry.as_ptr().cast_mut())
             .chain([ptr::null_mut()])
             .collect();
-        Environment {
-            _entries: entries,
-            pointers,
-        }
+        Environment { _entries: entries, pointers }
     }
 
     /// Makes this the environment of the calling process (environ(7)), for

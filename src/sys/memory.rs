@@ -29,9 +29,7 @@ impl Pages {
     pub fn new(count: usize) -> io::Result<Self> {
         let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE)?;
         if page != Some(PAGE_BYTES as i64) {
-            return Err(io::Error::other(format!(
-                "the page size is not {PAGE_BYTES} bytes"
-            )));
+            return Err(io::Error::other(format!("the page size is not {PAGE_BYTES} bytes")));
         }
         let length = count
             .checked_mul(PAGE_BYTES)
@@ -47,10 +45,7 @@ impl Pages {
                 MapFlags::MAP_SHARED | MapFlags::MAP_NORESERVE,
             )
         }?;
-        Ok(Pages {
-            start: start.cast(),
-            count,
-        })
+        Ok(Pages { start: start.cast(), count })
     }
 
     /// The page at `index`.

@@ -77,11 +77,7 @@ impl Waiting {
         descriptors: &mut [PollFd<'_>],
         timeout: Option<Duration>,
     ) -> io::Result<()> {
-        match ppoll(
-            descriptors,
-            timeout.map(TimeSpec::from),
-            Some(self.while_waiting),
-        ) {
+        match ppoll(descriptors, timeout.map(TimeSpec::from), Some(self.while_waiting)) {
             // EINTR is the signal that we wait for.
             Ok(_) | Err(Errno::EINTR) => Ok(()),
             Err(errno) => Err(errno.into()),
@@ -112,10 +108,7 @@ fn reset_ignored() -> io::Result<()> {
 
 /// Sets a signal to be ignored or to have its default action.
 pub(super) fn set_disposition(signal: Signal, disposition: SigHandler) -> nix::Result<()> {
-    debug_assert!(matches!(
-        disposition,
-        SigHandler::SigIgn | SigHandler::SigDfl
-    ));
+    debug_assert!(matches!(disposition, SigHandler::SigIgn | SigHandler::SigDfl));
     let action = SigAction::new(disposition, SaFlags::empty(), SigSet::empty());
     // SAFETY: no function of ours is installed, so none can run in a handler.
     unsafe { sigaction(signal, &action) }.map(drop)

@@ -28,9 +28,7 @@ pub fn accept(listener: BorrowedFd<'_>) -> nix::Result<(OwnedFd, Option<SocketAd
     // SAFETY: accept4 gave us a new descriptor that nobody else owns.
     let connection = unsafe { OwnedFd::from_raw_fd(fd) };
     // SAFETY: `length` bytes were written.
-    Ok((connection, unsafe {
-        internet_address(address.as_ptr(), length)
-    }))
+    Ok((connection, unsafe { internet_address(address.as_ptr(), length) }))
 }
 
 /// The address of this end of a connection, as [`accept`] gives the other's.
@@ -39,11 +37,7 @@ pub fn local_address(connection: BorrowedFd<'_>) -> nix::Result<Option<SocketAdd
     let mut length = mem::size_of::<libc::sockaddr_storage>() as libc::socklen_t;
     // SAFETY: the kernel writes at most `length` bytes, which is the room there.
     Errno::result(unsafe {
-        libc::getsockname(
-            connection.as_raw_fd(),
-            address.as_mut_ptr().cast(),
-            &mut length,
-        )
+        libc::getsockname(connection.as_raw_fd(), address.as_mut_ptr().cast(), &mut length)
     })?;
     // SAFETY: `length` bytes were written.
     Ok(unsafe { internet_address(address.as_ptr(), length) })

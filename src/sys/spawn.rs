@@ -75,11 +75,8 @@ struct Orders<'a> {
 impl Program {
     /// The program at `path`, called with `arguments` (the first is its name).
     pub fn new(path: CString, arguments: Vec<CString>) -> io::Result<Self> {
-        let argv = arguments
-            .iter()
-            .map(|argument| argument.as_ptr())
-            .chain([ptr::null()])
-            .collect();
+        let argv =
+            arguments.iter().map(|argument| argument.as_ptr()).chain([ptr::null()]).collect();
         // SAFETY: a new mapping at an address of the kernel's choice touches
         // no memory that anybody holds.
         let stack = unsafe {
@@ -90,13 +87,7 @@ impl Program {
                 MapFlags::MAP_PRIVATE | MapFlags::MAP_STACK,
             )
         }?;
-        let program = Program {
-            path,
-            _arguments: arguments,
-            argv,
-            envp: Vec::new(),
-            stack,
-        };
+        let program = Program { path, _arguments: arguments, argv, envp: Vec::new(), stack };
         // SAFETY: the lowest page of our own mapping; nothing is in it yet.
         unsafe { mprotect(stack, GUARD_BYTES, ProtFlags::PROT_NONE) }?;
         Ok(program)
@@ -147,12 +138,8 @@ impl Program {
         let pid = Pid::from_raw(pid?);
         // SAFETY: clone succeeded, so this is a new descriptor of ours. The
         // volatile read is of what another process wrote.
-        let (pidfd, errno) = unsafe {
-            (
-                OwnedFd::from_raw_fd(pidfd),
-                ptr::read_volatile(&raw const orders.errno),
-            )
-        };
+        let (pidfd, errno) =
+            unsafe { (OwnedFd::from_raw_fd(pidfd), ptr::read_volatile(&raw const orders.errno)) };
         if errno != 0 {
             super::wait::reap(pid)?;
             return Err(io::Error::from_raw_os_error(errno));
@@ -200,11 +187,7 @@ fn follow(orders: &Orders<'_>) -> Errno {
         if libc::getppid() != orders.parent {
             return Errno::ESRCH;
         }
-        let Stdio {
-            input,
-            output,
-            error,
-        } = orders.stdio;
+        let Stdio { input, output, error } = orders.stdio;
         for (source, target) in [(input, 0), (output, 1), (error, 2)] {
             if libc::dup2(source.as_raw_fd(), target) < 0 {
                 return Errno::last();

@@ -54,10 +54,7 @@ impl fmt::Display for Exit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
             Exit::Code(code) => write!(f, "exited with code {code}"),
-            Exit::Signal {
-                number,
-                core_dumped,
-            } => {
+            Exit::Signal { number, core_dumped } => {
                 let core = if core_dumped { ", core dumped" } else { "" };
                 write!(f, "killed by {}{core}", signal_name(number))
             }
@@ -153,19 +150,10 @@ mod tests {
     fn a_status_word_is_decoded() {
         assert_eq!(Exit::from_status(0), Some(Exit::Code(0)));
         assert_eq!(Exit::from_status(78 << 8), Some(Exit::Code(78)));
-        assert_eq!(
-            Exit::from_status(9),
-            Some(Exit::Signal {
-                number: 9,
-                core_dumped: false
-            })
-        );
+        assert_eq!(Exit::from_status(9), Some(Exit::Signal { number: 9, core_dumped: false }));
         assert_eq!(
             Exit::from_status(0x80 | 11),
-            Some(Exit::Signal {
-                number: 11,
-                core_dumped: true
-            })
+            Some(Exit::Signal { number: 11, core_dumped: true })
         );
         assert_eq!(Exit::from_status(0x137f), None, "stopped");
         assert_eq!(Exit::from_status(0xffff), None, "continued");

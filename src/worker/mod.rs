@@ -39,6 +39,8 @@ pub struct Assignment<'a> {
     pub dead: BorrowedFd<'a>,
     /// Written to once, when it has got as far as accepting.
     pub ready: BorrowedFd<'a>,
+    /// A stream to the log that becomes its standard error.
+    pub stderr: Option<BorrowedFd<'a>>,
     /// Its place on the scoreboard.
     pub seat: &'a Seat,
     /// The scoreboard, of which it keeps its own page.
@@ -57,14 +59,10 @@ pub struct Assignment<'a> {
 
 /// Lives the life of a worker; signals are blocked when it begins.
 pub fn run(assignment: Assignment<'_>) -> ! {
-    let Assignment {
-        pool, slot, log, ..
-    } = assignment;
+    let Assignment { pool, slot, log, .. } = assignment;
     let log = log.new(slog::o!("pool" => pool.to_owned(), "slot" => slot));
     let (seat, scoreboard) = (assignment.seat, &mut *assignment.scoreboard);
-    let Ok(page) = scoreboard.keep_only(seat) else {
-        fork::leave(Code::Os as u8)
-    };
+    let Ok(page) = scoreboard.keep_only(seat) else { fork::leave(Code::Os as u8) };
     let end = settle::settle(assignment, page, &log).and_then(|desk| serve::serve(desk, &log));
     match end {
         Ok(()) => fork::leave(0),

@@ -24,10 +24,7 @@ mod tests {
     fn the_quota_stays_within_the_jitter() {
         assert_eq!(jittered(0, 10, 5), None);
         assert_eq!(jittered(1000, 0, 77), Some(1000));
-        assert_eq!(
-            (jittered(1000, 10, 0), jittered(1000, 10, 200)),
-            (Some(900), Some(1100))
-        );
+        assert_eq!((jittered(1000, 10, 0), jittered(1000, 10, 200)), (Some(900), Some(1100)));
         assert_eq!(jittered(1, 100, 0), Some(1), "a worker serves at least one");
         assert_eq!(jittered(u64::MAX, 100, u64::MAX), Some(u64::MAX));
     }

@@ -71,10 +71,7 @@ impl Settings {
         problems.extend(check_priority(pool));
         let settings = Settings {
             identity,
-            working_directory: pool
-                .working_directory
-                .as_ref()
-                .map(|path| path.get_ref().clone()),
+            working_directory: pool.working_directory.as_ref().map(|path| path.get_ref().clone()),
             umask: pool.umask,
             nice: pool.nice.as_ref().map(|nice| *nice.get_ref()),
             oom_score_adj: pool.oom_score_adj.as_ref().map(|score| *score.get_ref()),
@@ -99,10 +96,7 @@ fn identity(pool: &Pool) -> Result<Option<Identity>, Problem> {
                 let problem = |what: String| pool.problem("user", name.span(), what);
                 let name = name.get_ref();
                 let found = User::from_name(name).map_err(|errno| {
-                    problem(format!(
-                        "could not look up user \"{name}\": {}",
-                        errno.desc()
-                    ))
+                    problem(format!("could not look up user \"{name}\": {}", errno.desc()))
                 })?;
                 Some(found.ok_or_else(|| {
                     problem(format!("could not find user \"{name}\": no such user"))
@@ -115,10 +109,7 @@ fn identity(pool: &Pool) -> Result<Option<Identity>, Problem> {
             let problem = |what: String| pool.problem("group", name.span(), what);
             let name = name.get_ref();
             let found = Group::from_name(name).map_err(|errno| {
-                problem(format!(
-                    "could not look up group \"{name}\": {}",
-                    errno.desc()
-                ))
+                problem(format!("could not look up group \"{name}\": {}", errno.desc()))
             })?;
             Some(found.ok_or_else(|| {
                 problem(format!("could not find group \"{name}\": no such group"))
@@ -127,12 +118,9 @@ fn identity(pool: &Pool) -> Result<Option<Identity>, Problem> {
     };
     let identity = match (user, group) {
         (None, None) => return Ok(None),
-        (None, Some(group)) => Identity {
-            name: group.name,
-            uid: geteuid(),
-            gid: group.gid,
-            groups: vec![group.gid],
-        },
+        (None, Some(group)) => {
+            Identity { name: group.name, uid: geteuid(), gid: group.gid, groups: vec![group.gid] }
+        }
         (Some(user), group) => {
             let gid = group.map_or(user.gid, |group| group.gid);
             let groups = supplementary_groups(&user, gid).map_err(|reason| {
@@ -140,18 +128,10 @@ fn identity(pool: &Pool) -> Result<Option<Identity>, Problem> {
                 pool.problem(
                     "user",
                     span,
-                    format!(
-                        "could not look up groups of user \"{}\": {reason}",
-                        user.name
-                    ),
+                    format!("could not look up groups of user \"{}\": {reason}", user.name),
                 )
             })?;
-            Identity {
-                name: user.name,
-                uid: user.uid,
-                gid,
-                groups,
-            }
+            Identity { name: user.name, uid: user.uid, gid, groups }
         }
     };
     if geteuid().is_root() {
@@ -167,13 +147,9 @@ fn identity(pool: &Pool) -> Result<Option<Identity>, Problem> {
         (Some(user), None) => ("user", user.span()),
         (None, None) => ("user", 0..0),
     };
-    let message = format!(
-        "cannot become {key} \"{}\": the daemon does not run as root",
-        identity.name
-    );
-    Err(pool
-        .problem(key, span, message)
-        .with_code(Code::NoPermission))
+    let message =
+        format!("cannot become {key} \"{}\": the daemon does not run as root", identity.name);
+    Err(pool.problem(key, span, message).with_code(Code::NoPermission))
 }
 
 fn supplementary_groups(user: &User, gid: Gid) -> Result<Vec<Gid>, String> {
@@ -205,8 +181,7 @@ fn check_priority(pool: &Pool) -> Vec<Problem> {
                 "cannot set {key} \"{}\": the daemon does not run as root",
                 value.get_ref()
             );
-            pool.problem(key, value.span(), message)
-                .with_code(Code::NoPermission)
+            pool.problem(key, value.span(), message).with_code(Code::NoPermission)
         })
         .collect()
 }
@@ -223,13 +198,7 @@ fn limits(asked: &config::Limits) -> Vec<Limit> {
         ("fsize", Resource::RLIMIT_FSIZE, asked.fsize),
     ]
     .into_iter()
-    .filter_map(|(name, resource, value)| {
-        Some(Limit {
-            name,
-            resource,
-            value: value?,
-        })
-    })
+    .filter_map(|(name, resource, value)| Some(Limit { name, resource, value: value? }))
     .collect()
 }
 
@@ -241,9 +210,7 @@ fn environment(pool: &Pool) -> Vec<CString> {
             variables.entry(name.to_owned()).or_insert(value);
         }
     }
-    variables
-        .entry("PATH".to_owned())
-        .or_insert_with(|| DEFAULT_PATH.to_owned());
+    variables.entry("PATH".to_owned()).or_insert_with(|| DEFAULT_PATH.to_owned());
     // The configuration has refused NUL bytes, and a variable that this
     // process has holds none.
     variables

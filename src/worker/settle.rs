@@ -26,6 +26,8 @@ pub struct Desk<'a> {
     pub service: &'a mut dyn Service,
     pub listener: BorrowedFd<'a>,
     pub page: OwnPage,
+    /// Standard error leads to the log, with the pid of who writes to it.
+    pub stderr_is_logged: bool,
 }
 
 /// Becomes what the assignment says.
@@ -55,10 +57,13 @@ pub fn settle<'a>(
     let null = fs::File::open("/dev/null")
         .map_err(|error| Error::system("open file \"/dev/null\"", &error))?;
     descriptor::replace(&null, 0).map_err(|error| Error::system("set standard input", &error))?;
+    if let Some(stderr) = assignment.stderr {
+        descriptor::replace(stderr, 2)
+            .map_err(|error| Error::system("set standard error", &error))?;
+    }
     drop(null);
-    let mut keep = [assignment.listener, assignment.dead, assignment.ready]
-        .map(|fd| fd.as_raw_fd())
-        .to_vec();
+    let mut keep =
+        [assignment.listener, assignment.dead, assignment.ready].map(|fd| fd.as_raw_fd()).to_vec();
     keep.push(assignment.log_number);
     descriptor::close_all_but(&mut keep)
         .map_err(|error| Error::system("close descriptors", &error))?;
@@ -72,10 +77,7 @@ pub fn settle<'a>(
     // 5. The directory, as that user.
     if let Some(directory) = &settings.working_directory {
         chdir(directory).map_err(|errno| {
-            Error::system(
-                format!("enter directory \"{}\"", directory.display()),
-                &errno.into(),
-            )
+            Error::system(format!("enter directory \"{}\"", directory.display()), &errno.into())
         })?;
     }
 
@@ -87,10 +89,7 @@ pub fn settle<'a>(
     prctl::set_pdeathsig(Signal::SIGTERM)
         .map_err(|errno| Error::system("follow the master", &errno.into()))?;
     if getppid() != assignment.master {
-        return Err(Error::new(
-            Code::Unavailable,
-            "could not follow the master: it has gone",
-        ));
+        return Err(Error::new(Code::Unavailable, "could not follow the master: it has gone"));
     }
 
     // 8. The service, which may use all of that.
@@ -114,6 +113,7 @@ pub fn settle<'a>(
         service: assignment.service,
         listener: assignment.listener,
         page,
+        stderr_is_logged: assignment.stderr.is_some(),
     })
 }
 

@@ -33,56 +33,23 @@ fn problem(lines: &str) -> String {
 fn every_wrong_value_is_told_in_our_words() {
     let cases = [
         // Whole numbers.
-        (
-            "workers = 0",
-            "workers: 0 is not a whole number from 1 to 16384",
-        ),
-        (
-            "workers = 16385",
-            "workers: 16385 is not a whole number from 1 to 16384",
-        ),
-        (
-            "workers = \"x\"",
-            "workers: \"x\" is not a whole number from 1 to 16384",
-        ),
-        (
-            "workers = 1.5",
-            "workers: 1.5 is not a whole number from 1 to 16384",
-        ),
-        (
-            "workers = true",
-            "workers: true is not a whole number from 1 to 16384",
-        ),
-        (
-            "workers = [1]",
-            "workers: [1] is not a whole number from 1 to 16384",
-        ),
-        (
-            "workers = {}",
-            "workers: a table is not a whole number from 1 to 16384",
-        ),
+        ("workers = 0", "workers: 0 is not a whole number from 1 to 16384"),
+        ("workers = 16385", "workers: 16385 is not a whole number from 1 to 16384"),
+        ("workers = \"x\"", "workers: \"x\" is not a whole number from 1 to 16384"),
+        ("workers = 1.5", "workers: 1.5 is not a whole number from 1 to 16384"),
+        ("workers = true", "workers: true is not a whole number from 1 to 16384"),
+        ("workers = [1]", "workers: [1] is not a whole number from 1 to 16384"),
+        ("workers = {}", "workers: a table is not a whole number from 1 to 16384"),
         (
             "workers = 99999999999999999999",
             "workers: 99999999999999999999 is not a whole number from 1 to 16384",
         ),
-        (
-            "workers = 2000-01-01",
-            "workers: 2000-01-01 is not a whole number from 1 to 16384",
-        ),
+        ("workers = 2000-01-01", "workers: 2000-01-01 is not a whole number from 1 to 16384"),
         ("nice = 20", "nice: 20 is not a whole number from -20 to 19"),
-        (
-            "oom_score_adj = -1001",
-            "oom_score_adj: -1001 is not a whole number from -1000 to 1000",
-        ),
-        (
-            "max_requests = -1",
-            "max_requests: -1 is not a whole number, 0 or more",
-        ),
+        ("oom_score_adj = -1001", "oom_score_adj: -1001 is not a whole number from -1000 to 1000"),
+        ("max_requests = -1", "max_requests: -1 is not a whole number, 0 or more"),
         // Durations.
-        (
-            "kill_timeout = 5",
-            "kill_timeout: 5 is not a duration | write \"5s\" for seconds",
-        ),
+        ("kill_timeout = 5", "kill_timeout: 5 is not a duration | write \"5s\" for seconds"),
         (
             "kill_timeout = -5",
             "kill_timeout: -5 is not a duration | write it like \"500ms\", \"30s\" or \"5m\"",
@@ -91,22 +58,10 @@ fn every_wrong_value_is_told_in_our_words() {
             "kill_timeout = \"5\"",
             "kill_timeout: \"5\" is not a duration | write it like \"500ms\", \"30s\" or \"5m\"",
         ),
-        (
-            "kill_timeout = \"0s\"",
-            "kill_timeout: \"0s\" is not above zero",
-        ),
-        (
-            "request_timeout = \"0s\"",
-            "request_timeout: \"0s\" is not above zero",
-        ),
-        (
-            "idle_timeout = \"0ms\"",
-            "idle_timeout: \"0ms\" is not above zero",
-        ),
-        (
-            "min_uptime = \"2years\"",
-            "min_uptime: \"2years\" is longer than a year",
-        ),
+        ("kill_timeout = \"0s\"", "kill_timeout: \"0s\" is not above zero"),
+        ("request_timeout = \"0s\"", "request_timeout: \"0s\" is not above zero"),
+        ("idle_timeout = \"0ms\"", "idle_timeout: \"0ms\" is not above zero"),
+        ("min_uptime = \"2years\"", "min_uptime: \"2years\" is longer than a year"),
         ("min_uptime = false", "min_uptime: false is not a duration"),
         // Shares and modes.
         (
@@ -129,43 +84,22 @@ fn every_wrong_value_is_told_in_our_words() {
             "umask = 22",
             "umask: 22 is not an octal mode from \"0000\" to \"0777\" | write it as text, like \"0660\"",
         ),
-        (
-            "umask = \"0788\"",
-            "umask: \"0788\" is not an octal mode from \"0000\" to \"0777\"",
-        ),
-        (
-            "umask = \"1000\"",
-            "umask: \"1000\" is not an octal mode from \"0000\" to \"0777\"",
-        ),
+        ("umask = \"0788\"", "umask: \"0788\" is not an octal mode from \"0000\" to \"0777\""),
+        ("umask = \"1000\"", "umask: \"1000\" is not an octal mode from \"0000\" to \"0777\""),
         // Names and paths.
-        (
-            "user = 33",
-            "user: 33 is not a name | write the name, in quotes",
-        ),
+        ("user = 33", "user: 33 is not a name | write the name, in quotes"),
         ("group = \"\"", "group: \"\" is not a name"),
-        (
-            "working_directory = \"tmp\"",
-            "working_directory: \"tmp\" is not an absolute path",
-        ),
+        ("working_directory = \"tmp\"", "working_directory: \"tmp\" is not an absolute path"),
         (
             "working_directory = \"/a\\u0000\"",
             "working_directory: \"/a\\0\" is not an absolute path",
         ),
         // The environment.
         ("env = 5", "env: 5 is not a table"),
-        (
-            "env.A = 5",
-            "env.A: 5 is not a text | write it in quotes, \"5\"",
-        ),
+        ("env.A = 5", "env.A: 5 is not a text | write it in quotes, \"5\""),
         ("env.A = \"\\u0000\"", "env.A: \"\\0\" holds a NUL"),
-        (
-            "env.\"A=B\" = \"\"",
-            "env.\"A=B\": \"A=B\" is not the name of an environment variable",
-        ),
-        (
-            "env.\"\" = \"\"",
-            "env.\"\": \"\" is not the name of an environment variable",
-        ),
+        ("env.\"A=B\" = \"\"", "env.\"A=B\": \"A=B\" is not the name of an environment variable"),
+        ("env.\"\" = \"\"", "env.\"\": \"\" is not the name of an environment variable"),
         // Limits.
         (
             "limits.nofile = \"64MiB\"",
@@ -179,10 +113,7 @@ fn every_wrong_value_is_told_in_our_words() {
             "limits.core = \"64Mid\"",
             "limits.core: \"64Mid\" is not a size or \"unlimited\" | write it like \"64MiB\"",
         ),
-        (
-            "limits.as = \"99999999TiB\"",
-            "limits.as: \"99999999TiB\" is too large",
-        ),
+        ("limits.as = \"99999999TiB\"", "limits.as: \"99999999TiB\" is too large"),
         (
             "limits.cpu = 5",
             "limits.cpu: 5 is not a duration in whole seconds or \"unlimited\" | write \"5s\" for seconds",
@@ -195,24 +126,15 @@ fn every_wrong_value_is_told_in_our_words() {
             "limits.cpu = \"0s\"",
             "limits.cpu: \"0s\" is not a duration in whole seconds or \"unlimited\" | the least is \"1s\"",
         ),
-        (
-            "limits.stck = 1",
-            ": unknown key \"stck\" in pool.a.limits | did you mean \"stack\"?",
-        ),
+        ("limits.stck = 1", ": unknown key \"stck\" in pool.a.limits | did you mean \"stack\"?"),
         // Services.
-        (
-            "service = 5",
-            "service: 5 is not the name of a service or a table with one",
-        ),
+        ("service = 5", "service: 5 is not the name of a service or a table with one"),
         ("service = {}", "service: no service is named"),
         (
             "service = { a = {}, b = {} }",
             "service: both \"a\" and \"b\" are named | a pool has one service",
         ),
-        (
-            "service.exec = \"cat\"",
-            "service.exec: \"cat\" is not a table",
-        ),
+        ("service.exec = \"cat\"", "service.exec: \"cat\" is not a table"),
         ("service = 2000-01-01", "service: a date means nothing here"),
         // Keys.
         ("zzz = 1", ": unknown key \"zzz\" in pool.a"),
@@ -243,15 +165,7 @@ c = 5
     let problems = Files::new(&[("main.toml", text)]).load().unwrap_err();
     let told: Vec<_> = problems
         .iter()
-        .map(|p| {
-            format!(
-                "{}:{} {} {}",
-                p.line().unwrap(),
-                p.col().unwrap(),
-                p.key(),
-                p.message()
-            )
-        })
+        .map(|p| format!("{}:{} {} {}", p.line().unwrap(), p.col().unwrap(), p.key(), p.message()))
         .collect();
     let expected = [
         "1:11 include 5 is not a list",
@@ -283,20 +197,13 @@ fn syntax_errors_are_told_in_our_words() {
         ("a = b", "1:5: \"b\" is not a value"),
         ("a = \"b", "1:7: the text has no closing quote"),
         ("a = 0660", "1:5: a number cannot begin with 0"),
-        (
-            "a = 127.0.0.1:80",
-            "1:10: \".0.1:80\" is not part of a number",
-        ),
+        ("a = 127.0.0.1:80", "1:10: \".0.1:80\" is not part of a number"),
         ("a = 1\na = 2", "2:1: duplicate key \"a\""),
         ("[a", "1:3: unclosed table, expected \"]\""),
     ];
     for (text, expected) in cases {
         let told = problems(text);
-        assert_eq!(
-            told.lines().next(),
-            Some(&*format!("main.toml:{expected}")),
-            "{text}"
-        );
+        assert_eq!(told.lines().next(), Some(&*format!("main.toml:{expected}")), "{text}");
     }
 }
 
@@ -343,16 +250,10 @@ service = "echo"
         stop_timeout: Duration::from_secs(60),
     };
     assert_eq!(config.daemon, daemon);
-    let log = Log {
-        level: Level::Critical,
-        format: Format::Json,
-        file: Some("/l".into()),
-    };
+    let log = Log { level: Level::Critical, format: Format::Json, file: Some("/l".into()) };
     assert_eq!(config.log, log);
 
-    let [b, z] = &config.pools[..] else {
-        panic!("{config:?}")
-    };
+    let [b, z] = &config.pools[..] else { panic!("{config:?}") };
     assert_eq!((b.name.as_str(), z.name.as_str()), ("b", "z"), "sorted");
     let listen = Listen {
         address: Address::Path("/s".into()),
@@ -366,10 +267,7 @@ service = "echo"
     assert_eq!(z.service.name.get_ref(), "exec");
     assert_eq!(z.user.as_ref().unwrap().get_ref(), "u");
     assert_eq!(z.group.as_ref().unwrap().get_ref(), "v");
-    assert_eq!(
-        z.working_directory.as_ref().unwrap().get_ref(),
-        Path::new("/w")
-    );
+    assert_eq!(z.working_directory.as_ref().unwrap().get_ref(), Path::new("/w"));
     assert_eq!(z.umask, Some(0o27));
     assert_eq!(z.nice.as_ref().unwrap().get_ref(), &-5);
     assert_eq!(z.oom_score_adj.as_ref().unwrap().get_ref(), &500);
@@ -399,8 +297,5 @@ service = "echo"
     assert_eq!(b.kill_timeout, Duration::from_secs(5));
     assert_eq!(b.min_uptime, Duration::from_secs(1));
     assert_eq!(b.limits, Limits::default());
-    assert_eq!(
-        (b.listen.get_ref().backlog, b.listen.get_ref().mode),
-        (1024, 0o660)
-    );
+    assert_eq!((b.listen.get_ref().backlog, b.listen.get_ref().mode), (1024, 0o660));
 }

@@ -65,12 +65,7 @@ impl Exec {
             .map(|argument| CString::new(argument.as_bytes()))
             .collect::<Result<_, _>>()
             .map_err(|_| problem("an argument of the command holds a NUL byte".to_owned()))?;
-        Ok(Exec {
-            path,
-            command,
-            stderr,
-            runner: None,
-        })
+        Ok(Exec { path, command, stderr, runner: None })
     }
 }
 

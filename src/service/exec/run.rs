@@ -66,7 +66,7 @@ impl Runner {
     /// Runs the program on `connection` to its end, and logs how it ended.
     pub fn run(&mut self, connection: &Connection, context: &Context) -> io::Result<()> {
         let began = Moment::now();
-        let started = match self.start(connection) {
+        let started = match self.start(connection, context) {
             Ok(started) => started,
             Err(error) => {
                 self.log_failed_start(&error, connection, context.log());
@@ -84,35 +84,23 @@ impl Runner {
         if let StderrTo::Log(pipe) = &mut self.stderr {
             pipe.finish(context.log(), &self.name, started.pid)?;
         }
-        self.log_end(
-            ended.exit,
-            started.pid,
-            Moment::now() - began,
-            connection,
-            context.log(),
-        );
+        self.log_end(ended.exit, started.pid, Moment::now() - began, connection, context.log());
         watched
     }
 
-    fn start(&mut self, connection: &Connection) -> io::Result<Started> {
+    fn start(&mut self, connection: &Connection, context: &Context) -> io::Result<Started> {
+        let own = io::stderr();
         let about_connection = variables::of_connection(connection)?;
         let error = match &self.stderr {
+            StderrTo::Log(_) if context.stderr_is_logged() => own.as_fd(),
             StderrTo::Log(pipe) => pipe.writer(),
             StderrTo::Socket => connection.as_fd(),
             StderrTo::Null(null) => null.as_fd(),
         };
-        let environment = self
-            .environment
-            .iter()
-            .chain(&about_connection)
-            .map(CString::as_c_str);
+        let environment = self.environment.iter().chain(&about_connection).map(CString::as_c_str);
         self.program.start(
             environment,
-            Stdio {
-                input: connection.as_fd(),
-                output: connection.as_fd(),
-                error,
-            },
+            Stdio { input: connection.as_fd(), output: connection.as_fd(), error },
         )
     }
 
@@ -160,9 +148,7 @@ impl Runner {
             _ => nothing,
         };
         let mut descriptors = [ended, written, hung_up];
-        let timeout = stage
-            .deadline()
-            .map(|deadline| TimeSpec::from(deadline - Moment::now()));
+        let timeout = stage.deadline().map(|deadline| TimeSpec::from(deadline - Moment::now()));
         match ppoll(&mut descriptors, timeout, None) {
             Ok(_) => {}
             // Nothing was looked at, so nothing is known to be ready.
@@ -171,11 +157,7 @@ impl Runner {
         }
         let [ended, written, hung_up] =
             descriptors.map(|descriptor| descriptor.any() == Some(true));
-        Ok(Ready {
-            ended,
-            written,
-            hung_up,
-        })
+        Ok(Ready { ended, written, hung_up })
     }
 
     fn log_failed_start(&mut self, error: &io::Error, connection: &Connection, log: &Logger) {
@@ -205,10 +187,7 @@ impl Runner {
         match exit {
             Exit::Code(code) => warn!(log, "program exited"; "pid" => pid, "program" => &self.name,
                 "code" => code, "elapsed_ms" => elapsed_ms, "peer" => %peer, HeldBack(held_back)),
-            Exit::Signal {
-                number,
-                core_dumped,
-            } => warn!(log, "program killed"; "pid" => pid,
+            Exit::Signal { number, core_dumped } => warn!(log, "program killed"; "pid" => pid,
                 "program" => &self.name, "signal" => signal_name(number), "core_dumped" => core_dumped,
                 "elapsed_ms" => elapsed_ms, "peer" => %peer, HeldBack(held_back)),
         }
@@ -287,11 +266,7 @@ mod tests {
         assert_eq!(stage, Stage::Serving);
         let stage = stage.next(true, at(1), second);
         assert_eq!(stage.deadline(), Some(at(2)));
-        assert_eq!(
-            stage.next(false, at(1), second),
-            stage,
-            "not before its time"
-        );
+        assert_eq!(stage.next(false, at(1), second), stage, "not before its time");
         let stage = stage.next(false, at(2), second);
         assert_eq!(stage.signal(), Some(Signal::SIGTERM));
         let stage = stage.signalled(at(2), second).next(false, at(3), second);

@@ -63,9 +63,7 @@ impl LogPipe {
                 Ok(0) => return Ok(()),
                 Ok(read) => {
                     let Self { lines, limit, .. } = self;
-                    lines.push(&buffer[..read], |line| {
-                        log_line(limit, log, program, pid, line)
-                    });
+                    lines.push(&buffer[..read], |line| log_line(limit, log, program, pid, line));
                     if read < READ_BYTES {
                         return Ok(());
                     }

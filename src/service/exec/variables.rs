@@ -10,9 +10,7 @@ use crate::service::{Connection, Peer};
 
 /// The environment of this process, which is the one promised to programs.
 pub fn inherited() -> io::Result<Vec<CString>> {
-    std::env::vars_os()
-        .map(|(name, value)| variable(&name, &value))
-        .collect()
+    std::env::vars_os().map(|(name, value)| variable(&name, &value)).collect()
 }
 
 /// The variables that describe a connection: those of UCSPI

@@ -1,0 +1,237 @@
+//! The journal: records as native entries, and streams for standard error.
+//!
+//! The protocols are those of systemd's "Native Journal Protocol" document and
+//! of sd_journal_stream_fd(3). libsystemd's crate speaks the first one, but
+//! through a socket that it keeps to itself, and a worker closes what it does
+//! not know.
+#![forbid(unsafe_code)]
+
+use std::env;
+use std::fmt::{self, Write as _};
+use std::fs;
+use std::io::{self, IoSlice, Write as _};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::Arc;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, sendmsg, setsockopt, socket, sockopt,
+};
+use slog::{Drain, KV, Key, Level, Never, OwnedKVList, Record, Serializer};
+
+use super::{message_id, sink};
+
+const SOCKET: &str = "/run/systemd/journal/socket";
+const STREAM_SOCKET: &str = "/run/systemd/journal/stdout";
+
+/// As much as sd_journal_send(3) asks for: a burst should not be lost.
+const SEND_BUFFER_BYTES: usize = 8 * 1024 * 1024;
+
+/// How long a record may wait for a journal that is behind. One that does not
+/// answer makes us wait once, and not again before it does.
+const PATIENCE_MS: u8 = 50;
+
+/// Whether standard error is a stream to the journal (JOURNAL_STREAM of
+/// systemd.exec(5) names its device and inode).
+pub fn is_standard_error() -> bool {
+    let Ok(stream) = env::var("JOURNAL_STREAM") else {
+        return false;
+    };
+    fs::metadata("/proc/self/fd/2")
+        .is_ok_and(|file| stream == format!("{}:{}", file.dev(), file.ino()))
+}
+
+/// A socket from which entries can be sent.
+pub fn open() -> io::Result<OwnedFd> {
+    fs::metadata(SOCKET)?;
+    let socket = socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
+    // Less is not an error, see socket(7) on SO_SNDBUF.
+    let _ = setsockopt(&socket, sockopt::SndBuf, &SEND_BUFFER_BYTES);
+    Ok(socket)
+}
+
+/// A stream whose lines become entries with this SYSLOG_IDENTIFIER, each with
+/// the pid of the process that wrote it.
+pub fn stream(identifier: &str) -> io::Result<OwnedFd> {
+    const PRIORITY: u8 = 6; // info
+    let mut stream = UnixStream::connect(STREAM_SOCKET)?;
+    // The header, a line each: identifier, unit, priority, whether a prefix
+    // such as <3> sets the priority, and whether to forward to syslog, to the
+    // kernel's log and to the console.
+    stream.write_all(format!("{identifier}\n\n{PRIORITY}\n1\n0\n0\n0\n").as_bytes())?;
+    Ok(stream.into())
+}
+
+/// Sends records to the journal.
+pub struct Journal {
+    target: Arc<OwnedFd>,
+    entry: std::cell::RefCell<Entry>,
+}
+
+#[derive(Default)]
+struct Entry {
+    bytes: Vec<u8>,
+    /// The last record waited in vain.
+    out_of_patience: bool,
+}
+
+impl Journal {
+    /// Sends from this socket.
+    pub fn new(target: Arc<OwnedFd>) -> Self {
+        Journal { target, entry: Default::default() }
+    }
+}
+
+impl Drain for Journal {
+    type Ok = ();
+    type Err = Never;
+
+    fn log(&self, record: &Record<'_>, values: &OwnedKVList) -> Result<(), Never> {
+        let mut entry = self.entry.borrow_mut();
+        let Entry { bytes, out_of_patience } = &mut *entry;
+        compose(bytes, record, values);
+        match send(&self.target, bytes, *out_of_patience) {
+            Ok(()) => *out_of_patience = false,
+            Err(error) => {
+                *out_of_patience = error == Errno::EAGAIN;
+                sink::count_lost();
+            }
+        }
+        Ok(())
+    }
+}
+
+fn send(target: &OwnedFd, entry: &[u8], out_of_patience: bool) -> nix::Result<()> {
+    let address = UnixAddr::new(Path::new(SOCKET))?;
+    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+    let mut may_wait = !out_of_patience;
+    loop {
+        match sendmsg(target.as_raw_fd(), &[IoSlice::new(entry)], &[], flags, Some(&address)) {
+            Ok(_) => return Ok(()),
+            Err(Errno::EINTR) => {}
+            Err(Errno::EAGAIN) if may_wait => {
+                may_wait = false;
+                let mut room = [PollFd::new(target.as_fd(), PollFlags::POLLOUT)];
+                poll(&mut room, PollTimeout::from(PATIENCE_MS))?;
+            }
+            Err(errno) => return Err(errno),
+        }
+    }
+}
+
+/// Writes the entry of a record. Its MESSAGE has the fields as well, for that
+/// is all that `journalctl` shows.
+fn compose(entry: &mut Vec<u8>, record: &Record<'_>, values: &OwnedKVList) {
+    entry.clear();
+    let message = record.msg().to_string();
+    let mut fields =
+        Fields { entry, text: message.clone(), about_program: message.starts_with("program ") };
+    // Neither can fail: they write to memory.
+    let _ = record.kv().serialize(record, &mut fields);
+    let _ = values.serialize(record, &mut fields);
+    let text = fields.text;
+    put(entry, "MESSAGE", &text);
+    put(entry, "PRIORITY", priority(record.level()));
+    put(entry, "SYSLOG_IDENTIFIER", "preforkd");
+    if let Some(id) = message_id::of(&message) {
+        put(entry, "MESSAGE_ID", id);
+    }
+}
+
+/// One field of an entry; a value of several lines is preceded by its length.
+fn put(entry: &mut Vec<u8>, name: &str, value: &str) {
+    entry.extend_from_slice(name.as_bytes());
+    if value.contains('\n') {
+        entry.push(b'\n');
+        entry.extend_from_slice(&(value.len() as u64).to_le_bytes());
+    } else {
+        entry.push(b'=');
+    }
+    entry.extend_from_slice(value.as_bytes());
+    entry.push(b'\n');
+}
+
+struct Fields<'a> {
+    entry: &'a mut Vec<u8>,
+    text: String,
+    about_program: bool,
+}
+
+impl Serializer for Fields<'_> {
+    fn emit_arguments(&mut self, key: Key, value: &fmt::Arguments<'_>) -> slog::Result {
+        let key: &str = key.as_ref();
+        let value = value.to_string();
+        write!(self.text, ", {key}: {value}")?;
+        put(self.entry, &field_name(key, self.about_program), &value);
+        Ok(())
+    }
+}
+
+/// The journal's name of a field. Some words mean something else there.
+fn field_name(key: &str, about_program: bool) -> String {
+    match key {
+        "pid" if about_program => "PROGRAM_PID".to_owned(),
+        "pid" => "WORKER_PID".to_owned(),
+        "code" => "EXIT_CODE".to_owned(),
+        "signal" => "EXIT_SIGNAL".to_owned(),
+        _ => key.to_ascii_uppercase(),
+    }
+}
+
+/// The priority of a level (syslog(3)).
+fn priority(level: Level) -> &'static str {
+    match level {
+        Level::Critical => "2",
+        Level::Error => "3",
+        Level::Warning => "4",
+        Level::Info => "6",
+        Level::Debug | Level::Trace => "7",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use slog::{Logger, o, warn};
+
+    /// What is sent for a record, captured by a drain that composes only.
+    struct Capture(std::sync::mpsc::Sender<Vec<u8>>);
+
+    impl Drain for Capture {
+        type Ok = ();
+        type Err = Never;
+
+        fn log(&self, record: &Record<'_>, values: &OwnedKVList) -> Result<(), Never> {
+            let mut entry = Vec::new();
+            compose(&mut entry, record, values);
+            let _ = self.0.send(entry);
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn fields_have_the_names_of_the_journal() {
+        let (sender, entries) = std::sync::mpsc::channel();
+        let log =
+            Logger::root(std::sync::Mutex::new(Capture(sender)).ignore_res(), o!("pool" => "web"));
+        warn!(log, "worker exited"; "pid" => 7, "code" => 3, "reason" => "two\nlines");
+        let entry = entries.recv().unwrap();
+        let text = String::from_utf8_lossy(&entry);
+        for field in [
+            "POOL=web\n",
+            "WORKER_PID=7\n",
+            "EXIT_CODE=3\n",
+            "PRIORITY=4\n",
+            "SYSLOG_IDENTIFIER=preforkd\n",
+        ] {
+            assert!(text.contains(field), "{field}: {text}");
+        }
+        let reason = [b"REASON\n".as_slice(), &9u64.to_le_bytes(), b"two\nlines\n"].concat();
+        assert!(entry.windows(reason.len()).any(|window| window == reason), "{text}");
+        assert!(text.contains("MESSAGE_ID="), "{text}");
+    }
+}

@@ -1,0 +1,70 @@
+//! Who else is told of the master's life, beside the log.
+#![forbid(unsafe_code)]
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::listener::Listener;
+use crate::sys::clock::Moment;
+
+/// Somebody who waits for the daemon: the command that detached it, or a
+/// service manager.
+pub trait Observer {
+    /// Every pool accepts: at the start, and after each reload, failed or not.
+    fn ready(&mut self) {}
+
+    /// At the start some pools accept, and the others are tried again.
+    fn partly_ready(&mut self, _warning: &str) {}
+
+    /// A reload has begun.
+    fn reloading(&mut self) {}
+
+    /// The daemon stops, and takes no longer than this.
+    fn stopping(&mut self, _within: Duration) {}
+
+    /// The loop has gone round.
+    fn turn(&mut self, _now: Moment, _status: &mut dyn FnMut() -> Status) {}
+
+    /// When it wants the loop to go round again.
+    fn deadline(&self) -> Option<Moment> {
+        None
+    }
+
+    /// These are the listeners now. Whether it keeps them open over the end of
+    /// the daemon.
+    fn keep(&mut self, _listeners: &mut dyn Iterator<Item = &Listener>) -> bool {
+        false
+    }
+}
+
+/// How the daemon is, in one line.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Status {
+    /// Where the master is in its life.
+    pub phase: String,
+    /// How many pools there are.
+    pub pools: usize,
+    /// How many workers have a connection in hand.
+    pub busy: usize,
+    /// How many wait for one.
+    pub idle: usize,
+    /// How many slots back off.
+    pub throttled: usize,
+    /// What became of the last reload, or of the start of a pool.
+    pub trouble: Option<String>,
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Status { phase, pools, busy, idle, throttled, trouble } = self;
+        write!(
+            f,
+            "{phase}; {pools} pools, {busy} workers busy, {idle} idle, {throttled} slots throttled"
+        )?;
+        match trouble {
+            // A status is one line.
+            Some(trouble) => write!(f, "; {}", trouble.replace('\n', " ")),
+            None => Ok(()),
+        }
+    }
+}

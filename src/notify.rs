@@ -1,0 +1,128 @@
+//! The service manager: readiness, status and watchdog (sd_notify(3)), and the
+//! sockets that it keeps for us (sd_listen_fds(3), FileDescriptorStoreMax= of
+//! systemd.service(5)).
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeSet;
+use std::env;
+use std::io;
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use sd_notify::NotifyState;
+
+use crate::config::Address;
+use crate::error::{Code, Error, reason};
+use crate::listener::{Inherited, Listener, is_stored, stored_name};
+use crate::master::{Observer, Status};
+use crate::sys::clock::Moment;
+use crate::sys::descriptor;
+
+/// How often the status text may change.
+const STATUS_PAUSE: Duration = Duration::from_secs(1);
+
+/// What stopping may take beyond the time-outs that were announced.
+const STOP_MARGIN: Duration = Duration::from_secs(15);
+
+/// The sockets that were passed to this process.
+pub fn inherited() -> Result<Vec<Inherited>, Error> {
+    let failed = |error: io::Error| {
+        Error::new(Code::CannotCreate, format!("could not adopt listeners: {}", reason(&error)))
+    };
+    let passed = sd_notify::listen_fds_with_names().map_err(failed)?;
+    Ok(passed.map(|(number, name)| Inherited { name, socket: descriptor::adopt(number) }).collect())
+}
+
+/// Tells the service manager of the master's life.
+pub struct Notifier {
+    /// How often the watchdog wants to hear of us: twice in its time.
+    watchdog: Option<Duration>,
+    next_ping: Moment,
+    status: String,
+    next_status: Moment,
+    stored: BTreeSet<String>,
+}
+
+impl Notifier {
+    /// The notifier, if a service manager listens. `inherited` are the names
+    /// of the sockets that were passed.
+    pub fn from_environment(inherited: &[Inherited]) -> Option<Self> {
+        env::var_os("NOTIFY_SOCKET")?;
+        let stored = inherited
+            .iter()
+            .map(|socket| socket.name.clone())
+            .filter(|name| is_stored(name))
+            .collect();
+        Some(Notifier {
+            watchdog: sd_notify::watchdog_enabled().map(|limit| limit / 2),
+            next_ping: Moment::default(),
+            status: String::new(),
+            next_status: Moment::default(),
+            stored,
+        })
+    }
+}
+
+/// A service manager that is gone is no reason to stop serving.
+fn tell(states: &[NotifyState<'_>]) {
+    let _ = sd_notify::notify(states);
+}
+
+impl Observer for Notifier {
+    fn ready(&mut self) {
+        tell(&[NotifyState::Ready]);
+    }
+
+    fn reloading(&mut self) {
+        match NotifyState::monotonic_usec_now() {
+            Ok(now) => tell(&[NotifyState::Reloading, now]),
+            Err(_) => tell(&[NotifyState::Reloading]),
+        }
+    }
+
+    fn stopping(&mut self, within: Duration) {
+        let micros = u32::try_from((within + STOP_MARGIN).as_micros()).unwrap_or(u32::MAX);
+        tell(&[NotifyState::Stopping, NotifyState::ExtendTimeoutUsec(micros)]);
+    }
+
+    fn turn(&mut self, now: Moment, status: &mut dyn FnMut() -> Status) {
+        if let Some(pace) = self.watchdog
+            && now >= self.next_ping
+        {
+            self.next_ping = now + pace;
+            tell(&[NotifyState::Watchdog]);
+        }
+        if now >= self.next_status {
+            self.next_status = now + STATUS_PAUSE;
+            let status = status().to_string();
+            if status != self.status {
+                tell(&[NotifyState::Status(&status)]);
+                self.status = status;
+            }
+        }
+    }
+
+    fn deadline(&self) -> Option<Moment> {
+        self.watchdog.map(|_| self.next_ping)
+    }
+
+    fn keep(&mut self, listeners: &mut dyn Iterator<Item = &Listener>) -> bool {
+        let mut wanted = BTreeSet::new();
+        // What a socket unit has made is the service manager's own.
+        for listener in
+            listeners.filter(|listener| !matches!(listener.address(), Address::Systemd(_)))
+        {
+            let name = stored_name(listener.address());
+            if !self.stored.contains(&name) {
+                let states = [NotifyState::FdStore, NotifyState::FdName(&name)];
+                let _ = sd_notify::notify_with_fds(&states, &[listener.as_fd()]);
+            }
+            wanted.insert(name);
+        }
+        for name in self.stored.difference(&wanted) {
+            tell(&[NotifyState::FdStoreRemove, NotifyState::FdName(name)]);
+        }
+        self.stored = wanted;
+        true
+    }
+}
