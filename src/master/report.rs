@@ -149,9 +149,9 @@ fn tell_of_pool(log: &Logger, event: Event) {
             "pool" => pool, "slot" => slot, "pid" => pid.as_raw(), "generation" => generation,
             HeldBack(held_back)),
         Event::Ended(death) => tell_of_death(log, &death),
-        Event::TimedOut { pool, slot, pid, elapsed, peer } => warn!(log, "worker timed out";
+        Event::TimedOut { pool, slot, pid, elapsed, peer, held_back } => warn!(log, "worker timed out";
             "pool" => pool, "slot" => slot, "pid" => pid.as_raw(),
-            "elapsed_ms" => elapsed.as_millis() as u64, "peer" => peer),
+            "elapsed_ms" => elapsed.as_millis() as u64, "peer" => peer, HeldBack(held_back)),
         Event::Throttled { pool, slot, deaths, delay, held_back } => {
             error!(log, "respawn throttled";
             "pool" => pool, "slot" => slot, "deaths" => deaths, "delay_ms" => delay.as_millis() as u64,

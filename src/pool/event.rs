@@ -39,6 +39,8 @@ pub enum Event {
         elapsed: Duration,
         /// The client.
         peer: String,
+        /// How many such lines were held back.
+        held_back: u64,
     },
     /// A slot waits before it is filled again.
     Throttled {

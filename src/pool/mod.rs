@@ -45,6 +45,9 @@ use worker::Worker;
 /// worker crash must not fill the disk.
 const CRASHES_LOGGED: u32 = 2_000;
 
+/// The same for connections that take too long.
+const TIMEOUTS_LOGGED: u32 = 200;
+
 /// The workers of one `[pool.NAME]`, of the newest generation and of older
 /// ones that still serve.
 pub struct Pool {
@@ -63,6 +66,7 @@ pub struct Pool {
 /// How much of what repeats itself is logged.
 struct Limits {
     crashes: Limit,
+    timed_out: Limit,
     /// Of slots that back off: starts, ends, delays.
     retried: [Limit; 3],
 }
@@ -75,7 +79,7 @@ impl Pool {
             elders: Vec::new(),
             leaving: Vec::new(),
             next_look: None,
-            limits: Limits { crashes: Limit::new(CRASHES_LOGGED), retried: [1; 3].map(Limit::new) },
+            limits: Limits { crashes: Limit::new(CRASHES_LOGGED), timed_out: Limit::new(TIMEOUTS_LOGGED), retried: [1; 3].map(Limit::new) },
             last_failure: None,
         }
     }
@@ -131,11 +135,15 @@ impl Pool {
         self.next_look = None;
     }
 
-    /// Gives the current generation up for the newest of its elders.
+    /// Gives the current generation up for the newest of its elders that
+    /// serves.
     pub fn roll_back(&mut self) {
-        if let Some(elder) = self.elders.pop() {
+        while let Some(elder) = self.elders.pop() {
             let failed = std::mem::replace(&mut self.current, elder);
             self.dismiss(failed);
+            if self.standing() == Standing::Ready {
+                break;
+            }
         }
     }
 
@@ -279,7 +287,7 @@ impl Pool {
         if is_look {
             self.next_look = Some(now + pace);
         }
-        let pool = self.name().to_owned();
+        let mut late = Vec::new();
         for worker in self.workers_mut() {
             let Some(request_timeout) = worker.timeouts.request else {
                 continue;
@@ -294,17 +302,16 @@ impl Pool {
                     let peer = shared.scoreboard.peer(&worker.seat);
                     shared.scoreboard.mark_overdue(&worker.seat, connection);
                     worker.signal(Signal::SIGALRM);
-                    let elapsed = now - connection.began;
-                    events.push(Event::TimedOut {
-                        pool: pool.clone(),
-                        slot: worker.slot,
-                        pid: worker.pid,
-                        elapsed,
-                        peer,
-                    });
+                    late.push((worker.slot, worker.pid, now - connection.began, peer));
                 }
                 Some(Step::AlarmAgain(_)) => worker.signal(Signal::SIGALRM),
                 Some(Step::Kill) => worker.kill(Asked::TimeOut),
+            }
+        }
+        for (slot, pid, elapsed, peer) in late {
+            if let Some(held_back) = self.limits.timed_out.admit(now) {
+                let pool = self.name().to_owned();
+                events.push(Event::TimedOut { pool, slot, pid, elapsed, peer, held_back });
             }
         }
     }

@@ -52,7 +52,7 @@ impl Worker {
 
     /// Kills it.
     pub fn kill(&mut self, why: Asked) {
-        self.asked.get_or_insert(why);
+        self.asked = Some(why);
         self.killed = true;
         self.signal(Signal::SIGKILL);
     }
