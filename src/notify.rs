@@ -40,6 +40,8 @@ pub struct Notifier {
     next_ping: Moment,
     status: String,
     next_status: Moment,
+    /// The status may have changed since it was told.
+    is_stale: bool,
     stored: BTreeSet<String>,
 }
 
@@ -58,6 +60,7 @@ impl Notifier {
             next_ping: Moment::default(),
             status: String::new(),
             next_status: Moment::default(),
+            is_stale: false,
             stored,
         })
     }
@@ -71,6 +74,7 @@ fn tell(states: &[NotifyState<'_>]) {
 impl Observer for Notifier {
     fn ready(&mut self) {
         tell(&[NotifyState::Ready]);
+        self.next_status = Moment::default();
     }
 
     fn reloading(&mut self) {
@@ -92,7 +96,8 @@ impl Observer for Notifier {
             self.next_ping = now + pace;
             tell(&[NotifyState::Watchdog]);
         }
-        if now >= self.next_status {
+        self.is_stale = now < self.next_status;
+        if !self.is_stale {
             self.next_status = now + STATUS_PAUSE;
             let status = status().to_string();
             if status != self.status {
@@ -103,7 +108,9 @@ impl Observer for Notifier {
     }
 
     fn deadline(&self) -> Option<Moment> {
-        self.watchdog.map(|_| self.next_ping)
+        let ping = self.watchdog.map(|_| self.next_ping);
+        let status = self.is_stale.then_some(self.next_status);
+        ping.into_iter().chain(status).min()
     }
 
     fn keep(&mut self, listeners: &mut dyn Iterator<Item = &Listener>) -> bool {

@@ -7,7 +7,7 @@
 #![forbid(unsafe_code)]
 
 use std::env;
-use std::fmt::{self, Write as _};
+use std::fmt;
 use std::fs;
 use std::io::{self, IoSlice, Write as _};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -124,19 +124,39 @@ fn send(target: &OwnedFd, entry: &[u8], out_of_patience: bool) -> nix::Result<()
 }
 
 /// Writes the entry of a record. Its MESSAGE has the fields as well, for that
-/// is all that `journalctl` shows.
+/// is all that `journalctl` shows; but what a program wrote stands there as it
+/// wrote it.
 fn compose(entry: &mut Vec<u8>, record: &Record<'_>, values: &OwnedKVList) {
     entry.clear();
     let message = record.msg().to_string();
-    let mut fields =
-        Fields { entry, text: message.clone(), about_program: message.starts_with("program ") };
-    // Neither can fail: they write to memory.
+    let mut fields = Fields(Vec::new());
+    // Neither can fail: they write to memory. Both give the last field first.
     let _ = record.kv().serialize(record, &mut fields);
     let _ = values.serialize(record, &mut fields);
-    let text = fields.text;
-    put(entry, "MESSAGE", &text);
+    let value_of =
+        |wanted| fields.0.iter().find(|(key, _)| *key == wanted).map(|(_, value)| value.as_str());
+
+    let about_program = message.starts_with("program ");
+    for (key, value) in &fields.0 {
+        put(entry, &field_name(key, about_program), value);
+    }
+    match (message.as_str(), value_of("line")) {
+        ("program stderr", Some(line)) => {
+            put(entry, "MESSAGE", line);
+            put(
+                entry,
+                "SYSLOG_IDENTIFIER",
+                &format!("preforkd/{}", value_of("pool").unwrap_or_default()),
+            );
+            put(entry, "SYSLOG_PID", value_of("pid").unwrap_or_default());
+        }
+        _ => {
+            let text = fields.0.iter().rev().map(|(key, value)| format!(", {key}: {value}"));
+            put(entry, "MESSAGE", &text.fold(message.clone(), |text, field| text + &field));
+            put(entry, "SYSLOG_IDENTIFIER", "preforkd");
+        }
+    }
     put(entry, "PRIORITY", priority(record.level()));
-    put(entry, "SYSLOG_IDENTIFIER", "preforkd");
     if let Some(id) = message_id::of(&message) {
         put(entry, "MESSAGE_ID", id);
     }
@@ -155,18 +175,12 @@ fn put(entry: &mut Vec<u8>, name: &str, value: &str) {
     entry.push(b'\n');
 }
 
-struct Fields<'a> {
-    entry: &'a mut Vec<u8>,
-    text: String,
-    about_program: bool,
-}
+/// The fields of a record.
+struct Fields(Vec<(String, String)>);
 
-impl Serializer for Fields<'_> {
+impl Serializer for Fields {
     fn emit_arguments(&mut self, key: Key, value: &fmt::Arguments<'_>) -> slog::Result {
-        let key: &str = key.as_ref();
-        let value = value.to_string();
-        write!(self.text, ", {key}: {value}")?;
-        put(self.entry, &field_name(key, self.about_program), &value);
+        self.0.push((AsRef::<str>::as_ref(&key).to_owned(), value.to_string()));
         Ok(())
     }
 }

@@ -124,8 +124,8 @@ pub fn tell(log: &Logger, news: News) {
             info!(log, "ready"; "pools" => pools, "workers" => workers)
         }
         News::Reloaded { generation, added, removed, renewed, resized } => info!(log, "reloaded";
-            "generation" => generation, "added" => added, "removed" => removed, "renewed" => renewed,
-            "resized" => resized),
+            "generation" => generation, Names("added", added), Names("removed", removed),
+            Names("renewed", renewed), Names("resized", resized)),
         News::ReloadFailed { reason } => error!(log, "reload failed"; "reason" => reason),
         News::Stopping { cause } => info!(log, "stopping"; "cause" => cause),
         News::Escalating { step, cause } => {
@@ -149,9 +149,11 @@ fn tell_of_pool(log: &Logger, event: Event) {
             "pool" => pool, "slot" => slot, "pid" => pid.as_raw(), "generation" => generation,
             HeldBack(held_back)),
         Event::Ended(death) => tell_of_death(log, &death),
-        Event::TimedOut { pool, slot, pid, elapsed, peer, held_back } => warn!(log, "worker timed out";
+        Event::TimedOut { pool, slot, pid, elapsed, peer, held_back } => {
+            warn!(log, "worker timed out";
             "pool" => pool, "slot" => slot, "pid" => pid.as_raw(),
-            "elapsed_ms" => elapsed.as_millis() as u64, "peer" => peer, HeldBack(held_back)),
+            "elapsed_ms" => elapsed.as_millis() as u64, "peer" => peer, HeldBack(held_back))
+        }
         Event::Throttled { pool, slot, deaths, delay, held_back } => {
             error!(log, "respawn throttled";
             "pool" => pool, "slot" => slot, "deaths" => deaths, "delay_ms" => delay.as_millis() as u64,
@@ -195,5 +197,14 @@ impl KV for Reason {
             Some(reason) => serializer.emit_str("reason", reason),
             None => Ok(()),
         }
+    }
+}
+
+/// A field with the names of pools, where there are any.
+struct Names(&'static str, String);
+
+impl KV for Names {
+    fn serialize(&self, _: &Record<'_>, serializer: &mut dyn Serializer) -> slog::Result {
+        if self.1.is_empty() { Ok(()) } else { serializer.emit_str(self.0, &self.1) }
     }
 }

@@ -79,7 +79,11 @@ impl Pool {
             elders: Vec::new(),
             leaving: Vec::new(),
             next_look: None,
-            limits: Limits { crashes: Limit::new(CRASHES_LOGGED), timed_out: Limit::new(TIMEOUTS_LOGGED), retried: [1; 3].map(Limit::new) },
+            limits: Limits {
+                crashes: Limit::new(CRASHES_LOGGED),
+                timed_out: Limit::new(TIMEOUTS_LOGGED),
+                retried: [1; 3].map(Limit::new),
+            },
             last_failure: None,
         }
     }

@@ -50,24 +50,17 @@ pub trait Service {
 pub struct Context {
     log: Logger,
     kill_timeout: Duration,
-    stderr_is_logged: bool,
 }
 
 impl Context {
     /// A context whose log lines carry what `log` carries.
-    pub(crate) fn new(log: Logger, kill_timeout: Duration, stderr_is_logged: bool) -> Self {
-        Context { log, kill_timeout, stderr_is_logged }
+    pub(crate) fn new(log: Logger, kill_timeout: Duration) -> Self {
+        Context { log, kill_timeout }
     }
 
     /// The log, with the pool and the slot in each line.
     pub fn log(&self) -> &Logger {
         &self.log
-    }
-
-    /// Whether standard error leads to the log as it is, line by line and with
-    /// the pid of the process that writes, as under the journal.
-    pub fn stderr_is_logged(&self) -> bool {
-        self.stderr_is_logged
     }
 
     /// How long a process that was asked to end may take until it is killed.

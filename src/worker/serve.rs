@@ -29,8 +29,8 @@ const SHORTAGE_PAUSE_MS: u8 = 100;
 ///
 /// The listener is broken, or the service panicked.
 pub fn serve(desk: Desk<'_>, log: &Logger) -> Result<(), Error> {
-    let Desk { settings, service, listener, page, stderr_is_logged } = desk;
-    let context = Context::new(log.clone(), settings.kill_timeout, stderr_is_logged);
+    let Desk { settings, service, listener, page } = desk;
+    let context = Context::new(log.clone(), settings.kill_timeout);
     let random = Moment::now().as_nanos()
         ^ u64::from(std::process::id()).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     let quota = quota::jittered(settings.max_requests, settings.max_requests_jitter, random);

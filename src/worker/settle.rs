@@ -26,8 +26,6 @@ pub struct Desk<'a> {
     pub service: &'a mut dyn Service,
     pub listener: BorrowedFd<'a>,
     pub page: OwnPage,
-    /// Standard error leads to the log, with the pid of who writes to it.
-    pub stderr_is_logged: bool,
 }
 
 /// Becomes what the assignment says.
@@ -108,13 +106,7 @@ pub fn settle<'a>(
         .map_err(|errno| Error::system("report to the master", &errno.into()))?;
     descriptor::close_inherited(assignment.ready);
 
-    Ok(Desk {
-        settings,
-        service: assignment.service,
-        listener: assignment.listener,
-        page,
-        stderr_is_logged: assignment.stderr.is_some(),
-    })
+    Ok(Desk { settings, service: assignment.service, listener: assignment.listener, page })
 }
 
 fn settle_limits(settings: &Settings) -> Result<(), Error> {

@@ -66,7 +66,7 @@ impl Runner {
     /// Runs the program on `connection` to its end, and logs how it ended.
     pub fn run(&mut self, connection: &Connection, context: &Context) -> io::Result<()> {
         let began = Moment::now();
-        let started = match self.start(connection, context) {
+        let started = match self.start(connection) {
             Ok(started) => started,
             Err(error) => {
                 self.log_failed_start(&error, connection, context.log());
@@ -88,11 +88,9 @@ impl Runner {
         watched
     }
 
-    fn start(&mut self, connection: &Connection, context: &Context) -> io::Result<Started> {
-        let own = io::stderr();
+    fn start(&mut self, connection: &Connection) -> io::Result<Started> {
         let about_connection = variables::of_connection(connection)?;
         let error = match &self.stderr {
-            StderrTo::Log(_) if context.stderr_is_logged() => own.as_fd(),
             StderrTo::Log(pipe) => pipe.writer(),
             StderrTo::Socket => connection.as_fd(),
             StderrTo::Null(null) => null.as_fd(),
