@@ -16,7 +16,7 @@ use nix::fcntl::OFlag;
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Pid, getpid, pipe2};
 
-use crate::error::{Code, Error};
+use crate::error::{Code, Error, reason};
 
 /// Which process this is after detaching.
 pub enum Side {
@@ -42,24 +42,28 @@ pub struct Detached {
 pub fn detach(pid_file: &Path) -> Result<Side, Error> {
     if let Some(directory) = pid_file.parent() {
         // /run is empty after a boot.
-        fs::create_dir_all(directory)
-            .map_err(|error| cannot_create(pid_file, crate::error::reason(&error)))?;
+        fs::create_dir_all(directory).map_err(|error| cannot_create(pid_file, reason(&error)))?;
     }
     let (read, write) =
         pipe2(OFlag::O_CLOEXEC).map_err(|errno| Error::system("make pipe", &errno.into()))?;
     // The umask can only be read by setting it.
     let mask = umask(Mode::empty());
     umask(mask);
-    let daemonize = Daemonize::new().pid_file(pid_file).umask(mask.bits()).working_directory("/");
+    // Who can write to the pid file can have anything killed by its reader.
+    let daemonize = Daemonize::new()
+        .pid_file(pid_file)
+        .umask((mask | Mode::S_IWGRP | Mode::S_IWOTH).bits())
+        .working_directory("/");
     match daemonize.execute() {
         Outcome::Parent(Ok(Parent { .. })) => {
             drop(write);
             Ok(Side::Command(await_report(read.into())))
         }
         Outcome::Parent(Err(error)) => {
-            Err(Error::new(Code::Os, format!("could not detach: {error}")))
+            Err(Error::new(Code::Os, format!("could not detach: {}", in_words(&error.to_string()))))
         }
         Outcome::Child(Ok(_)) => {
+            umask(mask);
             let pid_file = PidFile { path: pid_file.to_owned(), made_by: getpid() };
             Ok(Side::Daemon(Detached { report: Some(write.into()), _pid_file: pid_file }))
         }
@@ -122,9 +126,18 @@ fn explain(error: &daemonize::Error, pid_file: &Path) -> Error {
         let holder = fs::read_to_string(pid_file).unwrap_or_default();
         cannot_create(pid_file, format!("a daemon with pid {} holds it", holder.trim()))
     } else if text.contains("pid file") {
-        cannot_create(pid_file, text)
+        cannot_create(pid_file, in_words(&text))
     } else {
-        Error::new(Code::Os, format!("could not detach: {text}"))
+        Error::new(Code::Os, format!("could not detach: {}", in_words(&text)))
+    }
+}
+
+/// The words for the number that such a text ends with.
+fn in_words(text: &str) -> String {
+    let number = text.rsplit_once(", errno ").and_then(|(_, number)| number.parse().ok());
+    match number {
+        Some(number) => reason(&io::Error::from_raw_os_error(number)),
+        None => text.to_owned(),
     }
 }
 

@@ -76,11 +76,20 @@ impl Error {
     }
 }
 
-/// What the system says of an error, without Rust's "(os error 2)".
+/// What the system says of an error, without Rust's "(os error 2)", and as it
+/// stands behind a colon.
 pub fn reason(error: &io::Error) -> String {
-    match error.raw_os_error() {
+    let text = match error.raw_os_error() {
         Some(number) => Errno::from_raw(number).desc().to_owned(),
         None => error.to_string(),
+    };
+    let mut letters = text.chars();
+    match (letters.next(), letters.next()) {
+        // "I/O error" and "RFS specific error" keep their capitals.
+        (Some(first), Some(second)) if second.is_lowercase() => {
+            first.to_lowercase().chain(text.chars().skip(1)).collect()
+        }
+        _ => text,
     }
 }
 
@@ -91,3 +100,16 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_stands_behind_a_colon() {
+        let told = |errno: Errno| reason(&errno.into());
+        assert_eq!(told(Errno::ENOENT), "no such file or directory");
+        assert_eq!(told(Errno::EIO), "I/O error");
+        assert_eq!(reason(&io::Error::other("Some words of ours")), "some words of ours");
+    }
+}

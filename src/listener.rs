@@ -269,7 +269,7 @@ fn remove_stale(path: &Path) -> io::Result<()> {
     match connect(probe.as_raw_fd(), &UnixAddr::new(path)?) {
         Err(Errno::ECONNREFUSED) => fs::remove_file(path),
         // A full backlog, no permission: somebody may be there.
-        Ok(()) | Err(_) => Err(io::ErrorKind::AddrInUse.into()),
+        Ok(()) | Err(_) => Err(Errno::EADDRINUSE.into()),
     }
 }
 

@@ -29,6 +29,12 @@ pub fn inherited() -> Result<Vec<Inherited>, Error> {
     let failed = |error: io::Error| {
         Error::new(Code::CannotCreate, format!("could not adopt listeners: {}", reason(&error)))
     };
+    // What is meant for another process, as where a shell of a service has
+    // started us, is none of our business, names included.
+    let is_for_us = env::var("LISTEN_PID").is_ok_and(|pid| pid == std::process::id().to_string());
+    if !is_for_us {
+        return Ok(Vec::new());
+    }
     let passed = sd_notify::listen_fds_with_names().map_err(failed)?;
     Ok(passed.map(|(number, name)| Inherited { name, socket: descriptor::adopt(number) }).collect())
 }

@@ -5,9 +5,10 @@ use std::fmt;
 
 use bytesize::ByteSize;
 use serde::Deserialize;
+use toml::Spanned;
 
 use super::fault::Fault;
-use super::units::{Elapsed, Unit, not, optional, without_unit};
+use super::units::{Elapsed, Unit, not, spanned, without_unit};
 
 /// The resource limits of a worker, setrlimit(2).
 ///
@@ -16,29 +17,29 @@ use super::units::{Elapsed, Unit, not, optional, without_unit};
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
     /// Open descriptors, one more than the highest.
-    #[serde(deserialize_with = "optional::<Count, _>")]
-    pub nofile: Option<u64>,
+    #[serde(deserialize_with = "spanned::<Count, _>")]
+    pub nofile: Option<Spanned<u64>>,
     /// Bytes of a core dump; 0 is none.
-    #[serde(deserialize_with = "optional::<Size, _>")]
-    pub core: Option<u64>,
+    #[serde(deserialize_with = "spanned::<Size, _>")]
+    pub core: Option<Spanned<u64>>,
     /// Bytes of address space.
-    #[serde(rename = "as", deserialize_with = "optional::<Size, _>")]
-    pub address_space: Option<u64>,
+    #[serde(rename = "as", deserialize_with = "spanned::<Size, _>")]
+    pub address_space: Option<Spanned<u64>>,
     /// Seconds of processor time.
-    #[serde(deserialize_with = "optional::<Seconds, _>")]
-    pub cpu: Option<u64>,
+    #[serde(deserialize_with = "spanned::<Seconds, _>")]
+    pub cpu: Option<Spanned<u64>>,
     /// Processes of the user.
-    #[serde(deserialize_with = "optional::<Count, _>")]
-    pub nproc: Option<u64>,
+    #[serde(deserialize_with = "spanned::<Count, _>")]
+    pub nproc: Option<Spanned<u64>>,
     /// Bytes of data segment.
-    #[serde(deserialize_with = "optional::<Size, _>")]
-    pub data: Option<u64>,
+    #[serde(deserialize_with = "spanned::<Size, _>")]
+    pub data: Option<Spanned<u64>>,
     /// Bytes of stack.
-    #[serde(deserialize_with = "optional::<Size, _>")]
-    pub stack: Option<u64>,
+    #[serde(deserialize_with = "spanned::<Size, _>")]
+    pub stack: Option<Spanned<u64>>,
     /// Bytes of a file that is written.
-    #[serde(deserialize_with = "optional::<Size, _>")]
-    pub fsize: Option<u64>,
+    #[serde(deserialize_with = "spanned::<Size, _>")]
+    pub fsize: Option<Spanned<u64>>,
 }
 
 /// A resource limit that counts things: a number, or `"unlimited"`.

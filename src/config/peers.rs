@@ -27,10 +27,7 @@ impl FromStr for Peers {
         if text == "unix" {
             return Ok(Peers::Unix);
         }
-        if let Ok(address) = text.parse::<IpAddr>() {
-            return Ok(Peers::Net(IpNet::from(address)));
-        }
-        let Ok(net) = text.parse::<IpNet>() else {
+        let Ok(net) = text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from)) else {
             let fault = Fault::new(format_args!("{text:?} is not a network"));
             return Err(fault.with_hint(r#"write it like "10.0.0.0/8", "fd00::/8" or "unix""#));
         };
@@ -45,8 +42,23 @@ impl FromStr for Peers {
                 Fault::new(format_args!("{text:?} has bits set behind its prefix")).with_hint(hint)
             );
         }
+        // A client by IPv4 is told as such on every listener, so that nobody
+        // would ever be in this network.
+        if let Some(ipv4) = mapped(net) {
+            let fault = Fault::new(format_args!("{text:?} is IPv4 in the form of IPv6"));
+            return Err(fault.with_hint(format_args!(r#"write "{}""#, Peers::Net(ipv4))));
+        }
         Ok(Peers::Net(net))
     }
+}
+
+/// The IPv4 network that `net` stands for, if it is inside ::ffff:0:0/96.
+fn mapped(net: IpNet) -> Option<IpNet> {
+    let IpNet::V6(net) = net else {
+        return None;
+    };
+    let prefix = net.prefix_len().checked_sub(96)?;
+    IpNet::new(net.addr().to_ipv4_mapped()?.into(), prefix).ok()
 }
 
 impl Unit for Peers {
@@ -83,7 +95,7 @@ mod tests {
 
     #[test]
     fn peers_are_written_as_they_are_read() {
-        for text in ["10.0.0.0/8", "fd00::/8", "::1", "192.0.2.1", "0.0.0.0/0", "unix"] {
+        for text in ["10.0.0.0/8", "fd00::/8", "::1", "192.0.2.1", "0.0.0.0/0", "::/0", "unix"] {
             assert_eq!(text.parse::<Peers>().unwrap().to_string(), text);
         }
         assert_eq!("192.0.2.1/32".parse::<Peers>(), "192.0.2.1".parse());
@@ -100,6 +112,16 @@ mod tests {
                 "10.1.2.3/8",
                 "\"10.1.2.3/8\" has bits set behind its prefix",
                 "write \"10.0.0.0/8\" for the network, \"10.1.2.3\" for the address",
+            ),
+            (
+                "::ffff:10.0.0.0/104",
+                "\"::ffff:10.0.0.0/104\" is IPv4 in the form of IPv6",
+                "write \"10.0.0.0/8\"",
+            ),
+            (
+                "::ffff:10.1.2.3",
+                "\"::ffff:10.1.2.3\" is IPv4 in the form of IPv6",
+                "write \"10.1.2.3\"",
             ),
         ];
         for (text, message, hint) in cases {

@@ -9,17 +9,16 @@
 use std::env;
 use std::fmt;
 use std::fs;
-use std::io::{self, IoSlice, Write as _};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::io::{self, Write as _};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
 
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, sendmsg, setsockopt, socket, sockopt,
+    self, AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, setsockopt, sockopt,
 };
 use slog::{Drain, KV, Key, Level, Never, OwnedKVList, Record, Serializer};
 
@@ -31,10 +30,6 @@ const STREAM_SOCKET: &str = "/run/systemd/journal/stdout";
 /// As much as sd_journal_send(3) asks for: a burst should not be lost.
 const SEND_BUFFER_BYTES: usize = 8 * 1024 * 1024;
 
-/// How long a record may wait for a journal that is behind. One that does not
-/// answer makes us wait once, and not again before it does.
-const PATIENCE_MS: u8 = 50;
-
 /// Whether standard error is a stream to the journal (JOURNAL_STREAM of
 /// systemd.exec(5) names its device and inode).
 pub fn is_standard_error() -> bool {
@@ -45,13 +40,15 @@ pub fn is_standard_error() -> bool {
         .is_ok_and(|file| stream == format!("{}:{}", file.dev(), file.ino()))
 }
 
-/// A socket from which entries can be sent.
+/// A socket from which entries can be sent. It is connected, so that it can be
+/// told whether the journal has room for one; systemd holds the other end for
+/// the journal, also while that is restarted.
 pub fn open() -> io::Result<OwnedFd> {
-    fs::metadata(SOCKET)?;
-    let socket = socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
+    let journal = socket::socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
+    socket::connect(journal.as_raw_fd(), &UnixAddr::new(Path::new(SOCKET))?)?;
     // Less is not an error, see socket(7) on SO_SNDBUF.
-    let _ = setsockopt(&socket, sockopt::SndBuf, &SEND_BUFFER_BYTES);
-    Ok(socket)
+    let _ = setsockopt(&journal, sockopt::SndBuf, &SEND_BUFFER_BYTES);
+    Ok(journal)
 }
 
 /// A stream whose lines become entries with this SYSLOG_IDENTIFIER, each with
@@ -75,7 +72,7 @@ pub struct Journal {
 #[derive(Default)]
 struct Entry {
     bytes: Vec<u8>,
-    /// The last record waited in vain.
+    /// The last record has waited in vain.
     out_of_patience: bool,
 }
 
@@ -97,7 +94,7 @@ impl Drain for Journal {
         match send(&self.target, bytes, *out_of_patience) {
             Ok(()) => *out_of_patience = false,
             Err(error) => {
-                *out_of_patience = error == Errno::EAGAIN;
+                *out_of_patience = error.kind() == io::ErrorKind::WouldBlock;
                 sink::count_lost();
             }
         }
@@ -105,22 +102,17 @@ impl Drain for Journal {
     }
 }
 
-fn send(target: &OwnedFd, entry: &[u8], out_of_patience: bool) -> nix::Result<()> {
-    let address = UnixAddr::new(Path::new(SOCKET))?;
-    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-    let mut may_wait = !out_of_patience;
-    loop {
-        match sendmsg(target.as_raw_fd(), &[IoSlice::new(entry)], &[], flags, Some(&address)) {
-            Ok(_) => return Ok(()),
-            Err(Errno::EINTR) => {}
-            Err(Errno::EAGAIN) if may_wait => {
-                may_wait = false;
-                let mut room = [PollFd::new(target.as_fd(), PollFlags::POLLOUT)];
-                poll(&mut room, PollTimeout::from(PATIENCE_MS))?;
-            }
-            Err(errno) => return Err(errno),
+fn send(target: &OwnedFd, entry: &[u8], out_of_patience: bool) -> io::Result<()> {
+    let send = || socket::send(target.as_raw_fd(), entry, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL);
+    match send() {
+        Err(Errno::EAGAIN) => {
+            sink::await_room(target, out_of_patience)?;
+            // Another process may have taken the room; then it is lost.
+            send()?;
         }
+        sent => drop(sent?),
     }
+    Ok(())
 }
 
 /// Writes the entry of a record. Its MESSAGE has the fields as well, for that

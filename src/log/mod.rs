@@ -4,6 +4,7 @@
 pub mod journal;
 pub mod limit;
 mod message_id;
+mod printable;
 pub mod sink;
 
 use std::io::{self, IsTerminal, Write};
@@ -16,6 +17,7 @@ use slog_term::{Decorator, FullFormat, PlainDecorator, TermDecorator};
 
 use crate::config::{self, Format};
 use journal::Journal;
+use printable::Printable;
 use sink::{Kind, LineWriter, Sink};
 
 /// The logger of these settings, which writes to `sink`.
@@ -45,8 +47,8 @@ fn colours(sink: &Sink) -> Option<TermDecorator> {
     terminal.then(|| TermDecorator::new().stderr().try_build()).flatten()
 }
 
-fn text<D: Decorator>(decorator: D) -> FullFormat<D> {
-    FullFormat::new(decorator)
+fn text<D: Decorator>(decorator: D) -> FullFormat<Printable<D>> {
+    FullFormat::new(Printable(decorator))
         .use_custom_timestamp(|out: &mut dyn Write| {
             write!(out, "{}", format_rfc3339_millis(SystemTime::now()))
         })

@@ -10,15 +10,29 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering::Relaxed};
 
+use nix::errno::Errno;
 use nix::libc;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags, poll};
 
 use crate::config::{self, Format};
 use crate::sys::descriptor;
 
 use super::journal;
+
+/// How long a line may wait for a reader that is behind. One that does not
+/// read makes us wait once, and not again before it does.
+static PATIENCE_MS: AtomicU16 = AtomicU16::new(MASTER_PATIENCE_MS);
+const MASTER_PATIENCE_MS: u16 = 50;
+const WORKER_PATIENCE_MS: u16 = 2_000;
+
+/// In a worker, which keeps nobody waiting but its client: waits for longer,
+/// and counts its own losses only.
+pub fn settle() {
+    PATIENCE_MS.store(WORKER_PATIENCE_MS, Relaxed);
+    LOST.store(0, Relaxed);
+}
 
 /// Lines that could not be written.
 static LOST: AtomicU64 = AtomicU64::new(0);
@@ -28,9 +42,15 @@ pub(super) fn count_lost() {
     LOST.fetch_add(1, Relaxed);
 }
 
-/// How many lines were lost since the last call.
-pub fn take_lost() -> u64 {
-    LOST.swap(0, Relaxed)
+/// Says how many lines were lost, by way of `tell`, until that is not lost too.
+pub fn tell_lost(tell: impl FnOnce(u64)) {
+    let lost = LOST.swap(0, Relaxed);
+    if lost > 0 {
+        tell(lost);
+        if LOST.swap(0, Relaxed) > 0 {
+            LOST.store(lost, Relaxed);
+        }
+    }
 }
 
 /// What a log is written to.
@@ -134,7 +154,12 @@ impl Sink {
 
     /// A writer that sends each record off in one piece.
     pub fn writer(&self) -> LineWriter {
-        LineWriter { target: Arc::clone(&self.target), line: Vec::new(), torn: false }
+        LineWriter {
+            target: Arc::clone(&self.target),
+            line: Vec::new(),
+            torn: false,
+            out_of_patience: false,
+        }
     }
 }
 
@@ -158,6 +183,8 @@ pub struct LineWriter {
     line: Vec<u8>,
     /// The last line was only written in part.
     torn: bool,
+    /// The last line has waited in vain.
+    out_of_patience: bool,
 }
 
 impl Write for LineWriter {
@@ -174,11 +201,15 @@ impl Write for LineWriter {
             // What follows half a line must not be taken for its other half.
             self.line.insert(0, b'\n');
         }
-        match write_once(&self.target, &self.line) {
-            Ok(written) => self.torn = written < self.line.len(),
-            Err(_) => {
+        match write_once(&self.target, &self.line, self.out_of_patience) {
+            Ok(written) => {
+                self.torn = written < self.line.len();
+                self.out_of_patience = false;
+            }
+            Err(error) => {
                 // A full disk, a reader that is gone or asleep. There is no
                 // place to say so, and nothing to stop for; it is counted.
+                self.out_of_patience = error.kind() == io::ErrorKind::WouldBlock;
                 count_lost();
             }
         }
@@ -187,19 +218,39 @@ impl Write for LineWriter {
     }
 }
 
-/// Writes without waiting: a reader that sleeps must not stop a supervisor.
-fn write_once(target: &OwnedFd, line: &[u8]) -> io::Result<usize> {
+/// Writes, without waiting for long: a reader that sleeps must not stop a
+/// supervisor.
+fn write_once(target: &OwnedFd, line: &[u8], out_of_patience: bool) -> io::Result<usize> {
     // The descriptor is not made non-blocking, for it may be shared with
     // programs that do not expect that.
-    let mut room = [PollFd::new(target.as_fd(), PollFlags::POLLOUT)];
-    poll(&mut room, PollTimeout::ZERO)?;
-    if room[0].any() != Some(true) {
-        return Err(io::ErrorKind::WouldBlock.into());
-    }
+    await_room(target, out_of_patience)?;
     loop {
         match nix::unistd::write(target, line) {
             Ok(written) => return Ok(written),
-            Err(nix::errno::Errno::EINTR) => {}
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}
+
+/// Waits until something can be written: for as long as a reader may take that
+/// is behind, or not at all if it has lost our patience already.
+pub(super) fn await_room(target: &OwnedFd, out_of_patience: bool) -> io::Result<()> {
+    let patience = if out_of_patience { 0 } else { PATIENCE_MS.load(Relaxed) };
+    match has_room(target, patience)? {
+        true => Ok(()),
+        false => Err(io::ErrorKind::WouldBlock.into()),
+    }
+}
+
+/// Whether something can be written within this time.
+fn has_room(target: &OwnedFd, patience_ms: u16) -> io::Result<bool> {
+    let mut room = [PollFd::new(target.as_fd(), PollFlags::POLLOUT)];
+    loop {
+        match poll(&mut room, patience_ms) {
+            Ok(_) => return Ok(room[0].any() == Some(true)),
+            // A worker's signals; each of them comes a few times at most.
+            Err(Errno::EINTR) => {}
             Err(errno) => return Err(errno.into()),
         }
     }

@@ -379,10 +379,7 @@ impl<'a> Master<'a> {
     /// Tells the log what has happened, after it was dealt with: a worker is
     /// replaced before its death is written down.
     fn report(&mut self, now: Moment) {
-        let lost = sink::take_lost();
-        if lost > 0 {
-            self.news.push(News::LinesLost { count: lost });
-        }
+        sink::tell_lost(|count| report::tell(&self.shared.log, News::LinesLost { count }));
         for news in self.news.drain(..) {
             report::tell(&self.shared.log, news);
         }

@@ -10,8 +10,9 @@ use nix::errno::Errno;
 use nix::poll::{PollTimeout, poll};
 use slog::{Logger, debug, warn};
 
-use crate::error::{Code, Error};
+use crate::error::{Code, Error, reason};
 use crate::log::limit::{HeldBack, Limit};
+use crate::log::sink;
 use crate::scoreboard::Leaving;
 use crate::service::{Connection, Context, Outcome};
 use crate::sys::clock::Moment;
@@ -54,7 +55,7 @@ pub fn serve(desk: Desk<'_>, log: &Logger) -> Result<(), Error> {
                     Refusal::Client => {}
                     Refusal::Shortage => {
                         if let Some(held_back) = shortages.admit(Moment::now()) {
-                            warn!(log, "could not accept"; "reason" => errno.desc(), HeldBack(held_back));
+                            warn!(log, "could not accept"; "reason" => reason(&errno.into()), HeldBack(held_back));
                         }
                         // A signal ends the pause; the loop looks why.
                         let _ = poll(&mut [], PollTimeout::from(SHORTAGE_PAUSE_MS));
@@ -91,6 +92,7 @@ pub fn serve(desk: Desk<'_>, log: &Logger) -> Result<(), Error> {
             }
         }
         page.finish(served);
+        sink::tell_lost(|count| warn!(log, "log lines lost"; "count" => count));
     }
 }
 

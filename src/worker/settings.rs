@@ -7,11 +7,12 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
-use nix::sys::resource::Resource;
+use nix::sys::resource::{Resource, getrlimit};
 use nix::unistd::{Gid, Group, Uid, User, getegid, geteuid, getgrouplist};
+use toml::Spanned;
 
 use crate::config::{self, Peers, Pool, Problem, Problems};
-use crate::error::Code;
+use crate::error::{Code, reason};
 use crate::sys::identity::Environment;
 
 /// What the environment of every worker holds, where the daemon's has it.
@@ -69,13 +70,16 @@ impl Settings {
         });
         problems.extend(check_directory(pool));
         problems.extend(check_priority(pool));
+        problems.extend(check_limits(pool));
         let settings = Settings {
             identity,
             working_directory: pool.working_directory.as_ref().map(|path| path.get_ref().clone()),
             umask: pool.umask,
             nice: pool.nice.as_ref().map(|nice| *nice.get_ref()),
             oom_score_adj: pool.oom_score_adj.as_ref().map(|score| *score.get_ref()),
-            limits: limits(&pool.limits),
+            limits: limits(&pool.limits)
+                .map(|(name, resource, value)| Limit { name, resource, value: *value.get_ref() })
+                .collect(),
             environment: Rc::new(Environment::new(environment(pool))),
             allow: pool.allow.clone(),
             deny: pool.deny.clone(),
@@ -96,7 +100,7 @@ fn identity(pool: &Pool) -> Result<Option<Identity>, Problem> {
                 let problem = |what: String| pool.problem("user", name.span(), what);
                 let name = name.get_ref();
                 let found = User::from_name(name).map_err(|errno| {
-                    problem(format!("could not look up user \"{name}\": {}", errno.desc()))
+                    problem(format!("could not look up user \"{name}\": {}", reason(&errno.into())))
                 })?;
                 Some(found.ok_or_else(|| {
                     problem(format!("could not find user \"{name}\": no such user"))
@@ -109,7 +113,7 @@ fn identity(pool: &Pool) -> Result<Option<Identity>, Problem> {
             let problem = |what: String| pool.problem("group", name.span(), what);
             let name = name.get_ref();
             let found = Group::from_name(name).map_err(|errno| {
-                problem(format!("could not look up group \"{name}\": {}", errno.desc()))
+                problem(format!("could not look up group \"{name}\": {}", reason(&errno.into())))
             })?;
             Some(found.ok_or_else(|| {
                 problem(format!("could not find group \"{name}\": no such group"))
@@ -154,7 +158,7 @@ fn identity(pool: &Pool) -> Result<Option<Identity>, Problem> {
 
 fn supplementary_groups(user: &User, gid: Gid) -> Result<Vec<Gid>, String> {
     let name = CString::new(user.name.as_bytes()).map_err(|error| error.to_string())?;
-    getgrouplist(&name, gid).map_err(|errno| errno.desc().to_owned())
+    getgrouplist(&name, gid).map_err(|errno| reason(&errno.into()))
 }
 
 fn check_directory(pool: &Pool) -> Option<Problem> {
@@ -163,7 +167,7 @@ fn check_directory(pool: &Pool) -> Option<Problem> {
     let reason = match path.metadata() {
         Ok(file) if file.is_dir() => return None,
         Ok(_) => "not a directory".to_owned(),
-        Err(error) => crate::error::reason(&error),
+        Err(error) => reason(&error),
     };
     let message = format!("could not enter directory \"{}\": {reason}", path.display());
     Some(pool.problem("working_directory", directory.span(), message))
@@ -186,20 +190,37 @@ fn check_priority(pool: &Pool) -> Vec<Problem> {
         .collect()
 }
 
-fn limits(asked: &config::Limits) -> Vec<Limit> {
+/// So is raising a limit above the hard one of the daemon.
+fn check_limits(pool: &Pool) -> Vec<Problem> {
+    limits(&pool.limits)
+        .filter_map(|(name, resource, value)| {
+            // A limit that cannot be read does not exist here; setting it fails.
+            let (_, hard) = getrlimit(resource).ok()?;
+            let message = format!("cannot raise limit \"{name}\": the daemon does not run as root");
+            let too_high = *value.get_ref() > hard && !geteuid().is_root();
+            too_high.then(|| {
+                pool.problem(&format!("limits.{name}"), value.span(), message)
+                    .with_hint(format!("the most is {hard}"))
+                    .with_code(Code::NoPermission)
+            })
+        })
+        .collect()
+}
+
+/// The limits that are asked for, by their keys.
+fn limits(asked: &config::Limits) -> impl Iterator<Item = (&'static str, Resource, &Spanned<u64>)> {
     [
-        ("nofile", Resource::RLIMIT_NOFILE, asked.nofile),
-        ("core", Resource::RLIMIT_CORE, asked.core),
-        ("as", Resource::RLIMIT_AS, asked.address_space),
-        ("cpu", Resource::RLIMIT_CPU, asked.cpu),
-        ("nproc", Resource::RLIMIT_NPROC, asked.nproc),
-        ("data", Resource::RLIMIT_DATA, asked.data),
-        ("stack", Resource::RLIMIT_STACK, asked.stack),
-        ("fsize", Resource::RLIMIT_FSIZE, asked.fsize),
+        ("nofile", Resource::RLIMIT_NOFILE, &asked.nofile),
+        ("core", Resource::RLIMIT_CORE, &asked.core),
+        ("as", Resource::RLIMIT_AS, &asked.address_space),
+        ("cpu", Resource::RLIMIT_CPU, &asked.cpu),
+        ("nproc", Resource::RLIMIT_NPROC, &asked.nproc),
+        ("data", Resource::RLIMIT_DATA, &asked.data),
+        ("stack", Resource::RLIMIT_STACK, &asked.stack),
+        ("fsize", Resource::RLIMIT_FSIZE, &asked.fsize),
     ]
     .into_iter()
-    .filter_map(|(name, resource, value)| Some(Limit { name, resource, value: value? }))
-    .collect()
+    .filter_map(|(name, resource, value)| Some((name, resource, value.as_ref()?)))
 }
 
 /// A clean environment: [`KEPT_VARIABLES`] and what the pool adds.

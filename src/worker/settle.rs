@@ -12,6 +12,7 @@ use nix::unistd::{chdir, getppid, setgroups, setresgid, setresuid};
 use slog::Logger;
 
 use crate::error::{Code, Error};
+use crate::log::sink;
 use crate::scoreboard::OwnPage;
 use crate::service::Service;
 use crate::sys::identity::{Environment, set_nice};
@@ -49,6 +50,7 @@ pub fn settle<'a>(
     })
     .map_err(|error| Error::system("set signal handlers", &error))?;
     panic::log_panics(log.clone());
+    sink::settle();
 
     // 2. Descriptors: no other pool's listener, nothing that the master was
     // started with.

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use super::*;
+use toml::Spanned;
 
 /// The first line and the hint of the one problem with `lines` in a pool.
 fn problem(lines: &str) -> String {
@@ -272,15 +273,17 @@ service = "echo"
     assert_eq!(z.nice.as_ref().unwrap().get_ref(), &-5);
     assert_eq!(z.oom_score_adj.as_ref().unwrap().get_ref(), &500);
     assert_eq!(z.env["A"], "b");
+    // Where it stands is no part of what it says.
+    let limit = |value: u64| Some(Spanned::new(0..0, value));
     let limits = Limits {
-        nofile: Some(1),
-        core: Some(0),
-        address_space: Some(1024),
-        cpu: Some(120),
-        nproc: Some(3),
-        data: Some(u64::MAX),
-        stack: Some(1000),
-        fsize: Some(4),
+        nofile: limit(1),
+        core: limit(0),
+        address_space: limit(1024),
+        cpu: limit(120),
+        nproc: limit(3),
+        data: limit(u64::MAX),
+        stack: limit(1000),
+        fsize: limit(4),
     };
     assert_eq!(z.limits, limits);
     assert_eq!((z.max_requests, z.max_requests_jitter.get()), (7, 20));

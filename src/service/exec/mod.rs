@@ -91,7 +91,7 @@ fn check_program(path: &Path) -> Result<(), String> {
     if !file.is_file() {
         return Err("not a regular file".to_owned());
     }
-    eaccess(path, AccessFlags::X_OK).map_err(|errno| errno.desc().to_owned())
+    eaccess(path, AccessFlags::X_OK).map_err(|errno| reason(&errno.into()))
 }
 
 impl Service for Exec {

@@ -4,6 +4,7 @@
 use std::ffi::CString;
 use std::fs::File;
 use std::io;
+use std::net::Shutdown;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -81,6 +82,9 @@ impl Runner {
         let _ = killpg(started.pid, Signal::SIGKILL);
         handler::set_program(None);
         let ended = reap(started.pid)?;
+        // A process that left the group may still hold the client's socket. Our
+        // closing it would not tell the client that there is nothing to come.
+        let _ = connection.shutdown(Shutdown::Both);
         if let StderrTo::Log(pipe) = &mut self.stderr {
             pipe.finish(context.log(), &self.name, started.pid)?;
         }

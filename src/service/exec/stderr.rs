@@ -19,6 +19,10 @@ const LINES_LOGGED: u32 = 10_000;
 /// How much is read at a time.
 const READ_BYTES: usize = 4096;
 
+/// How much is read until the worker looks at its program and its client
+/// again: as much as the pipe holds, unless somebody has made it larger.
+const TURN_BYTES: usize = 64 * 1024;
+
 /// A pipe from the programs of one worker, one after the other, to the log.
 ///
 /// The worker holds both ends for good: the end of a program is told by its
@@ -55,13 +59,21 @@ impl LogPipe {
         self.reader.as_fd()
     }
 
-    /// Logs the lines that are in the pipe now, as those of this program.
+    /// Logs the lines that are in the pipe now, as those of this program. What
+    /// is written meanwhile has to wait: whoever writes faster than its lines
+    /// are logged would keep us here for ever.
     pub fn take(&mut self, log: &Logger, program: &str, pid: Pid) -> io::Result<()> {
+        self.take_up_to(TURN_BYTES, log, program, pid)
+    }
+
+    fn take_up_to(&mut self, most: usize, log: &Logger, program: &str, pid: Pid) -> io::Result<()> {
         let mut buffer = [0; READ_BYTES];
-        loop {
+        let mut taken = 0;
+        while taken < most {
             match self.reader.read(&mut buffer) {
                 Ok(0) => return Ok(()),
                 Ok(read) => {
+                    taken += read;
                     let Self { lines, limit, .. } = self;
                     lines.push(&buffer[..read], |line| log_line(limit, log, program, pid, line));
                     if read < READ_BYTES {
@@ -73,11 +85,14 @@ impl LogPipe {
                 Err(error) => return Err(error),
             }
         }
+        Ok(())
     }
 
     /// Logs all that an ended program has left, a line without an end included.
+    /// A process that got away from it may go on writing; that is not waited for.
     pub fn finish(&mut self, log: &Logger, program: &str, pid: Pid) -> io::Result<()> {
-        self.take(log, program, pid)?;
+        let capacity = fcntl(&self.reader, FcntlArg::F_GETPIPE_SZ)?;
+        self.take_up_to(usize::try_from(capacity).unwrap_or(TURN_BYTES), log, program, pid)?;
         let Self { lines, limit, .. } = self;
         lines.finish(|line| log_line(limit, log, program, pid, line));
         Ok(())
