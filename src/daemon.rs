@@ -17,6 +17,7 @@ use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Pid, getpid, pipe2};
 
 use crate::error::{Code, Error, reason};
+use crate::master::Observer;
 
 /// Which process this is after detaching.
 pub enum Side {
@@ -76,12 +77,17 @@ pub fn detach(pid_file: &Path) -> Result<Side, Error> {
     }
 }
 
-impl Detached {
-    /// Tells the command that the pools accept, with a warning if not all do.
-    pub fn ready(&mut self, warning: Option<&str>) {
-        self.send(0, warning.unwrap_or_default());
+impl Observer for Detached {
+    fn ready(&mut self) {
+        self.send(0, "");
     }
 
+    fn partly_ready(&mut self, warning: &str) {
+        self.send(0, warning);
+    }
+}
+
+impl Detached {
     /// Tells the command why the daemon ends.
     pub fn failed(&mut self, error: &Error) {
         self.send(error.code() as u8, &error.to_string());
@@ -107,12 +113,12 @@ fn await_report(mut report: File) -> ExitCode {
     match (read, bytes.split_first()) {
         (Ok(_), Some((&code, text))) => {
             if !text.is_empty() {
-                eprintln!("{}", String::from_utf8_lossy(text));
+                let _ = writeln!(io::stderr(), "{}", String::from_utf8_lossy(text));
             }
             ExitCode::from(code)
         }
         _ => {
-            eprintln!("could not start daemon: it ended without a word");
+            let _ = writeln!(io::stderr(), "could not start daemon: it ended without a word");
             ExitCode::from(Code::Software as u8)
         }
     }

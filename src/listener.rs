@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, FcntlArg, OFlag, fcntl, open};
 use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockType, SockaddrLike, SockaddrStorage, UnixAddr, bind,
-    connect, getsockopt, listen, setsockopt, socket, sockopt,
+    AddressFamily, Backlog, Shutdown, SockFlag, SockType, SockaddrLike, SockaddrStorage, UnixAddr,
+    bind, connect, getsockopt, listen, setsockopt, shutdown, socket, sockopt,
 };
 use nix::sys::stat::{Mode, fchmod, umask};
 use nix::unistd::{Gid, Group, Pid, Uid, User, fchownat, getpid};
@@ -51,6 +51,8 @@ pub struct Listener {
     socket: OwnedFd,
     address: Address,
     file: Option<SocketFile>,
+    made_by: Pid,
+    stays: Cell<bool>,
 }
 
 impl Listener {
@@ -88,7 +90,7 @@ impl Listener {
                 return Err(Error::new(Code::CannotCreate, message).with_hint(hint));
             }
         };
-        let listener = Listener { socket, address: settings.address.clone(), file };
+        let listener = Listener::new(socket, settings.address.clone(), file);
         listener.listen(settings.backlog).map_err(failed)?;
         Ok(listener)
     }
@@ -119,15 +121,19 @@ impl Listener {
             Address::Path(path) if is_ours => Some(SocketFile::of(path).map_err(failed)?),
             _ => None,
         };
-        Ok(Listener { socket, address: address.clone(), file })
+        let listener = Listener::new(socket, address.clone(), file);
+        // What a socket unit has made is the service manager's.
+        listener.stays.set(!is_ours);
+        Ok(listener)
     }
 
-    /// Leaves the socket file in place when the listener goes: the socket
-    /// lives on elsewhere.
-    pub fn leave_file(&self) {
-        if let Some(file) = &self.file {
-            file.stays.set(true);
-        }
+    fn new(socket: OwnedFd, address: Address, file: Option<SocketFile>) -> Self {
+        Listener { socket, address, file, made_by: getpid(), stays: Cell::new(false) }
+    }
+
+    /// Lets the socket live on when this listener goes: somebody else keeps it.
+    pub fn leave_open(&self) {
+        self.stays.set(true);
     }
 
     /// Takes over what `settings` says beside the address, while it listens.
@@ -279,20 +285,20 @@ struct SocketFile {
     path: PathBuf,
     device: u64,
     inode: u64,
-    made_by: Pid,
-    stays: Cell<bool>,
 }
 
 impl SocketFile {
     fn of(path: &Path) -> io::Result<Self> {
         let file = fs::symlink_metadata(path)?;
-        Ok(SocketFile {
-            path: path.to_owned(),
-            device: file.dev(),
-            inode: file.ino(),
-            made_by: getpid(),
-            stays: Cell::new(false),
-        })
+        Ok(SocketFile { path: path.to_owned(), device: file.dev(), inode: file.ino() })
+    }
+
+    /// Removes the file, unless somebody else has put another in its place.
+    fn remove(&self) {
+        if fs::symlink_metadata(&self.path).is_ok_and(|file| self.is(&file)) {
+            // Were it to fail, the next start finds it stale.
+            let _ = fs::remove_file(&self.path);
+        }
     }
 
     fn is(&self, file: &fs::Metadata) -> bool {
@@ -317,13 +323,17 @@ impl SocketFile {
     }
 }
 
-impl Drop for SocketFile {
+impl Drop for Listener {
     fn drop(&mut self) {
-        // Not in a child, and not what somebody else has put in its place.
-        let is_ours = fs::symlink_metadata(&self.path).is_ok_and(|file| self.is(&file));
-        if is_ours && !self.stays.get() && getpid() == self.made_by {
-            // Were it to fail, the next start finds it stale.
-            let _ = fs::remove_file(&self.path);
+        // Not in a child, where the socket is still the parent's.
+        if self.stays.get() || getpid() != self.made_by {
+            return;
+        }
+        // A worker that is stopped or busy may hold the socket open for long.
+        // Shut down, it refuses clients and leaves the address at once.
+        let _ = shutdown(self.socket.as_raw_fd(), Shutdown::Both);
+        if let Some(file) = &self.file {
+            file.remove();
         }
     }
 }

@@ -83,18 +83,23 @@ impl Scoreboard {
 
     /// Takes a seat with an empty page, if one is left.
     pub fn take(&mut self) -> Option<Seat> {
-        let index = match self.free.pop() {
-            Some(index) => index,
-            None if self.fresh < SEATS => {
-                self.fresh += 1;
-                self.fresh - 1
+        if let Some(index) = self.free.pop() {
+            for word in self.pages.page(index) {
+                word.store(0, Ordering::Relaxed);
             }
-            None => return None,
-        };
-        for word in self.pages.page(index) {
-            word.store(0, Ordering::Relaxed);
+            return Some(Seat(index));
         }
-        Some(Seat(index))
+        if self.fresh == SEATS {
+            return None;
+        }
+        // A fresh page is empty; to write to it would make it ours in memory.
+        self.fresh += 1;
+        Some(Seat(self.fresh - 1))
+    }
+
+    /// Gives back the memory that a look at many pages has taken.
+    pub fn let_go(&self) {
+        self.pages.let_go();
     }
 
     /// Gives a seat back, once its worker is reaped.
@@ -162,9 +167,9 @@ impl Scoreboard {
         (!text.is_empty()).then_some(text)
     }
 
-    /// In a worker: gives up every page but that of `seat`.
+    /// In a worker: the page of `seat`, and no other.
     pub fn keep_only(&mut self, seat: &Seat) -> io::Result<OwnPage> {
-        self.pages.keep_only(seat.0).map(OwnPage)
+        self.pages.map_one(seat.0).map(OwnPage)
     }
 
     fn load(&self, seat: &Seat, word: usize) -> u64 {

@@ -156,10 +156,14 @@ impl Options {
         }
     }
 
-    /// A problem with the value of `key`, or with the service if that is absent.
+    /// A problem with the value of `key`, or with the service if that is absent;
+    /// an empty `key` is the choice of the service itself.
     pub fn problem(&self, key: &str, message: impl fmt::Display) -> Problem {
         let at = self.with_values(|values| values.get(key).map(Spanned::span));
-        let path = dotted(&self.path(), [key]);
+        let path = match key {
+            "" => dotted("pool", [self.pool.as_str(), "service"]),
+            key => dotted(&self.path(), [key]),
+        };
         self.source.problem(path, at.unwrap_or(self.at.clone()), message)
     }
 

@@ -44,7 +44,8 @@ pub fn is_standard_error() -> bool {
 /// told whether the journal has room for one; systemd holds the other end for
 /// the journal, also while that is restarted.
 pub fn open() -> io::Result<OwnedFd> {
-    let journal = socket::socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
+    let journal =
+        socket::socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
     socket::connect(journal.as_raw_fd(), &UnixAddr::new(Path::new(SOCKET))?)?;
     // Less is not an error, see socket(7) on SO_SNDBUF.
     let _ = setsockopt(&journal, sockopt::SndBuf, &SEND_BUFFER_BYTES);
@@ -103,7 +104,8 @@ impl Drain for Journal {
 }
 
 fn send(target: &OwnedFd, entry: &[u8], out_of_patience: bool) -> io::Result<()> {
-    let send = || socket::send(target.as_raw_fd(), entry, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL);
+    let send =
+        || socket::send(target.as_raw_fd(), entry, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL);
     match send() {
         Err(Errno::EAGAIN) => {
             sink::await_room(target, out_of_patience)?;

@@ -38,7 +38,9 @@ mod tests {
         let entries = CATALOG.lines().filter(|line| line.starts_with("-- ")).count();
         let distinct: BTreeSet<_> = IDS.iter().map(|(_, id)| id).collect();
         assert_eq!((IDS.len(), distinct.len()), (entries, entries));
-        assert!(distinct.iter().all(|id| id.len() == 32 && id.chars().all(|c| c.is_ascii_hexdigit())));
+        assert!(
+            distinct.iter().all(|id| id.len() == 32 && id.chars().all(|c| c.is_ascii_hexdigit()))
+        );
         assert!(of("worker killed").is_some());
         assert!(of("no such event").is_none());
     }

@@ -1,7 +1,7 @@
 //! Where log lines go: a descriptor whose number never changes.
 #![forbid(unsafe_code)]
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Write};
@@ -92,6 +92,7 @@ impl fmt::Display for Kind {
 pub struct Sink {
     target: Arc<OwnedFd>,
     kind: Kind,
+    c_path: Option<&'static CStr>,
 }
 
 impl Sink {
@@ -102,7 +103,11 @@ impl Sink {
             Kind::StandardError => io::stderr().as_fd().try_clone_to_owned()?,
             Kind::Journal => journal::open()?,
         };
-        Ok(Sink { target: Arc::new(target), kind })
+        let c_path = match &kind {
+            Kind::File(path) => Some(leak_c_string(path)?),
+            Kind::StandardError | Kind::Journal => None,
+        };
+        Ok(Sink { target: Arc::new(target), kind, c_path })
     }
 
     /// Opens the file again by its name, after somebody has renamed it.
@@ -121,6 +126,7 @@ impl Sink {
     pub fn become_like(&mut self, other: Sink) -> io::Result<()> {
         descriptor::replace(&*other.target, self.number())?;
         self.kind = other.kind;
+        self.c_path = other.c_path;
         Ok(())
     }
 
@@ -141,10 +147,9 @@ impl Sink {
         }
     }
 
-    /// The path of the log file, as the C library wants it.
-    pub fn c_path(&self) -> Option<CString> {
-        // A path that was opened holds no NUL byte.
-        self.path().and_then(|path| CString::new(path.as_os_str().as_bytes()).ok())
+    /// The path of the log file, for a signal handler.
+    pub fn c_path(&self) -> Option<&'static CStr> {
+        self.c_path
     }
 
     /// The descriptor, for a writer of its own.
@@ -161,6 +166,12 @@ impl Sink {
             out_of_patience: false,
         }
     }
+}
+
+/// A signal handler may need the path at any time, so it is never freed. It is
+/// made anew only when the log moves, and here, so that a child need not.
+fn leak_c_string(path: &Path) -> io::Result<&'static CStr> {
+    Ok(Box::leak(CString::new(path.as_os_str().as_bytes())?.into_boxed_c_str()))
 }
 
 /// The file of a log: appended to, so that the lines of several processes do

@@ -11,6 +11,7 @@ mod reload;
 mod report;
 mod stop;
 
+use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
@@ -27,6 +28,7 @@ use crate::log::sink::{self, Kind};
 use crate::pool::{Asked, Pool, Shared, Standing};
 use crate::service::Services;
 use crate::sys::clock::Moment;
+use crate::sys::descriptor;
 use crate::sys::signal::{Received, Waiting};
 use crate::sys::wait::reap_any;
 
@@ -107,6 +109,8 @@ impl<'a> Master<'a> {
         let failed = |what: &'static str| move |error: io::Error| Error::system(what, &error);
         // From here on a signal waits until the loop does.
         let signals = Waiting::begin(&WANTED, &IGNORED).map_err(failed("set signal handlers"))?;
+        let null = File::open("/dev/null").map_err(failed("open file \"/dev/null\""))?;
+        descriptor::replace(&null, 0).map_err(failed("set standard input"))?;
         let mut plan = Plan::make(config, &services, &[], &inherited, None)?;
         // What no pool wants of what was stored for us is closed.
         inherited.retain(|socket| !is_stored(&socket.name));
@@ -277,6 +281,8 @@ impl<'a> Master<'a> {
         if let Some(warning) = &self.trouble {
             self.observer.partly_ready(warning);
         }
+        // A look at every page has just been taken.
+        self.shared.scoreboard.let_go();
         self.enter(Phase::Running);
         self.announce();
     }
@@ -302,12 +308,12 @@ impl<'a> Master<'a> {
         (!told.is_empty()).then(|| told.join("\n"))
     }
 
-    /// Lets the elders of each pool go whose new generation is ready, and ends
+    /// Lets the elder of each pool go whose new generation is ready, and ends
     /// the reload when all are.
     fn settle_reload(&mut self) {
         for pool in &mut self.pools {
-            if pool.has_elders() && pool.standing() == Standing::Ready {
-                pool.retire_elders();
+            if pool.has_elder() && pool.standing() == Standing::Ready {
+                pool.retire_elder();
             }
         }
         let Some(mut pending) = self.pending.take() else {
@@ -383,9 +389,11 @@ impl<'a> Master<'a> {
         for news in self.news.drain(..) {
             report::tell(&self.shared.log, news);
         }
+        let mut has_looked = false;
         let (pools, shared, phase, trouble) =
             (&self.pools, &self.shared, self.phase, &self.trouble);
         self.observer.turn(now, &mut || {
+            has_looked = true;
             let mut status =
                 Status { phase: phase.to_string(), pools: pools.len(), ..Status::default() };
             status.trouble = trouble.clone();
@@ -394,6 +402,9 @@ impl<'a> Master<'a> {
             });
             status
         });
+        if has_looked {
+            self.shared.scoreboard.let_go();
+        }
     }
 
     fn reload(&mut self) {

@@ -194,11 +194,11 @@ impl Pending {
     }
 
     /// Gives up the new generation of a pool that could not start, and goes
-    /// back to what was before: its elders, or no pool at all.
+    /// back to what was before: its elder, or no pool at all.
     pub fn give_up(&mut self, pool: &mut Pool) -> Fate {
         let reason = pool.last_failure().unwrap_or("no worker got as far as accepting");
         self.failures.push(format!("could not start pool \"{}\": {reason}", pool.name()));
-        if pool.has_elders() {
+        if pool.has_elder() {
             pool.roll_back();
             Fate::Stays
         } else {
@@ -232,7 +232,7 @@ impl Pending {
 /// What becomes of a pool whose new generation could not start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
-    /// Its elders serve on.
+    /// Its elder serves on.
     Stays,
     /// It was new; it is removed.
     Goes,

@@ -30,7 +30,7 @@ impl Master<'_> {
                     self.pools
                         .iter()
                         .flat_map(Pool::listeners)
-                        .for_each(|listener| listener.leave_file());
+                        .for_each(|listener| listener.leave_open());
                 }
                 self.pools.iter_mut().for_each(|pool| pool.close(Asked::Stop));
                 if signal == Signal::SIGTERM {

@@ -1,6 +1,7 @@
 //! The workers of one configuration epoch, and their slots.
 #![forbid(unsafe_code)]
 
+use std::io;
 use std::rc::Rc;
 
 use nix::unistd::Pid;
@@ -10,6 +11,8 @@ use crate::scoreboard::Scoreboard;
 use crate::sys::clock::Moment;
 
 use super::Blueprint;
+use super::shared::Shared;
+use super::spawn::spawn;
 use super::throttle::Throttle;
 use super::worker::Worker;
 
@@ -19,6 +22,17 @@ pub struct Generation {
     /// None once the pool lets go of its address.
     pub(super) listener: Option<Rc<Listener>>,
     pub(super) slots: Vec<Slot>,
+    /// The configuration epoch: the newest while it is the current one.
+    pub(super) epoch: u64,
+}
+
+/// A worker that was just forked.
+pub(super) struct Start {
+    pub slot: u32,
+    pub pid: Pid,
+    pub generation: u64,
+    /// Its slot backs off.
+    pub is_retry: bool,
 }
 
 /// The place of one worker.
@@ -44,7 +58,8 @@ pub enum Standing {
 
 impl Generation {
     pub(super) fn new(blueprint: Blueprint, listener: Rc<Listener>) -> Self {
-        let mut generation = Generation { blueprint, listener: Some(listener), slots: Vec::new() };
+        let mut generation =
+            Generation { blueprint, listener: Some(listener), slots: Vec::new(), epoch: 0 };
         generation.slots.resize_with(generation.blueprint.config.workers as usize, Slot::default);
         generation
     }
@@ -71,9 +86,36 @@ impl Generation {
         surplus
     }
 
-    /// Gives its workers, who have no slot any more.
-    pub(super) fn into_workers(mut self) -> Vec<Worker> {
-        self.resize(0)
+    /// Fills the empty slots whose time has come.
+    ///
+    /// Nothing but the forks in a row: what is allocated between two of them
+    /// is memory that a worker no longer shares.
+    ///
+    /// # Errors
+    ///
+    /// fork failed; the slots that are still empty stay so.
+    pub(super) fn fill(
+        &mut self,
+        now: Moment,
+        shared: &mut Shared,
+        started: &mut Vec<Start>,
+    ) -> io::Result<()> {
+        if self.next_spawn().is_none_or(|due| due > now) {
+            return Ok(());
+        }
+        started.reserve(self.slots.len());
+        for index in 0..self.slots.len() {
+            let Slot { worker, throttle, .. } = &self.slots[index];
+            if worker.is_some() || throttle.until().is_some_and(|until| until > now) {
+                continue;
+            }
+            let is_retry = throttle.is_throttled();
+            let worker = spawn(self, index as u32, shared)?;
+            let Worker { slot, pid, generation, .. } = worker;
+            started.push(Start { slot, pid, generation, is_retry });
+            self.slots[index].worker = Some(worker);
+        }
+        Ok(())
     }
 
     /// Takes the worker `pid` out of its slot, and tells which that is.

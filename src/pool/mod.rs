@@ -37,7 +37,7 @@ pub use generation::Standing;
 pub use shared::Shared;
 
 use cause::{Cause, Killer};
-use generation::Generation;
+use generation::{Generation, Start};
 use overdue::Step;
 use worker::Worker;
 
@@ -52,8 +52,8 @@ const TIMEOUTS_LOGGED: u32 = 200;
 /// ones that still serve.
 pub struct Pool {
     current: Generation,
-    /// Generations that serve on until the current one is ready, oldest first.
-    elders: Vec<Generation>,
+    /// The generation that serves on until the current one is ready.
+    elder: Option<Generation>,
     /// Workers that were asked to retire.
     leaving: Vec<Worker>,
     /// When to look for connections that may become overdue.
@@ -76,7 +76,7 @@ impl Pool {
     pub fn new(blueprint: Blueprint, listener: Rc<Listener>) -> Self {
         Pool {
             current: Generation::new(blueprint, listener),
-            elders: Vec::new(),
+            elder: None,
             leaving: Vec::new(),
             next_look: None,
             limits: Limits {
@@ -113,9 +113,9 @@ impl Pool {
         self.last_failure.as_deref()
     }
 
-    /// Whether older generations serve until the current one is ready.
-    pub fn has_elders(&self) -> bool {
-        !self.elders.is_empty()
+    /// Whether an older generation serves until the current one is ready.
+    pub fn has_elder(&self) -> bool {
+        self.elder.is_some()
     }
 
     /// Whether it has no worker any more.
@@ -125,35 +125,32 @@ impl Pool {
 
     /// The listeners that its serving workers use.
     pub fn listeners(&self) -> impl Iterator<Item = &Rc<Listener>> {
-        self.elders
-            .iter()
-            .chain([&self.current])
-            .filter_map(|generation| generation.listener.as_ref())
+        self.generations().filter_map(|generation| generation.listener.as_ref())
     }
 
-    /// Starts a new generation beside the current one, which serves on until
+    /// Starts a new generation beside the one that serves, which goes on until
     /// the new one is ready.
     pub fn renew(&mut self, blueprint: Blueprint, listener: Rc<Listener>) {
-        let elder = std::mem::replace(&mut self.current, Generation::new(blueprint, listener));
-        self.elders.push(elder);
+        let old = std::mem::replace(&mut self.current, Generation::new(blueprint, listener));
+        match self.elder {
+            None => self.elder = Some(old),
+            // It never got to be the one that serves.
+            Some(_) => self.dismiss(old),
+        }
         self.next_look = None;
     }
 
-    /// Gives the current generation up for the newest of its elders that
-    /// serves.
+    /// Gives the current generation up for its elder.
     pub fn roll_back(&mut self) {
-        while let Some(elder) = self.elders.pop() {
+        if let Some(elder) = self.elder.take() {
             let failed = std::mem::replace(&mut self.current, elder);
             self.dismiss(failed);
-            if self.standing() == Standing::Ready {
-                break;
-            }
         }
     }
 
-    /// Lets the elders go, once the current generation is ready.
-    pub fn retire_elders(&mut self) {
-        for elder in std::mem::take(&mut self.elders) {
+    /// Lets the elder go, once the current generation is ready.
+    pub fn retire_elder(&mut self) {
+        if let Some(elder) = self.elder.take() {
             self.dismiss(elder);
         }
     }
@@ -173,11 +170,17 @@ impl Pool {
     /// again. Clients that come from now on are refused, and not left waiting
     /// for a worker that will never be.
     pub fn close(&mut self, why: Asked) {
-        self.current.listener = None;
+        // The listener goes last: until then a worker that has not been asked
+        // yet must not find it broken.
+        let listener = self.current.listener.take();
+        let elder = self.elder.take();
         let mut workers = self.current.resize(0);
-        workers.extend(self.elders.drain(..).flat_map(Generation::into_workers));
         workers.iter_mut().for_each(|worker| worker.retire(why));
         self.leaving.append(&mut workers);
+        if let Some(elder) = elder {
+            self.dismiss_for(elder, why);
+        }
+        drop(listener);
     }
 
     /// Kills every worker.
@@ -206,32 +209,18 @@ impl Pool {
         shared: &mut Shared,
         events: &mut Vec<Event>,
     ) -> io::Result<usize> {
-        let mut filled = 0;
-        if self.current.next_spawn().is_none_or(|due| due > now) {
-            return Ok(filled);
-        }
-        for index in 0..self.current.slots.len() {
-            let slot = &self.current.slots[index];
-            if slot.worker.is_some() || slot.throttle.until().is_some_and(|until| until > now) {
-                continue;
-            }
-            let is_retry = slot.throttle.is_throttled();
-            let worker = spawn::spawn(&mut self.current, index as u32, shared)?;
-            let held_back = if is_retry { self.limits.retried[0].admit(now) } else { Some(0) };
+        self.current.epoch = shared.generation;
+        let mut started = Vec::new();
+        let filled = self.generations_mut().try_for_each(|it| it.fill(now, shared, &mut started));
+        for Start { slot, pid, generation, is_retry } in &started {
+            let (slot, pid, generation) = (*slot, *pid, *generation);
+            let held_back = if *is_retry { self.limits.retried[0].admit(now) } else { Some(0) };
             if let Some(held_back) = held_back {
-                let (pool, slot) = (self.name().to_owned(), worker.slot);
-                events.push(Event::Started {
-                    pool,
-                    slot,
-                    pid: worker.pid,
-                    generation: worker.generation,
-                    held_back,
-                });
+                let pool = self.name().to_owned();
+                events.push(Event::Started { pool, slot, pid, generation, held_back });
             }
-            self.current.slots[index].worker = Some(worker);
-            filled += 1;
         }
-        Ok(filled)
+        filled.map(|()| started.len())
     }
 
     /// Takes note of the end of a child, if it was one of ours. `random`
@@ -244,24 +233,20 @@ impl Pool {
         shared: &mut Shared,
         events: &mut Vec<Event>,
     ) -> bool {
-        let (slot, worker) = match self.current.take(reaped.pid) {
-            Some((index, worker)) => (Some(index), worker),
-            None => match self.take_departed(reaped.pid) {
-                Some(worker) => (None, worker),
-                None => return false,
-            },
-        };
+        let Some(Found { slot, worker }) = self.find(reaped.pid) else { return false };
         // Who says goodbye has not failed, whoever asked for it.
         let left =
             reaped.exit == Exit::Code(0) && shared.scoreboard.leaving(&worker.seat).is_some();
         let (death, accepted) = self.explain(worker, reaped, now, shared);
         let mut throttled = None;
         let mut is_retry = false;
-        if let Some(index) = slot {
-            let slot = &mut self.current.slots[index];
+        if let Some((of_elder, index)) = slot {
+            let elder = self.elder.as_mut().filter(|_| of_elder);
+            let generation = elder.unwrap_or(&mut self.current);
+            let min_uptime = generation.blueprint.config.min_uptime;
+            let slot = &mut generation.slots[index];
             slot.has_accepted |= accepted;
             is_retry = slot.throttle.is_throttled();
-            let min_uptime = self.current.blueprint.config.min_uptime;
             let young = death.uptime < min_uptime && death.served == 0 && !left;
             if young {
                 let reason =
@@ -293,9 +278,10 @@ impl Pool {
         }
         let mut late = Vec::new();
         for worker in self.workers_mut() {
-            let Some(request_timeout) = worker.timeouts.request else {
+            let Some(request_timeout) = worker.timeouts.request else { continue };
+            if !is_look && worker.watch.deadline().is_none_or(|deadline| now < deadline) {
                 continue;
-            };
+            }
             let in_hand = shared.scoreboard.in_hand(&worker.seat);
             if is_look {
                 worker.watch.look(in_hand, request_timeout);
@@ -331,7 +317,7 @@ impl Pool {
     /// When to fill an empty slot next: a moment that has passed if one may be
     /// filled at once.
     pub fn next_spawn(&self) -> Option<Moment> {
-        self.current.next_spawn()
+        self.generations().filter_map(Generation::next_spawn).min()
     }
 
     /// Adds up the workers that have a connection in hand, those that wait for
@@ -356,16 +342,35 @@ impl Pool {
     }
 
     fn dismiss(&mut self, generation: Generation) {
-        let mut workers = generation.into_workers();
-        workers.iter_mut().for_each(|worker| worker.retire(Asked::Retire));
-        self.leaving.append(&mut workers);
+        self.dismiss_for(generation, Asked::Retire);
     }
 
-    fn take_departed(&mut self, pid: Pid) -> Option<Worker> {
-        if let Some(index) = self.leaving.iter().position(|worker| worker.pid == pid) {
-            return Some(self.leaving.swap_remove(index));
+    fn dismiss_for(&mut self, mut generation: Generation, why: Asked) {
+        let mut workers = generation.resize(0);
+        workers.iter_mut().for_each(|worker| worker.retire(why));
+        self.leaving.append(&mut workers);
+        // Only now does the generation drop its listener.
+    }
+
+    /// Takes the worker `pid` from wherever it is.
+    fn find(&mut self, pid: Pid) -> Option<Found> {
+        let mut of_elder = false;
+        for generation in [Some(&mut self.current), self.elder.as_mut()].into_iter().flatten() {
+            if let Some((index, worker)) = generation.take(pid) {
+                return Some(Found { slot: Some((of_elder, index)), worker });
+            }
+            of_elder = true;
         }
-        self.elders.iter_mut().find_map(|elder| elder.take(pid)).map(|(_, worker)| worker)
+        let index = self.leaving.iter().position(|worker| worker.pid == pid)?;
+        Some(Found { slot: None, worker: self.leaving.swap_remove(index) })
+    }
+
+    fn generations(&self) -> impl Iterator<Item = &Generation> {
+        self.elder.iter().chain([&self.current])
+    }
+
+    fn generations_mut(&mut self) -> impl Iterator<Item = &mut Generation> {
+        self.elder.iter_mut().chain([&mut self.current])
     }
 
     /// Why a worker ended, and whether it had got as far as accepting.
@@ -423,12 +428,18 @@ impl Pool {
     }
 
     fn workers(&self) -> impl Iterator<Item = &Worker> {
-        let elders = self.elders.iter().flat_map(Generation::workers);
-        self.current.workers().chain(elders).chain(&self.leaving)
+        self.generations().flat_map(Generation::workers).chain(&self.leaving)
     }
 
     fn workers_mut(&mut self) -> impl Iterator<Item = &mut Worker> {
-        let elders = self.elders.iter_mut().flat_map(Generation::workers_mut);
-        self.current.workers_mut().chain(elders).chain(&mut self.leaving)
+        let elder = self.elder.iter_mut().flat_map(Generation::workers_mut);
+        self.current.workers_mut().chain(elder).chain(&mut self.leaving)
     }
+}
+
+/// A worker and the slot that it leaves empty, if it had one: whether that is
+/// of the elder, and its index.
+struct Found {
+    slot: Option<(bool, usize)>,
+    worker: Worker,
 }

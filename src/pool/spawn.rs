@@ -1,7 +1,6 @@
 //! Forking a worker.
 #![forbid(unsafe_code)]
 
-use std::ffi::CStr;
 use std::io;
 use std::os::fd::AsFd;
 
@@ -20,7 +19,8 @@ use super::worker::{Timeouts, Worker};
 ///
 /// fork failed, or every seat is taken: there is no child.
 pub fn spawn(generation: &mut Generation, slot: u32, shared: &mut Shared) -> io::Result<Worker> {
-    let Some(listener) = generation.listener.clone() else {
+    // Borrowed: to count a reference would copy a page into each worker.
+    let Some(listener) = generation.listener.as_ref() else {
         return Err(io::Error::other("the pool has let go of its listener"));
     };
     let Some(seat) = shared.scoreboard.take() else {
@@ -33,7 +33,7 @@ pub fn spawn(generation: &mut Generation, slot: u32, shared: &mut Shared) -> io:
         Ok(Fork::Parent(pid)) => Ok(Worker {
             pid,
             slot,
-            generation: shared.generation,
+            generation: generation.epoch,
             seat,
             started,
             asked: None,
@@ -54,11 +54,7 @@ pub fn spawn(generation: &mut Generation, slot: u32, shared: &mut Shared) -> io:
             scoreboard: &mut shared.scoreboard,
             log: &shared.log,
             log_number: shared.sink.number(),
-            // The handlers use it for as long as the process lives.
-            log_path: shared
-                .sink
-                .c_path()
-                .map(|path| &*Box::leak(path.into_boxed_c_str()) as &CStr),
+            log_path: shared.sink.c_path(),
             newborn,
             master: shared.master,
         }),

@@ -11,6 +11,7 @@ mod exec;
 mod lines;
 mod registry;
 
+use std::cell::OnceCell;
 use std::io;
 use std::time::Duration;
 
@@ -47,20 +48,26 @@ pub trait Service {
 }
 
 /// What a service may want to know of its surroundings.
-pub struct Context {
-    log: Logger,
+pub struct Context<'a> {
+    root: &'a Logger,
+    pool: &'a str,
+    slot: u32,
+    /// Made when the first line is logged: most workers never log one, and it
+    /// would be memory of their own.
+    log: OnceCell<Logger>,
     kill_timeout: Duration,
 }
 
-impl Context {
-    /// A context whose log lines carry what `log` carries.
-    pub(crate) fn new(log: Logger, kill_timeout: Duration) -> Self {
-        Context { log, kill_timeout }
+impl<'a> Context<'a> {
+    /// The context of a worker.
+    pub(crate) fn new(root: &'a Logger, pool: &'a str, slot: u32, kill_timeout: Duration) -> Self {
+        Context { root, pool, slot, log: OnceCell::new(), kill_timeout }
     }
 
     /// The log, with the pool and the slot in each line.
     pub fn log(&self) -> &Logger {
-        &self.log
+        let fields = || slog::o!("pool" => self.pool.to_owned(), "slot" => self.slot);
+        self.log.get_or_init(|| self.root.new(fields()))
     }
 
     /// How long a process that was asked to end may take until it is killed.

@@ -16,9 +16,9 @@ use std::os::fd::{BorrowedFd, RawFd};
 use nix::unistd::Pid;
 use slog::Logger;
 
-use crate::error::Code;
+use crate::error::{Code, Error};
 use crate::scoreboard::{Scoreboard, Seat};
-use crate::service::Service;
+use crate::service::{Context, Service};
 use crate::sys::fork::{self, Newborn};
 
 pub use settings::Settings;
@@ -59,17 +59,25 @@ pub struct Assignment<'a> {
 
 /// Lives the life of a worker; signals are blocked when it begins.
 pub fn run(assignment: Assignment<'_>) -> ! {
-    let Assignment { pool, slot, log, .. } = assignment;
-    let log = log.new(slog::o!("pool" => pool.to_owned(), "slot" => slot));
     let (seat, scoreboard) = (assignment.seat, &mut *assignment.scoreboard);
     let Ok(page) = scoreboard.keep_only(seat) else { fork::leave(Code::Os as u8) };
-    let end = settle::settle(assignment, page, &log).and_then(|desk| serve::serve(desk, &log));
-    match end {
-        Ok(()) => fork::leave(0),
-        Err(error) => {
-            // The master logs these words with the death.
-            page.explain(&error.to_string());
-            fork::leave(error.code() as u8)
-        }
-    }
+    // Above us are the master's frames, which must not be unwound in a child.
+    let end = panic::catch(|| {
+        let context = Context::new(
+            assignment.log,
+            assignment.pool,
+            assignment.slot,
+            assignment.settings.kill_timeout,
+        );
+        let desk = settle::settle(assignment, page)?;
+        serve::serve(desk, &context)
+    });
+    let failed = match end {
+        Ok(Ok(())) => fork::leave(0),
+        Ok(Err(error)) => error,
+        Err(panic) => Error::new(Code::Software, format!("could not go on: {panic}")),
+    };
+    // The master logs these words with the death.
+    page.explain(&failed.to_string());
+    fork::leave(failed.code() as u8)
 }

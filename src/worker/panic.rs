@@ -1,22 +1,29 @@
 //! A service that panics.
 #![forbid(unsafe_code)]
 
-use std::panic;
+use std::cell::RefCell;
+use std::panic::{self, AssertUnwindSafe, catch_unwind};
 
-use slog::{Logger, error};
+thread_local! {
+    /// What the last panic said, and where it was.
+    static LAST: RefCell<Option<String>> = const { RefCell::new(None) };
+}
 
-/// Logs where and why a service panics, in place of Rust's own message on
-/// standard error, which may be nowhere.
-pub fn log_panics(log: Logger) {
-    panic::set_hook(Box::new(move |panic| {
+/// Keeps what a panic says, in place of printing it on standard error, which
+/// may be nowhere. The hook holds nothing, so that setting it allocates nothing.
+pub fn keep_panics() {
+    panic::set_hook(Box::new(|panic| {
         // `panic!` gives either, depending on whether it has arguments.
-        let payload = panic.payload();
-        let literal = payload.downcast_ref::<&str>().copied();
-        let formatted = payload.downcast_ref::<String>().map(String::as_str);
+        let literal = panic.payload().downcast_ref::<&str>().copied();
+        let formatted = panic.payload().downcast_ref::<String>().map(String::as_str);
         let reason = literal.or(formatted).unwrap_or("no reason given");
-        match panic.location() {
-            Some(place) => error!(log, "service panicked"; "reason" => reason, "place" => %place),
-            None => error!(log, "service panicked"; "reason" => reason),
-        }
+        let place = panic.location().map_or_else(String::new, |place| format!(" at {place}"));
+        LAST.set(Some(format!("{reason}{place}")));
     }));
+}
+
+/// Calls `body`; gives what it says if it panics.
+pub fn catch<T>(body: impl FnOnce() -> T) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(body))
+        .map_err(|_| LAST.take().unwrap_or_else(|| "no reason given".to_owned()))
 }

@@ -2,13 +2,14 @@
 #![forbid(unsafe_code)]
 
 use std::net::SocketAddr;
+use std::num::NonZeroU64;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::id;
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollTimeout, poll};
-use slog::{Logger, debug, warn};
+use slog::{debug, error, warn};
 
 use crate::error::{Code, Error, reason};
 use crate::log::limit::{HeldBack, Limit};
@@ -18,8 +19,9 @@ use crate::service::{Connection, Context, Outcome};
 use crate::sys::clock::Moment;
 use crate::sys::{handler, socket};
 
+use super::settings::Settings;
 use super::settle::Desk;
-use super::{access, quota};
+use super::{access, panic, quota};
 
 /// How long a worker waits when the machine lacks what accept needs.
 const SHORTAGE_PAUSE_MS: u8 = 100;
@@ -29,12 +31,9 @@ const SHORTAGE_PAUSE_MS: u8 = 100;
 /// # Errors
 ///
 /// The listener is broken, or the service panicked.
-pub fn serve(desk: Desk<'_>, log: &Logger) -> Result<(), Error> {
+pub fn serve(desk: Desk<'_>, context: &Context<'_>) -> Result<(), Error> {
     let Desk { settings, service, listener, page } = desk;
-    let context = Context::new(log.clone(), settings.kill_timeout);
-    let random = Moment::now().as_nanos()
-        ^ u64::from(std::process::id()).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    let quota = quota::jittered(settings.max_requests, settings.max_requests_jitter, random);
+    let quota = quota_of(settings);
     let mut shortages = Limit::new(1);
     let mut served = 0;
     loop {
@@ -55,7 +54,7 @@ pub fn serve(desk: Desk<'_>, log: &Logger) -> Result<(), Error> {
                     Refusal::Client => {}
                     Refusal::Shortage => {
                         if let Some(held_back) = shortages.admit(Moment::now()) {
-                            warn!(log, "could not accept"; "reason" => reason(&errno.into()), HeldBack(held_back));
+                            warn!(context.log(), "could not accept"; "reason" => reason(&errno.into()), HeldBack(held_back));
                         }
                         // A signal ends the pause; the loop looks why.
                         let _ = poll(&mut [], PollTimeout::from(SHORTAGE_PAUSE_MS));
@@ -68,32 +67,36 @@ pub fn serve(desk: Desk<'_>, log: &Logger) -> Result<(), Error> {
             }
         };
         if !access::admits(&settings.allow, &settings.deny, peer) {
-            debug!(log, "client refused"; "peer" => describe(peer));
+            debug!(context.log(), "client refused"; "peer" => describe(peer));
             continue;
         }
         served += 1;
         handler::begin_connection(served, socket.as_raw_fd());
         page.begin(served, Moment::now(), peer);
-        let outcome = catch_unwind(AssertUnwindSafe(|| {
-            service.serve(prepare(socket, peer, settings.idle_timeout), &context)
-        }));
+        let connection = prepare(socket, peer, settings.idle_timeout);
+        let outcome = panic::catch(|| service.serve(connection, context));
         handler::end_connection();
         match outcome {
             Ok(Outcome::Served) => {}
             Ok(Outcome::Failed(reason)) => {
-                debug!(log, "connection failed"; "peer" => describe(peer), "reason" => %reason);
+                debug!(context.log(), "connection failed"; "peer" => describe(peer), "reason" => %reason);
             }
             // What the service has in memory may be half done.
-            Err(_) => {
-                return Err(Error::new(
-                    Code::Software,
-                    "could not serve connection: the service panicked",
-                ));
+            Err(reason) => {
+                error!(context.log(), "service panicked"; "reason" => reason);
+                let message = "could not serve connection: the service panicked";
+                return Err(Error::new(Code::Software, message));
             }
         }
         page.finish(served);
-        sink::tell_lost(|count| warn!(log, "log lines lost"; "count" => count));
+        sink::tell_lost(|count| warn!(context.log(), "log lines lost"; "count" => count));
     }
+}
+
+fn quota_of(settings: &Settings) -> Option<u64> {
+    let random = || Moment::now().as_nanos() ^ u64::from(id()).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let (most, jitter) = (settings.max_requests, settings.max_requests_jitter);
+    NonZeroU64::new(most).map(|most| quota::jittered(most, jitter, random()))
 }
 
 fn prepare(

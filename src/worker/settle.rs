@@ -9,7 +9,6 @@ use nix::sys::resource::setrlimit;
 use nix::sys::signal::Signal;
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{chdir, getppid, setgroups, setresgid, setresuid};
-use slog::Logger;
 
 use crate::error::{Code, Error};
 use crate::log::sink;
@@ -33,11 +32,7 @@ pub struct Desk<'a> {
 ///
 /// The order matters: what needs root comes before the user is set, and what
 /// the kernel forgets when the user changes comes after it.
-pub fn settle<'a>(
-    assignment: Assignment<'a>,
-    page: OwnPage,
-    log: &Logger,
-) -> Result<Desk<'a>, Error> {
+pub fn settle<'a>(assignment: Assignment<'a>, page: OwnPage) -> Result<Desk<'a>, Error> {
     let settings = assignment.settings;
 
     // 1. Signals: ours in place of the master's, all still blocked.
@@ -49,23 +44,18 @@ pub fn settle<'a>(
         overdue: page.overdue(),
     })
     .map_err(|error| Error::system("set signal handlers", &error))?;
-    panic::log_panics(log.clone());
+    panic::keep_panics();
     sink::settle();
 
     // 2. Descriptors: no other pool's listener, nothing that the master was
     // started with.
-    let null = fs::File::open("/dev/null")
-        .map_err(|error| Error::system("open file \"/dev/null\"", &error))?;
-    descriptor::replace(&null, 0).map_err(|error| Error::system("set standard input", &error))?;
     if let Some(stderr) = assignment.stderr {
         descriptor::replace(stderr, 2)
             .map_err(|error| Error::system("set standard error", &error))?;
     }
-    drop(null);
-    let mut keep =
-        [assignment.listener, assignment.dead, assignment.ready].map(|fd| fd.as_raw_fd()).to_vec();
-    keep.push(assignment.log_number);
-    descriptor::close_all_but(&mut keep)
+    let [listener, dead, ready] =
+        [assignment.listener, assignment.dead, assignment.ready].map(|fd| fd.as_raw_fd());
+    descriptor::close_all_but(&mut [listener, dead, ready, assignment.log_number])
         .map_err(|error| Error::system("close descriptors", &error))?;
 
     // 3. Limits and priority, while they may still be raised.

@@ -1,0 +1,79 @@
+//! What each command does, from its configuration to its exit code.
+#![forbid(unsafe_code)]
+
+use std::io::{self, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use crate::cli::{Cli, Command};
+use crate::config::{self, Config};
+use crate::daemon;
+use crate::error::{Code, Error};
+use crate::listener::Inherited;
+use crate::master::{self, Master, Observer};
+use crate::notify::{self, Notifier};
+use crate::service::Services;
+
+/// Does what the command line asks for. Gives the exit code of the process.
+pub fn obey(cli: Cli, services: Services) -> ExitCode {
+    let done = catch_unwind(AssertUnwindSafe(|| match cli.command() {
+        Command::Check => check(cli.config, &services),
+        Command::Run => run(cli.config, services),
+        Command::Daemonize => daemonize(cli.config, services),
+    }));
+    match done {
+        Ok(Ok(code)) => code,
+        Ok(Err(error)) => {
+            // There is nothing to do about an output that is gone.
+            let _ = writeln!(io::stderr(), "{error}");
+            ExitCode::from(error.code() as u8)
+        }
+        // A bug of ours or of a service, which the panic has told.
+        Err(_) => ExitCode::from(Code::Software as u8),
+    }
+}
+
+fn check(file: PathBuf, services: &Services) -> Result<ExitCode, Error> {
+    master::check(config::load(&file)?, services)?;
+    let _ = writeln!(io::stdout(), "{}: ok", file.display());
+    Ok(ExitCode::SUCCESS)
+}
+
+fn run(file: PathBuf, services: Services) -> Result<ExitCode, Error> {
+    let config = config::load(&file)?;
+    let inherited = notify::inherited()?;
+    match Notifier::from_environment(&inherited) {
+        Some(mut notifier) => supervise(file, config, services, inherited, &mut notifier),
+        None => supervise(file, config, services, inherited, &mut Nobody),
+    }
+}
+
+fn daemonize(file: PathBuf, services: Services) -> Result<ExitCode, Error> {
+    // The daemon works in the root directory.
+    let file = std::path::absolute(&file).unwrap_or(file);
+    let config = config::load(&file)?;
+    match daemon::detach(&config.daemon.pid_file)? {
+        daemon::Side::Command(code) => Ok(code),
+        daemon::Side::Daemon(mut detached) => {
+            supervise(file, config, services, Vec::new(), &mut detached)
+                .inspect_err(|error| detached.failed(error))
+        }
+    }
+}
+
+fn supervise(
+    file: PathBuf,
+    config: Config,
+    services: Services,
+    inherited: Vec<Inherited>,
+    observer: &mut dyn Observer,
+) -> Result<ExitCode, Error> {
+    Master::new(file, config, services, inherited, observer)?.run()?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// In the foreground the log says it all.
+struct Nobody;
+
+impl Observer for Nobody {}
