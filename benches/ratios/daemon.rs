@@ -1,0 +1,74 @@
+//! preforkd as an operator would run it: the built binary, a configuration file, a log file.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::io;
+use std::net::SocketAddrV4;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// A pool to be measured, by the bare loop or by the daemon.
+pub struct Job {
+    /// What a worker does with a connection.
+    pub service: Service,
+    /// How many workers.
+    pub workers: usize,
+}
+
+/// The services that are measured.
+pub enum Service {
+    /// Sends back what it gets.
+    Echo,
+    /// Runs a program for each connection.
+    Exec {
+        /// The program's path.
+        program: PathBuf,
+        /// Where the daemon sends what the program writes to stderr: the configuration's
+        /// `stderr`, or its default.
+        stderr: Option<&'static str>,
+    },
+}
+
+impl Job {
+    /// A pool of `workers` that echo.
+    pub fn echo(workers: usize) -> Job {
+        Job { service: Service::Echo, workers }
+    }
+}
+
+/// The command that starts the daemon with the configuration at `path`.
+pub fn command(path: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_preforkd"));
+    command.arg("--config").arg(path).arg("run");
+    command
+}
+
+/// The log file that belongs to the configuration at `path`.
+pub fn log_file(path: &Path) -> PathBuf {
+    path.with_extension("log")
+}
+
+/// Writes the configuration of `job` to `path`, whole or not at all: a reload that came in
+/// between would read half a file.
+///
+/// Everything that is not told stays at its default, the log's level too, since that is what
+/// users run. `generation` goes into the workers' environment, so that another number is a
+/// changed pool.
+pub fn configure(path: &Path, job: &Job, address: SocketAddrV4, generation: u32) -> io::Result<()> {
+    let mut text = String::new();
+    let _ = writeln!(text, "[log]\nfile = {:?}\n", log_file(path));
+    let _ = writeln!(text, "[pool.bench]\nlisten = \"{address}\"\nworkers = {}", job.workers);
+    let _ = writeln!(text, "env = {{ GENERATION = \"{generation}\" }}");
+    match &job.service {
+        Service::Echo => text.push_str("service = \"echo\"\n"),
+        Service::Exec { program, stderr } => {
+            let _ = writeln!(text, "service.exec.command = [{program:?}]");
+            if let Some(stderr) = stderr {
+                let _ = writeln!(text, "service.exec.stderr = \"{stderr}\"");
+            }
+        }
+    }
+    let new = path.with_extension("new");
+    fs::write(&new, text)?;
+    fs::rename(&new, path)
+}

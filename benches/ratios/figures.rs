@@ -1,0 +1,312 @@
+//! The figures: what is measured, how, and what is to be reached.
+
+use std::path::PathBuf;
+use std::thread::sleep;
+use std::time::Duration;
+
+use crate::Result;
+use crate::cores::Cores;
+use crate::daemon::{Job, Service};
+use crate::load::{self, Arrived, Manner};
+use crate::samples::{Rounds, Samples};
+use crate::server::Server;
+use crate::table::{Row, Target, Unit};
+use crate::turns::{Load, Outcome};
+use crate::{deaths, program, watch};
+
+/// A figure, or a few that come out of the same run.
+pub struct Figure {
+    /// Its name on the command line.
+    pub name: &'static str,
+    /// What it tells.
+    pub what: &'static str,
+    /// Measures it.
+    pub measure: fn(&Bench) -> Result<Vec<Row>>,
+}
+
+/// Every figure, in the order in which they are measured and told.
+pub const FIGURES: &[Figure] = &[
+    Figure { name: "connection", what: "a connection per request, 8 workers", measure: connection },
+    Figure { name: "thousand", what: "a connection per request, 1,000 workers", measure: thousand },
+    Figure { name: "persistent", what: "one connection for all requests", measure: persistent },
+    Figure { name: "exec", what: "a program per connection", measure: exec },
+    Figure { name: "respawn", what: "from a worker's death to its successor", measure: respawn },
+    Figure { name: "reload", what: "latency while generations change", measure: reload },
+    Figure { name: "start", what: "1,000 workers started", measure: start },
+    Figure { name: "memory", what: "memory at 1,000 workers", measure: memory },
+];
+
+/// The workers of a pool of ordinary size.
+const WORKERS: usize = 8;
+/// The workers of a pool that is large for one machine.
+const MANY_WORKERS: usize = 1000;
+
+/// Deaths of one worker in a round: so many that five rounds have a 99th percentile.
+const DEATHS: u32 = 60;
+/// Deaths of all workers in a round.
+const MASSACRES: u32 = 10;
+
+/// The requests that come while generations change.
+const ARRIVALS_A_SECOND: u32 = 300;
+/// The generations of a round, one a second.
+const GENERATIONS: u32 = 4;
+
+/// What is compared with the bare loop.
+#[derive(Clone, Copy)]
+pub enum Subject {
+    /// preforkd.
+    Daemon,
+    /// Another bare loop, which shows how far off 1 a ratio is for no reason at all.
+    Bare,
+}
+
+/// What every figure needs to know.
+pub struct Bench {
+    /// How often each figure is measured.
+    pub rounds: usize,
+    /// What is compared with the bare loop.
+    pub subject: Subject,
+    /// Where files may be put.
+    pub directory: PathBuf,
+}
+
+impl Bench {
+    /// Starts the bare loop and the subject, and waits until all their workers accept.
+    pub fn start_both(&self, job: &Job) -> Result<[Server; 2]> {
+        let both = [Server::bare(job)?, self.start_subject(job)?];
+        for server in &both {
+            server.all_accept()?;
+        }
+        Ok(both)
+    }
+
+    /// Runs `measure` on a fresh server of each side in turn, every round. Each has the
+    /// machine to itself.
+    fn one_at_a_time<T>(
+        &self,
+        job: &Job,
+        measure: impl Fn(&Server) -> Result<T>,
+    ) -> Result<[Vec<T>; 2]> {
+        let run = |server: Server| {
+            let result = measure(&server)?;
+            server.stop()?;
+            Ok::<T, Box<dyn std::error::Error>>(result)
+        };
+        let (mut bare, mut subject) = (Vec::new(), Vec::new());
+        for _ in 0..self.rounds {
+            bare.push(run(Server::bare(job)?)?);
+            subject.push(run(self.start_subject(job)?)?);
+        }
+        Ok([bare, subject])
+    }
+
+    fn start_subject(&self, job: &Job) -> Result<Server> {
+        match self.subject {
+            Subject::Daemon => Server::daemon(job, self.directory.join("preforkd.toml")),
+            Subject::Bare => Server::bare(job),
+        }
+    }
+}
+
+fn connection(bench: &Bench) -> Result<Vec<Row>> {
+    let job = Job::echo(WORKERS);
+    let load = |clients, cores| {
+        Outcome::measure(bench, &job, Load { manner: Manner::Once, clients, cores })
+    };
+    let one = load(1, Cores::One)?;
+    let many = load(32, Cores::One)?;
+    let spread = load(32, Cores::All)?;
+    Ok(vec![
+        one.rate("connection per request, 1 client", Target::RatioAtLeast(0.97)),
+        one.cpu("  CPU of the server", Target::RatioAtMost(1.05)),
+        many.rate("connection per request, 32 clients", Target::RatioAtLeast(0.97)),
+        many.cpu("  CPU of the server", Target::RatioAtMost(1.05)),
+        spread.rate("  on all cores", Target::Told),
+        spread.cpu("  on all cores, CPU of the server", Target::Told),
+    ])
+}
+
+fn thousand(bench: &Bench) -> Result<Vec<Row>> {
+    let job = Job::echo(MANY_WORKERS);
+    let load = |clients| {
+        let load = Load { manner: Manner::Once, clients, cores: Cores::One };
+        Outcome::measure(bench, &job, load)
+    };
+    let (one, many) = (load(1)?, load(32)?);
+    Ok(vec![
+        one.rate("the same, 1,000 workers, 1 client", Target::RatioAtLeast(0.95)),
+        one.cpu("  CPU of the server", Target::Told),
+        many.rate("the same, 1,000 workers, 32 clients", Target::RatioAtLeast(0.95)),
+        many.cpu("  CPU of the server", Target::Told),
+    ])
+}
+
+fn persistent(bench: &Bench) -> Result<Vec<Row>> {
+    let load = Load { manner: Manner::Persistent, clients: 1, cores: Cores::One };
+    let outcome = Outcome::measure(bench, &Job::echo(WORKERS), load)?;
+    Ok(vec![
+        outcome.rate("persistent connection, 64 bytes to and fro", Target::RatioAtLeast(0.99)),
+        outcome.cpu("  CPU of the server", Target::Told),
+    ])
+}
+
+/// On all cores: a program runs beside the client that waits for it, and starting one is
+/// so much work that the scheduler's share is small.
+fn exec(bench: &Bench) -> Result<Vec<Row>> {
+    let program = program::build(&bench.directory)?;
+    let load = |stderr| {
+        let service = Service::Exec { program: program.clone(), stderr };
+        let load = Load { manner: Manner::Once, clients: 8, cores: Cores::All };
+        Outcome::measure(bench, &Job { service, workers: WORKERS }, load)
+    };
+    Ok(vec![
+        load(None)?.rate("exec of a static program, 8 clients", Target::RatioAtLeast(1.0)),
+        load(Some("null"))?.rate("  with stderr = \"null\"", Target::RatioAtLeast(1.0)),
+    ])
+}
+
+fn respawn(bench: &Bench) -> Result<Vec<Row>> {
+    let [bare, subject] = bench.one_at_a_time(&Job::echo(WORKERS), |server| {
+        server.all_accept()?;
+        Ok((deaths::single(server, DEATHS)?, deaths::all_at_once(server, MASSACRES)?))
+    })?;
+    let samples = |rounds: Vec<(Vec<Duration>, Vec<Duration>)>| -> (Samples, Samples) {
+        let (single, all): (Vec<_>, Vec<_>) = rounds.into_iter().unzip();
+        let millis = |delays: Vec<Vec<Duration>>| delays.concat().into_iter().map(millis).collect();
+        (millis(single), millis(all))
+    };
+    let ((bare_single, bare_all), (single, all)) = (samples(bare), samples(subject));
+    let row = |label, bare, subject, target| Row::new(label, Unit::Millis, [bare, subject], target);
+    Ok(vec![
+        row(
+            "a worker dies, until its successor accepts",
+            bare_single.median(),
+            single.median(),
+            Target::Below(1.0),
+        ),
+        row(
+            "  99th percentile",
+            bare_single.quantile(0.99),
+            single.quantile(0.99),
+            Target::Below(5.0),
+        ),
+        row(
+            "all 8 die at once, until 8 accept",
+            bare_all.median(),
+            all.median(),
+            Target::Below(5.0),
+        ),
+        row("  worst", bare_all.worst(), all.worst(), Target::Told),
+    ])
+}
+
+/// Requests at fixed moments, while the pool's environment changes each second.
+fn reload(bench: &Bench) -> Result<Vec<Row>> {
+    let job = Job::echo(WORKERS);
+    let duration = Duration::from_secs(GENERATIONS.into());
+    let [bare, subject] = bench.one_at_a_time(&job, |server| {
+        server.all_accept()?;
+        let events = || {
+            if server.can_reload() { renew(server, &job) } else { Ok(()) }
+        };
+        load::arrivals(server.address, ARRIVALS_A_SECOND, duration, events)
+    })?;
+    let late = bare.iter().chain(&subject).map(|run| run.own_delay).max().unwrap_or_default();
+    let row = |label, unit, of: fn(&[Arrived]) -> f64, target| Row {
+        generator: Some(format!("late by {:.2} ms at most", millis(late))),
+        ..Row::new(label, unit, [of(&bare), of(&subject)], target)
+    };
+    Ok(vec![
+        row(
+            "300 arrivals/s, a generation a second: failures",
+            Unit::Count,
+            |runs| runs.iter().map(|run| run.failures as f64).sum(),
+            Target::AtMost(0.0),
+        ),
+        row(
+            "  worst latency of a run",
+            Unit::Millis,
+            |runs| worst(runs).median(),
+            Target::AtMost(6.0),
+        ),
+        row("  worst latency of all runs", Unit::Millis, |runs| worst(runs).worst(), Target::Told),
+        row(
+            "  median latency",
+            Unit::Millis,
+            |runs| {
+                runs.iter()
+                    .flat_map(|run| &run.latencies)
+                    .copied()
+                    .map(millis)
+                    .collect::<Samples>()
+                    .median()
+            },
+            Target::Told,
+        ),
+    ])
+}
+
+/// The worst latency of each run, in milliseconds.
+fn worst(runs: &[Arrived]) -> Samples {
+    runs.iter().filter_map(|run| run.latencies.iter().max().copied()).map(millis).collect()
+}
+
+/// Starts a new generation in the middle of each second, and sees that half a second later
+/// none of the old one is left.
+fn renew(server: &Server, job: &Job) -> Result<()> {
+    const HALF: Duration = Duration::from_millis(500);
+    for generation in 1..=GENERATIONS {
+        sleep(HALF);
+        let old = server.workers()?;
+        server.reload(job, generation)?;
+        sleep(HALF);
+        let new = server.workers()?;
+        if new.len() != WORKERS || new.iter().any(|worker| old.contains(worker)) {
+            return Err(format!("workers {old:?} became {new:?} in generation {generation}").into());
+        }
+    }
+    Ok(())
+}
+
+fn start(bench: &Bench) -> Result<Vec<Row>> {
+    let millis = bench.one_at_a_time(&Job::echo(MANY_WORKERS), |server| {
+        let wall = server.all_accept()?;
+        Ok((millis(wall), millis(watch::cpu_time(&server.processes()?)?)))
+    })?;
+    let (wall, cpu) = split(millis);
+    let row = |rounds: Rounds, label, target| rounds.row(label, Unit::Millis, target);
+    Ok(vec![
+        row(wall, "1,000 workers started, until all accept", Target::RatioAtMost(1.5)),
+        row(cpu, "  CPU of the server", Target::Told),
+    ])
+}
+
+/// Looked at when the workers have served, since serving is what makes pages private.
+fn memory(bench: &Bench) -> Result<Vec<Row>> {
+    let kib = bench.one_at_a_time(&Job::echo(MANY_WORKERS), |server| {
+        server.all_accept()?;
+        load::closed_loop(server.address, Manner::Once, 32, Duration::from_millis(300))?;
+        server.all_accept()?;
+        let mut private = 0;
+        for worker in server.workers()? {
+            private += watch::private_kib(worker)?;
+        }
+        Ok((private as f64 / MANY_WORKERS as f64, watch::resident_kib(server.master())? as f64))
+    })?;
+    let (private, resident) = split(kib);
+    let row = |rounds: Rounds, label, target| rounds.row(label, Unit::Kib, target);
+    Ok(vec![
+        row(private, "private memory of a worker, of 1,000", Target::AtMost(64.0)),
+        row(resident, "resident memory of their master", Target::Below(6.0 * 1024.0)),
+    ])
+}
+
+/// Two figures of the same runs, each on its own.
+fn split(sides: [Vec<(f64, f64)>; 2]) -> (Rounds, Rounds) {
+    let [bare, subject] = sides.map(|side| side.into_iter().unzip::<_, _, Vec<_>, Vec<_>>());
+    (Rounds::of_singles([bare.0, subject.0]), Rounds::of_singles([bare.1, subject.1]))
+}
+
+fn millis(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}

@@ -1,0 +1,283 @@
+//! A daemon whose services misbehave on request, for the tests.
+//!
+//! `command` reads one line from its client and obeys it. `die_at_start` does
+//! as `command`, once its worker got through `start`, where it can be made to
+//! die, to fail or to wait.
+
+use std::fmt::Write as _;
+use std::fs::{self, File};
+use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
+use std::path::PathBuf;
+use std::process::{self, ExitCode};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+use nix::libc;
+use nix::time::{ClockId, clock_gettime};
+use nix::unistd;
+use preforkd::{Connection, Context, Options, Outcome, Problems, Service, Services};
+use serde::Deserialize;
+
+fn main() -> ExitCode {
+    preforkd::main(
+        Services::builtin()
+            .with("command", Command::from_options)
+            .with("die_at_start", DieAtStart::from_options)
+            .with("bug", bug),
+    )
+}
+
+/// A service with a bug in what reads its options, in the master itself.
+fn bug(_: &Options) -> Result<Command, Problems> {
+    panic!("asked to panic")
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NoOptions {}
+
+struct Command;
+
+impl Command {
+    fn from_options(options: &Options) -> Result<Self, Problems> {
+        options.parse::<NoOptions>().map(|_| Command)
+    }
+}
+
+impl Service for Command {
+    fn serve(&mut self, connection: Connection, _: &Context) -> Outcome {
+        obey(&connection).into()
+    }
+}
+
+/// What `start` does before the worker may accept.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DieAtStart {
+    /// The ways to die below apply only while this file exists.
+    while_exists: Option<PathBuf>,
+    /// Exit with this code.
+    code: Option<i32>,
+    /// Die of this signal.
+    signal: Option<i32>,
+    /// Panic.
+    #[serde(default)]
+    panic: bool,
+    /// Return an error with this text.
+    error: Option<String>,
+    /// Only a worker that gets none of these files locked dies. With one file
+    /// fewer than workers, one slot dies over and over, and always the same.
+    #[serde(default)]
+    seats: Vec<PathBuf>,
+    /// Add a line to this file before dying: the time in milliseconds.
+    diary: Option<PathBuf>,
+    /// Do not get past `start` while this file exists.
+    gate: Option<PathBuf>,
+    #[serde(skip)]
+    seat: Option<Flock<File>>,
+}
+
+impl DieAtStart {
+    fn from_options(options: &Options) -> Result<Self, Problems> {
+        options.parse()
+    }
+
+    fn may_die(&mut self) -> io::Result<bool> {
+        if self.while_exists.as_ref().is_some_and(|path| !path.exists()) {
+            return Ok(false);
+        }
+        for path in &self.seats {
+            match Flock::lock(File::create(path)?, FlockArg::LockExclusiveNonblock) {
+                Ok(seat) => {
+                    self.seat = Some(seat);
+                    return Ok(false);
+                }
+                Err((_, Errno::EWOULDBLOCK)) => {}
+                Err((_, errno)) => return Err(errno.into()),
+            }
+        }
+        Ok(true)
+    }
+}
+
+impl Service for DieAtStart {
+    fn start(&mut self) -> io::Result<()> {
+        while self.gate.as_ref().is_some_and(|path| path.exists()) {
+            thread::sleep(Duration::from_millis(5));
+        }
+        if !self.may_die()? {
+            return Ok(());
+        }
+        if let Some(path) = &self.diary {
+            let now = clock_gettime(ClockId::CLOCK_MONOTONIC)?;
+            let millis = now.tv_sec() * 1000 + now.tv_nsec() / 1_000_000;
+            let mut diary = File::options().append(true).create(true).open(path)?;
+            diary.write_all(format!("{millis}\n").as_bytes())?;
+        }
+        if let Some(code) = self.code {
+            process::exit(code);
+        }
+        if let Some(signal) = self.signal {
+            raise(signal);
+        }
+        assert!(!self.panic, "asked to panic");
+        match &self.error {
+            Some(text) => Err(io::Error::other(text.clone())),
+            None => Ok(()),
+        }
+    }
+
+    fn serve(&mut self, connection: Connection, _: &Context) -> Outcome {
+        obey(&connection).into()
+    }
+}
+
+/// Reads a line, does what it says, and answers.
+fn obey(connection: &Connection) -> io::Result<()> {
+    let mut input = BufReader::new(connection);
+    let mut output = connection;
+    let mut line = String::new();
+    input.read_line(&mut line)?;
+    let mut words = line.split_whitespace();
+    let verb = words.next().unwrap_or_default();
+    let number = words.next().and_then(|word| word.parse::<i32>().ok());
+    match verb {
+        "exit" => process::exit(number.unwrap_or(0)),
+        "signal" => raise(number.unwrap_or(libc::SIGSEGV)),
+        "abort" => process::abort(),
+        "panic" => panic!("asked to panic"),
+        "spin" => loop {
+            std::hint::spin_loop();
+        },
+        // `thread::sleep` goes on after a signal, so this ignores politeness.
+        "sleep" => thread::sleep(number.map_or(Duration::MAX, |s| Duration::from_secs(s as u64))),
+        "pid" => writeln!(output, "{}", process::id())?,
+        "env" => {
+            let mut text = String::new();
+            for (name, value) in std::env::vars_os() {
+                let _ = writeln!(text, "{}={}", name.display(), value.display());
+            }
+            output.write_all(text.as_bytes())?;
+        }
+        "fds" => output.write_all(descriptors()?.as_bytes())?,
+        "ids" => output.write_all(identity()?.as_bytes())?,
+        "setuid0" => output.write_all(back_to_root().as_bytes())?,
+        "scribble" => scribble(&mut output, Duration::from_secs(number.unwrap_or(1) as u64))?,
+        "echo" => {
+            let mut buffer = [0; 4096];
+            loop {
+                match input.read(&mut buffer) {
+                    Ok(0) => break,
+                    Ok(size) => output.write_all(&buffer[..size])?,
+                    Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        unknown => writeln!(output, "unknown command {unknown:?}")?,
+    }
+    Ok(())
+}
+
+/// Dies of a signal, as if nobody handled it: Rust's own handler for SIGSEGV
+/// and SIGBUS swallows the first one that no fault has caused.
+fn raise(signal: i32) {
+    // SAFETY: SIG_DFL is no handler of ours, and kill(2) takes numbers only.
+    unsafe {
+        libc::signal(signal, libc::SIG_DFL);
+        libc::kill(libc::getpid(), signal);
+    }
+}
+
+/// A line `NUMBER TARGET` for every open descriptor.
+fn descriptors() -> io::Result<String> {
+    let mut lines = Vec::new();
+    for entry in fs::read_dir("/proc/self/fd")? {
+        let entry = entry?;
+        // The descriptor of this very listing is gone again when it is read.
+        if let Ok(target) = fs::read_link(entry.path())
+            && !target.to_string_lossy().ends_with("/fd")
+        {
+            lines.push(format!("{} {}\n", entry.file_name().display(), target.display()));
+        }
+    }
+    lines.sort();
+    Ok(lines.concat())
+}
+
+fn identity() -> io::Result<String> {
+    let user = unistd::getresuid()?;
+    let group = unistd::getresgid()?;
+    let groups: Vec<_> = unistd::getgroups()?.iter().map(|group| group.to_string()).collect();
+    Ok(format!(
+        "uid {} {} {}\ngid {} {} {}\ngroups {}\n",
+        user.real,
+        user.effective,
+        user.saved,
+        group.real,
+        group.effective,
+        group.saved,
+        groups.join(" ")
+    ))
+}
+
+/// Tries every way back to root; a line `WAY: RESULT` for each.
+fn back_to_root() -> String {
+    let root = unistd::Uid::from_raw(0);
+    let group = unistd::Gid::from_raw(0);
+    let ways = [
+        ("setuid", unistd::setuid(root)),
+        ("seteuid", unistd::seteuid(root)),
+        ("setresuid", unistd::setresuid(root, root, root)),
+        ("setgid", unistd::setgid(group)),
+        ("setresgid", unistd::setresgid(group, group, group)),
+        ("setgroups", unistd::setgroups(&[group])),
+    ];
+    let mut text = String::new();
+    for (way, result) in ways {
+        let _ =
+            writeln!(text, "{way}: {}", result.map_or_else(|e| format!("{e:?}"), |()| "ok".into()));
+    }
+    text
+}
+
+/// Writes random bytes over every shared page that the worker has, for the
+/// given time; answers `pages N` before and `done` after.
+fn scribble(output: &mut impl Write, time: Duration) -> io::Result<()> {
+    let maps = fs::read_to_string("/proc/self/maps")?;
+    let mut areas = Vec::new();
+    for line in maps.lines() {
+        let mut words = line.split_whitespace();
+        let (Some(range), Some("rw-s")) = (words.next(), words.next()) else {
+            continue;
+        };
+        let Some((from, to)) = range.split_once('-') else {
+            continue;
+        };
+        if let (Ok(from), Ok(to)) = (usize::from_str_radix(from, 16), usize::from_str_radix(to, 16))
+        {
+            areas.push((from, to));
+        }
+    }
+    let pages: usize = areas.iter().map(|(from, to)| (to - from) / 4096).sum();
+    writeln!(output, "pages {pages}")?;
+    let end = Instant::now() + time;
+    let mut random = u64::from(process::id()) | 1 << 40;
+    while Instant::now() < end {
+        for &(from, to) in &areas {
+            for address in (from..to).step_by(8) {
+                random ^= random << 13;
+                random ^= random >> 7;
+                random ^= random << 17;
+                // SAFETY: write_volatile(3) wants an aligned address that is
+                // mapped for writing: /proc/self/maps said so, pages begin at
+                // multiples of 4096, and this process has but one thread that
+                // could unmap it.
+                unsafe { std::ptr::write_volatile(address as *mut u64, random) };
+            }
+        }
+    }
+    writeln!(output, "done")
+}

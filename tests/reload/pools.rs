@@ -1,0 +1,116 @@
+//! Reloads that add, remove, move and rename pools.
+
+use nix::sys::signal::Signal;
+
+use super::echo;
+use super::snapshot::Snapshot;
+use super::support::client::{ask, assert_refuses, assert_serves};
+use super::support::{Address, Client, Daemon, procfs, until};
+
+#[test]
+fn a_pool_is_added_and_removed_and_the_rest_is_not_touched() {
+    let (stays, comes) = (Address::fresh(), Address::fresh());
+    let alone = echo("stays", &stays, 3);
+    let daemon = Daemon::start(&alone);
+    let pids = daemon.wait_for_idle("stays", 3);
+    let socket = procfs::listener(stays.tcp());
+    let before = Snapshot::of(&daemon);
+    assert_refuses(&comes);
+
+    daemon.reload(&(alone.clone() + &echo("comes", &comes, 2)));
+    assert_serves(&comes);
+    daemon.wait_for_idle("comes", 2);
+    assert_eq!(daemon.wait_for_idle("stays", 3), pids);
+
+    daemon.reload(&alone);
+    daemon.wait_for_children(3);
+    assert_refuses(&comes);
+    assert_eq!(Snapshot::of(&daemon), before);
+    assert_eq!(procfs::listener(stays.tcp()), socket);
+}
+
+#[test]
+fn a_pool_on_a_unix_socket_takes_its_socket_with_it() {
+    let stays = Address::fresh();
+    let alone = echo("stays", &stays, 1);
+    let daemon = Daemon::start(&alone);
+    let path = daemon.directory().join("comes.sock");
+    let comes = Address::unix(&path);
+    daemon.reload(&(alone.clone() + &echo("comes", &comes, 2)));
+    assert_serves(&comes);
+    daemon.reload(&alone);
+    daemon.wait_for_children(1);
+    assert!(!path.exists());
+    assert_refuses(&comes);
+    daemon.reload(&(alone.clone() + &echo("comes", &comes, 1)));
+    assert_serves(&comes);
+}
+
+#[test]
+fn a_pool_is_moved_and_the_rest_is_not_touched() {
+    let (stays, from, to) = (Address::fresh(), Address::fresh(), Address::fresh());
+    let config = |address: &Address| echo("stays", &stays, 2) + &echo("moves", address, 2);
+    let daemon = Daemon::start(&config(&from));
+    let pids = daemon.wait_for_idle("stays", 2);
+    let mut in_hand = Client::connect(&from);
+    in_hand.ping("at the old address");
+    for (old, new) in [(&from, &to), (&to, &from), (&from, &to)] {
+        daemon.reload(&config(new));
+        assert_serves(new);
+        // Its last worker is still busy with a connection, but takes no other.
+        until("the old address refuses", || Client::try_connect(old).is_err().then_some(()));
+        assert_eq!(daemon.wait_for_idle("stays", 2), pids);
+        in_hand.ping("and still");
+    }
+    in_hand.half_close().expect("close one half");
+    assert_eq!(in_hand.rest(), "");
+    daemon.wait_for_children(4);
+}
+
+#[test]
+fn a_pool_that_is_moved_can_be_moved_back_before_its_old_workers_have_left() {
+    let (stays, one, two) = (Address::fresh(), Address::fresh(), Address::fresh());
+    let config = |address: &Address| echo("stays", &stays, 1) + &echo("moves", address, 1);
+    let daemon = Daemon::start(&config(&one));
+    let slow = daemon.wait_for_idle("moves", 1)[0];
+    procfs::send(slow, Signal::SIGSTOP);
+    daemon.reload(&config(&two));
+    // The old worker has not let go of the listener yet. Somebody else's would
+    // be a reason to fail.
+    daemon.reload(&config(&one));
+    procfs::send(slow, Signal::SIGCONT);
+    daemon.wait_for_children(2);
+    assert_serves(&one);
+    assert_refuses(&two);
+}
+
+#[test]
+fn two_pools_that_swap_their_addresses_keep_the_listeners() {
+    let (one, two) = (Address::fresh(), Address::fresh());
+    let config = |echoes: &Address, commands: &Address| {
+        let commands = format!(
+            "[pool.commands]\nlisten = \"{commands}\"\nworkers = 2\nservice = \"command\"\n"
+        );
+        echo("echoes", echoes, 2) + &commands
+    };
+    let daemon = Daemon::start_example("testsvc", &config(&one, &two));
+    let sockets = [procfs::listener(one.tcp()), procfs::listener(two.tcp())];
+    assert!(sockets.iter().all(Option::is_some));
+    daemon.reload(&config(&two, &one));
+    daemon.wait_for_children(4);
+    assert_serves(&two);
+    assert!(ask(&one, "pid\n").trim().parse::<i32>().is_ok());
+    assert_eq!([procfs::listener(one.tcp()), procfs::listener(two.tcp())], sockets);
+}
+
+#[test]
+fn a_pool_that_is_renamed_keeps_the_listener() {
+    let address = Address::fresh();
+    let daemon = Daemon::start(&echo("before", &address, 2));
+    let socket = procfs::listener(address.tcp());
+    daemon.reload(&echo("after", &address, 2));
+    daemon.wait_for_idle("after", 2);
+    daemon.wait_for_children(2);
+    assert_eq!(procfs::listener(address.tcp()), socket);
+    assert_serves(&address);
+}

@@ -1,0 +1,108 @@
+//! Reloads that change how many workers there are, or nothing, and the signals that do.
+
+use nix::sys::signal::Signal;
+
+use super::echo;
+use super::snapshot::Snapshot;
+use super::support::client::{assert_refuses, assert_serves};
+use super::support::{Address, Daemon, Event};
+
+#[test]
+fn a_hundred_reloads_that_succeed_leak_nothing() {
+    let (address, first, second) = (Address::fresh(), Address::fresh(), Address::fresh());
+    let config = |round: usize| {
+        let moving = [&first, &second][round % 2];
+        format!(
+            "{}env.ROUND = \"{round}\"\n{}",
+            echo("echo", &address, 2),
+            echo("moving", moving, 1)
+        )
+    };
+    let daemon = Daemon::start(&config(0));
+    daemon.wait_for_children(3);
+    let count =
+        |snapshot: Snapshot| (snapshot.descriptors.len(), snapshot.masks, snapshot.workers.len());
+    let before = count(Snapshot::of(&daemon));
+    for round in 1..=100 {
+        daemon.reload(&config(round));
+        daemon.wait_for_children(3);
+    }
+    assert_eq!(count(Snapshot::of(&daemon)), before);
+    assert_serves(&first);
+    assert_refuses(&second);
+}
+
+#[test]
+fn a_reload_of_an_unchanged_file_touches_nobody() {
+    let (first, second) = (Address::fresh(), Address::fresh());
+    let config = echo("first", &first, 2) + &echo("second", &second, 3);
+    let daemon = Daemon::start(&config);
+    daemon.wait_for_children(5);
+    let before = Snapshot::of(&daemon);
+    daemon.reload(&config);
+    // The same settings, in another order and with a default written out.
+    let second_first = echo("second", &second, 3) + &echo("first", &first, 2);
+    daemon.reload(&format!("# A comment.\n{second_first}min_uptime = \"1000ms\"\n"));
+    assert_eq!(Snapshot::of(&daemon), before);
+}
+
+#[test]
+fn a_reload_that_changes_only_workers_keeps_the_others_pids() {
+    let (first, second) = (Address::fresh(), Address::fresh());
+    let config = |workers| echo("first", &first, workers) + &echo("second", &second, 2);
+    let daemon = Daemon::start(&config(3));
+    let three = daemon.wait_for_idle("first", 3);
+    let others = daemon.wait_for_idle("second", 2);
+
+    let mark = daemon.log().mark();
+    daemon.reload(&config(5));
+    let five = daemon.wait_for_idle("first", 5);
+    assert!(three.iter().all(|pid| five.contains(pid)), "{five:?} after {three:?}");
+    assert!(!daemon.log().since(mark).iter().any(Event::is_end));
+
+    let mark = daemon.log().mark();
+    daemon.reload(&config(2));
+    let two = daemon.wait_for_idle("first", 2);
+    assert!(two.iter().all(|pid| three.contains(pid)), "{two:?} after {five:?}");
+    let ends = daemon.log().wait_count(mark, 3, "three ends", Event::is_end);
+    for end in &ends {
+        assert_eq!(end.message(), "worker exited", "{end}");
+        assert_eq!(end.text("cause"), Some("retired"), "{end}");
+        assert_eq!(end.number("code"), Some(0), "{end}");
+        assert_eq!(end.level(), "info", "{end}");
+    }
+    let mut slots: Vec<_> = ends.iter().map(|end| end.number("slot")).collect();
+    slots.sort_unstable();
+    assert_eq!(slots, [Some(2), Some(3), Some(4)], "slots are numbered from 0 without a gap");
+
+    assert_eq!(daemon.wait_for_idle("second", 2), others);
+    assert_serves(&first);
+    assert_serves(&second);
+}
+
+#[test]
+fn sigttin_and_sigttou_change_every_pool_until_the_next_reload() {
+    let (first, second) = (Address::fresh(), Address::fresh());
+    let config = echo("first", &first, 2) + &echo("second", &second, 3);
+    let daemon = Daemon::start(&config);
+    let pids = (daemon.wait_for_idle("first", 2), daemon.wait_for_idle("second", 3));
+    daemon.signal(Signal::SIGTTIN);
+    daemon.wait_for_idle("first", 3);
+    daemon.wait_for_idle("second", 4);
+    daemon.reload(&config);
+    assert_eq!((daemon.wait_for_idle("first", 2), daemon.wait_for_idle("second", 3)), pids);
+    daemon.signal(Signal::SIGTTOU);
+    daemon.wait_for_idle("first", 1);
+    daemon.wait_for_idle("second", 2);
+    // The last one stays.
+    for left in [1, 1, 1] {
+        daemon.signal(Signal::SIGTTOU);
+        daemon.wait_for_idle("second", left);
+    }
+    daemon.wait_for_idle("first", 1);
+    assert_serves(&first);
+    assert_serves(&second);
+    daemon.reload(&config);
+    daemon.wait_for_idle("first", 2);
+    daemon.wait_for_idle("second", 3);
+}
