@@ -2,16 +2,15 @@
 //!
 //! The user and the groups are set by nix's safe wrappers; here is the rest.
 
+use std::convert::Infallible;
 use std::ffi::{CString, c_char};
 use std::io;
-use std::mem::ManuallyDrop;
 use std::ptr;
-use std::rc::Rc;
 
 use nix::errno::Errno;
 use nix::libc;
 
-use super::fork::Newborn;
+use super::fork::{self, Newborn};
 
 /// Sets the nice value of this process (setpriority(2)), -20 to 19.
 pub fn set_nice(value: i32) -> io::Result<()> {
@@ -20,6 +19,9 @@ pub fn set_nice(value: i32) -> io::Result<()> {
         .map(drop)
         .map_err(io::Error::from)
 }
+
+/// The exit code of a process whose life ends with a panic (EX_SOFTWARE).
+const PANICKED: u8 = 70;
 
 /// An environment, `NAME=value` each, ready to be made the process's own or a
 /// program's.
@@ -42,16 +44,23 @@ impl Environment {
         Environment { _entries: entries, pointers }
     }
 
-    /// Makes this the environment of the calling process (environ(7)), for
-    /// good.
-    pub fn install(environment: &Rc<Self>, _: Newborn) {
-        // Never dropped again: environ points into it.
-        let environment = ManuallyDrop::new(Rc::clone(environment));
+    /// Makes this the environment of the calling process (environ(7)) for the
+    /// rest of its life, which is `life`.
+    pub fn live_with(&self, _: Newborn, life: impl FnOnce() -> Infallible) -> ! {
+        /// A panic that got out of `life` would end the borrow of `self`.
+        struct Last;
+        impl Drop for Last {
+            fn drop(&mut self) {
+                fork::leave(PANICKED);
+            }
+        }
+        let _last = Last;
         // SAFETY: a newborn has one thread, so nobody reads environ meanwhile.
-        // The array outlives the process's last use of it, see above. Should
-        // the C library extend the environment later, it copies an array that
-        // it did not allocate itself.
-        unsafe { environ = environment.pointers.as_ptr().cast_mut() };
+        // `self` is borrowed until the process ends, since `life` does not
+        // return, so the array stays. Should the C library extend the
+        // environment, it copies an array that it did not allocate itself.
+        unsafe { environ = self.pointers.as_ptr().cast_mut() };
+        match life() {}
     }
 }
 

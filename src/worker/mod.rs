@@ -10,6 +10,7 @@ mod serve;
 mod settings;
 mod settle;
 
+use std::convert::Infallible;
 use std::ffi::CStr;
 use std::os::fd::{BorrowedFd, RawFd};
 
@@ -51,24 +52,23 @@ pub struct Assignment<'a> {
     pub log_number: RawFd,
     /// The file behind it, if it is one.
     pub log_path: Option<&'static CStr>,
-    /// The proof that this is a child fresh from its fork.
-    pub newborn: Newborn,
     /// The master's pid.
     pub master: Pid,
 }
 
 /// Lives the life of a worker; signals are blocked when it begins.
-pub fn run(assignment: Assignment<'_>) -> ! {
+pub fn run(newborn: Newborn, assignment: Assignment<'_>) -> ! {
+    let environment = &assignment.settings.environment;
+    environment.live_with(newborn, || live(assignment))
+}
+
+fn live(assignment: Assignment<'_>) -> Infallible {
     let (seat, scoreboard) = (assignment.seat, &mut *assignment.scoreboard);
     let Ok(page) = scoreboard.keep_only(seat) else { fork::leave(Code::Os as u8) };
     // Above us are the master's frames, which must not be unwound in a child.
     let end = panic::catch(|| {
-        let context = Context::new(
-            assignment.log,
-            assignment.pool,
-            assignment.slot,
-            assignment.settings.kill_timeout,
-        );
+        let Assignment { log, pool, slot, settings, .. } = assignment;
+        let context = Context::new(log, pool, slot, settings.kill_timeout);
         let desk = settle::settle(assignment, page)?;
         serve::serve(desk, &context)
     });

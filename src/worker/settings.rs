@@ -4,7 +4,6 @@
 use std::env;
 use std::ffi::CString;
 use std::path::PathBuf;
-use std::rc::Rc;
 use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit};
@@ -28,7 +27,7 @@ pub struct Settings {
     pub(super) nice: Option<i32>,
     pub(super) oom_score_adj: Option<i32>,
     pub(super) limits: Vec<Limit>,
-    pub(super) environment: Rc<Environment>,
+    pub(super) environment: Environment,
     pub(super) allow: Vec<Peers>,
     pub(super) deny: Vec<Peers>,
     pub(super) idle_timeout: Option<Duration>,
@@ -80,7 +79,7 @@ impl Settings {
             limits: limits(&pool.limits)
                 .map(|(name, resource, value)| Limit { name, resource, value: *value.get_ref() })
                 .collect(),
-            environment: Rc::new(Environment::new(environment(pool))),
+            environment: Environment::new(environment(pool)),
             allow: pool.allow.clone(),
             deny: pool.deny.clone(),
             idle_timeout: pool.idle_timeout,

@@ -14,7 +14,7 @@ use crate::error::{Code, Error};
 use crate::log::sink;
 use crate::scoreboard::OwnPage;
 use crate::service::Service;
-use crate::sys::identity::{Environment, set_nice};
+use crate::sys::identity::set_nice;
 use crate::sys::{descriptor, handler, signal};
 
 use super::settings::Settings;
@@ -71,10 +71,7 @@ pub fn settle<'a>(assignment: Assignment<'a>, page: OwnPage) -> Result<Desk<'a>,
         })?;
     }
 
-    // 6. The environment.
-    Environment::install(&settings.environment, assignment.newborn);
-
-    // 7. The end of the master ends us. This comes after the user is set,
+    // 6. The end of the master ends us. This comes after the user is set,
     // which clears it; and the master may have died before.
     prctl::set_pdeathsig(Signal::SIGTERM)
         .map_err(|errno| Error::system("follow the master", &errno.into()))?;
@@ -82,16 +79,16 @@ pub fn settle<'a>(assignment: Assignment<'a>, page: OwnPage) -> Result<Desk<'a>,
         return Err(Error::new(Code::Unavailable, "could not follow the master: it has gone"));
     }
 
-    // 8. The service, which may use all of that.
+    // 7. The service, which may use all of that.
     assignment
         .service
         .start()
         .map_err(|error| Error::system("start service", &error).with_code(Code::Unavailable))?;
 
-    // 9. Signals may come from here on.
+    // 8. Signals may come from here on.
     signal::unblock_all().map_err(|error| Error::system("unblock signals", &error))?;
 
-    // 10. Tell the master that we accept, and give up the means to tell it
+    // 9. Tell the master that we accept, and give up the means to tell it
     // again: a worker gone wild must not keep it awake.
     page.accepting();
     nix::unistd::write(assignment.ready, &1u64.to_ne_bytes())
