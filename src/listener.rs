@@ -195,9 +195,11 @@ pub fn check(settings: &Listen) -> Result<(), String> {
 
 const IN_THE_WAY: &str = "a file that is not a socket is in the way";
 
-/// A socket on which nobody listens: accept on it fails at once.
-pub fn dead_socket() -> io::Result<OwnedFd> {
-    Ok(socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?)
+/// What takes the place of a listener: accept on it fails at once (ENOTSOCK).
+/// Every worker holds it, so it is nothing that one of them could change, as
+/// it could bind and listen on a socket.
+pub fn dead() -> io::Result<OwnedFd> {
+    Ok(fs::File::open("/dev/null")?.into())
 }
 
 fn bind_internet(address: SocketAddr) -> io::Result<OwnedFd> {

@@ -3,12 +3,14 @@
 //! systemd.service(5)).
 #![forbid(unsafe_code)]
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::env;
 use std::io;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
+use nix::sys::stat::fstat;
 use sd_notify::NotifyState;
 
 use crate::config::Address;
@@ -48,7 +50,8 @@ pub struct Notifier {
     next_status: Moment,
     /// The status may have changed since it was told.
     is_stale: bool,
-    stored: BTreeSet<String>,
+    /// The sockets that it keeps for us, by name, and the number of each.
+    stored: BTreeMap<String, Option<u64>>,
 }
 
 impl Notifier {
@@ -58,8 +61,8 @@ impl Notifier {
         env::var_os("NOTIFY_SOCKET")?;
         let stored = inherited
             .iter()
-            .map(|socket| socket.name.clone())
-            .filter(|name| is_stored(name))
+            .filter(|socket| is_stored(&socket.name))
+            .map(|socket| (socket.name.clone(), inode(&socket.socket)))
             .collect();
         Some(Notifier {
             watchdog: sd_notify::watchdog_enabled().map(|limit| limit / 2),
@@ -120,22 +123,33 @@ impl Observer for Notifier {
     }
 
     fn keep(&mut self, listeners: &mut dyn Iterator<Item = &Listener>) -> bool {
-        let mut wanted = BTreeSet::new();
         // What a socket unit has made is the service manager's own.
-        for listener in
-            listeners.filter(|listener| !matches!(listener.address(), Address::Systemd(_)))
-        {
-            let name = stored_name(listener.address());
-            if !self.stored.contains(&name) {
-                let states = [NotifyState::FdStore, NotifyState::FdName(&name)];
-                let _ = sd_notify::notify_with_fds(&states, &[listener.as_fd()]);
+        let ours = listeners.filter(|listener| !matches!(listener.address(), Address::Systemd(_)));
+        let wanted: BTreeMap<String, &Listener> =
+            ours.map(|listener| (stored_name(listener.address()), listener)).collect();
+        self.stored.retain(|name, socket| {
+            let stays = wanted.get(name).is_some_and(|listener| same(socket, listener));
+            if !stays {
+                tell(&[NotifyState::FdStoreRemove, NotifyState::FdName(name)]);
             }
-            wanted.insert(name);
+            stays
+        });
+        for (name, listener) in wanted {
+            if let Entry::Vacant(entry) = self.stored.entry(name) {
+                let states = [NotifyState::FdStore, NotifyState::FdName(entry.key())];
+                let _ = sd_notify::notify_with_fds(&states, &[listener.as_fd()]);
+                entry.insert(inode(listener));
+            }
         }
-        for name in self.stored.difference(&wanted) {
-            tell(&[NotifyState::FdStoreRemove, NotifyState::FdName(name)]);
-        }
-        self.stored = wanted;
         true
     }
+}
+
+/// The number of a socket, by which it is told from another of the same name.
+fn inode(socket: impl AsFd) -> Option<u64> {
+    fstat(socket).ok().map(|socket| socket.st_ino)
+}
+
+fn same(stored: &Option<u64>, listener: &Listener) -> bool {
+    stored.is_some() && *stored == inode(listener)
 }

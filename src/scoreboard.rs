@@ -71,30 +71,34 @@ pub struct InHand {
 pub struct Scoreboard {
     pages: Pages,
     free: Vec<usize>,
-    /// Pages from here on were never used.
-    fresh: usize,
 }
 
 impl Scoreboard {
     /// A scoreboard of [`SEATS`] pages.
     pub fn new() -> io::Result<Self> {
-        Ok(Scoreboard { pages: Pages::new(SEATS)?, free: Vec::new(), fresh: 0 })
+        Ok(Scoreboard { pages: Pages::with_room_for(SEATS)?, free: Vec::new() })
     }
 
     /// Takes a seat with an empty page, if one is left.
-    pub fn take(&mut self) -> Option<Seat> {
-        if let Some(index) = self.free.pop() {
-            for word in self.pages.page(index) {
-                word.store(0, Ordering::Relaxed);
-            }
-            return Some(Seat(index));
+    ///
+    /// # Errors
+    ///
+    /// There is no memory for its page.
+    pub fn take(&mut self) -> io::Result<Option<Seat>> {
+        let Some(index) = self.free.pop() else {
+            // A fresh page is empty; to write to it would make it ours in memory.
+            return Ok(self.pages.add()?.map(Seat));
+        };
+        for word in self.pages.page(index) {
+            word.store(0, Ordering::Relaxed);
         }
-        if self.fresh == SEATS {
-            return None;
-        }
-        // A fresh page is empty; to write to it would make it ours in memory.
-        self.fresh += 1;
-        Some(Seat(self.fresh - 1))
+        Ok(Some(Seat(index)))
+    }
+
+    /// Says whether the next fork is that of the worker of `seat`, which
+    /// shares its page and no other.
+    pub fn share(&self, seat: &Seat, shared: bool) -> io::Result<()> {
+        self.pages.share(seat.0, shared)
     }
 
     /// Gives back the memory that a look at many pages has taken.
@@ -167,9 +171,9 @@ impl Scoreboard {
         (!text.is_empty()).then_some(text)
     }
 
-    /// In a worker: the page of `seat`, and no other.
-    pub fn keep_only(&mut self, seat: &Seat) -> io::Result<OwnPage> {
-        self.pages.map_one(seat.0).map(OwnPage)
+    /// In a worker: its own page.
+    pub fn keep_only(&mut self, seat: &Seat) -> OwnPage {
+        OwnPage(self.pages.keep_only(seat.0))
     }
 
     fn load(&self, seat: &Seat, word: usize) -> u64 {
@@ -246,7 +250,7 @@ mod tests {
     /// A seat seen from both sides, in one process.
     fn seated() -> (&'static Scoreboard, Seat, OwnPage) {
         let board = Box::leak(Box::new(Scoreboard::new().unwrap()));
-        let seat = board.take().unwrap();
+        let seat = board.take().unwrap().unwrap();
         let own = OwnPage(board.pages.page(seat.0));
         (board, seat, own)
     }
@@ -292,10 +296,10 @@ mod tests {
     #[test]
     fn a_seat_that_is_taken_again_is_empty() {
         let mut board = Scoreboard::new().unwrap();
-        let seat = board.take().unwrap();
+        let seat = board.take().unwrap().unwrap();
         board.pages.page(seat.0)[word::SERVED].store(9, Ordering::Relaxed);
         board.release(seat);
-        let seat = board.take().unwrap();
+        let seat = board.take().unwrap().unwrap();
         assert_eq!(board.served(&seat), 0);
     }
 }

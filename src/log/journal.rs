@@ -6,6 +6,7 @@
 //! not know.
 #![forbid(unsafe_code)]
 
+use std::cell::RefCell;
 use std::env;
 use std::fmt;
 use std::fs;
@@ -67,14 +68,7 @@ pub fn stream(identifier: &str) -> io::Result<OwnedFd> {
 /// Sends records to the journal.
 pub struct Journal {
     target: Arc<OwnedFd>,
-    entry: std::cell::RefCell<Entry>,
-}
-
-#[derive(Default)]
-struct Entry {
-    bytes: Vec<u8>,
-    /// The last record has waited in vain.
-    out_of_patience: bool,
+    entry: RefCell<Vec<u8>>,
 }
 
 impl Journal {
@@ -90,25 +84,20 @@ impl Drain for Journal {
 
     fn log(&self, record: &Record<'_>, values: &OwnedKVList) -> Result<(), Never> {
         let mut entry = self.entry.borrow_mut();
-        let Entry { bytes, out_of_patience } = &mut *entry;
-        compose(bytes, record, values);
-        match send(&self.target, bytes, *out_of_patience) {
-            Ok(()) => *out_of_patience = false,
-            Err(error) => {
-                *out_of_patience = error.kind() == io::ErrorKind::WouldBlock;
-                sink::count_lost();
-            }
+        compose(&mut entry, record, values);
+        if send(&self.target, &entry).is_err() {
+            sink::count_lost();
         }
         Ok(())
     }
 }
 
-fn send(target: &OwnedFd, entry: &[u8], out_of_patience: bool) -> io::Result<()> {
+fn send(target: &OwnedFd, entry: &[u8]) -> io::Result<()> {
     let send =
         || socket::send(target.as_raw_fd(), entry, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL);
     match send() {
         Err(Errno::EAGAIN) => {
-            sink::await_room(target, out_of_patience)?;
+            sink::await_room(target)?;
             // Another process may have taken the room; then it is lost.
             send()?;
         }

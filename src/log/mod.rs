@@ -7,13 +7,13 @@ mod message_id;
 mod printable;
 pub mod sink;
 
-use std::io::{self, IsTerminal, Write};
+use std::io::Write;
 use std::sync::Mutex;
 use std::time::SystemTime;
 
 use humantime::format_rfc3339_millis;
 use slog::{Drain, FnValue, Level, Logger, PushFnValue, Record, SendSyncRefUnwindSafeDrain, o};
-use slog_term::{Decorator, FullFormat, PlainDecorator, TermDecorator};
+use slog_term::{FullFormat, PlainDecorator};
 
 use crate::config::{self, Format};
 use journal::Journal;
@@ -26,10 +26,9 @@ pub fn logger(settings: &config::Log, sink: &Sink) -> Logger {
     match (settings.format, sink.kind()) {
         (_, Kind::Journal) => root(Mutex::new(Journal::new(sink.target())), level),
         (Format::Json, _) => root(Mutex::new(json(sink.writer())), level),
-        (Format::Auto | Format::Term | Format::Journal, _) => match colours(sink) {
-            Some(terminal) => root(Mutex::new(text(terminal)), level),
-            None => root(Mutex::new(text(PlainDecorator::new(sink.writer()))), level),
-        },
+        (Format::Auto | Format::Term | Format::Journal, _) => {
+            root(Mutex::new(text(sink.writer())), level)
+        }
     }
 }
 
@@ -41,14 +40,10 @@ where
     Logger::root(slog::LevelFilter::new(drain, level).ignore_res(), o!())
 }
 
-/// Colours, where the log is read by a person at a terminal.
-fn colours(sink: &Sink) -> Option<TermDecorator> {
-    let terminal = *sink.kind() == Kind::StandardError && io::stderr().is_terminal();
-    terminal.then(|| TermDecorator::new().stderr().try_build()).flatten()
-}
-
-fn text<D: Decorator>(decorator: D) -> FullFormat<Printable<D>> {
-    FullFormat::new(Printable(decorator))
+/// A line for people, without colours: what draws these writes to the terminal
+/// itself, and would wait for one on which somebody has pressed Ctrl-S.
+fn text(writer: LineWriter) -> FullFormat<Printable<PlainDecorator<LineWriter>>> {
+    FullFormat::new(Printable(PlainDecorator::new(writer)))
         .use_custom_timestamp(|out: &mut dyn Write| {
             write!(out, "{}", format_rfc3339_millis(SystemTime::now()))
         })

@@ -4,7 +4,7 @@
 use std::ffi::{CStr, CString};
 use std::fmt;
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
@@ -17,21 +17,30 @@ use nix::libc;
 use nix::poll::{PollFd, PollFlags, poll};
 
 use crate::config::{self, Format};
+use crate::sys::clock::Moment;
 use crate::sys::descriptor;
 
 use super::journal;
 
-/// How long a line may wait for a reader that is behind. One that does not
-/// read makes us wait once, and not again before it does.
-static PATIENCE_MS: AtomicU16 = AtomicU16::new(MASTER_PATIENCE_MS);
-const MASTER_PATIENCE_MS: u16 = 50;
-const WORKER_PATIENCE_MS: u16 = 2_000;
+/// How long lines may still wait for a reader that is behind, in milliseconds.
+static PATIENCE_MS: AtomicU16 = AtomicU16::new(0);
 
-/// In a worker, which keeps nobody waiting but its client: waits for longer,
-/// and counts its own losses only.
+/// The patience of a master in one turn of its loop: more, and whoever reads
+/// the log slowly would stop the supervisor.
+pub const MASTER_PATIENCE_MS: u16 = 50;
+/// The patience of a worker in one connection. It keeps nobody waiting but its
+/// own client.
+pub const WORKER_PATIENCE_MS: u16 = 2_000;
+
+/// Sets how long lines may wait from here on, all together.
+pub fn have_patience(millis: u16) {
+    PATIENCE_MS.store(millis, Relaxed);
+}
+
+/// In a worker: counts its own losses only.
 pub fn settle() {
-    PATIENCE_MS.store(WORKER_PATIENCE_MS, Relaxed);
     LOST.store(0, Relaxed);
+    have_patience(WORKER_PATIENCE_MS);
 }
 
 /// Lines that could not be written.
@@ -100,7 +109,7 @@ impl Sink {
     pub fn open(kind: Kind) -> io::Result<Self> {
         let target = match &kind {
             Kind::File(path) => open_file(path)?.into(),
-            Kind::StandardError => io::stderr().as_fd().try_clone_to_owned()?,
+            Kind::StandardError => own_standard_error()?,
             Kind::Journal => journal::open()?,
         };
         let c_path = match &kind {
@@ -159,13 +168,23 @@ impl Sink {
 
     /// A writer that sends each record off in one piece.
     pub fn writer(&self) -> LineWriter {
-        LineWriter {
-            target: Arc::clone(&self.target),
-            line: Vec::new(),
-            torn: false,
-            out_of_patience: false,
+        LineWriter { target: Arc::clone(&self.target), line: Vec::new(), torn: false }
+    }
+}
+
+/// Standard error, opened anew if it is a pipe or a terminal, so that writing
+/// to it can be made never to wait without changing that for others who have
+/// it. Where that is not allowed, as for a pipe of another user, a copy.
+fn own_standard_error() -> io::Result<OwnedFd> {
+    const STDERR: &str = "/proc/self/fd/2";
+    let kind = std::fs::metadata(STDERR)?.file_type();
+    if kind.is_fifo() || io::stderr().is_terminal() {
+        let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
+        if let Ok(own) = File::options().append(true).custom_flags(flags).open(STDERR) {
+            return Ok(own.into());
         }
     }
+    io::stderr().as_fd().try_clone_to_owned()
 }
 
 /// A signal handler may need the path at any time, so it is never freed. It is
@@ -182,7 +201,7 @@ fn open_file(path: &Path) -> io::Result<File> {
     options.append(true).create(true).mode(0o640).custom_flags(libc::O_NOCTTY);
     // A FIFO that nobody reads yet would make us wait for its reader.
     if path.metadata().is_ok_and(|file| file.file_type().is_fifo()) {
-        options.read(true);
+        options.read(true).custom_flags(libc::O_NOCTTY | libc::O_NONBLOCK);
     }
     options.open(path)
 }
@@ -194,8 +213,6 @@ pub struct LineWriter {
     line: Vec<u8>,
     /// The last line was only written in part.
     torn: bool,
-    /// The last line has waited in vain.
-    out_of_patience: bool,
 }
 
 impl Write for LineWriter {
@@ -212,15 +229,11 @@ impl Write for LineWriter {
             // What follows half a line must not be taken for its other half.
             self.line.insert(0, b'\n');
         }
-        match write_once(&self.target, &self.line, self.out_of_patience) {
-            Ok(written) => {
-                self.torn = written < self.line.len();
-                self.out_of_patience = false;
-            }
-            Err(error) => {
+        match write_once(&self.target, &self.line) {
+            Ok(written) => self.torn = written < self.line.len(),
+            Err(_) => {
                 // A full disk, a reader that is gone or asleep. There is no
                 // place to say so, and nothing to stop for; it is counted.
-                self.out_of_patience = error.kind() == io::ErrorKind::WouldBlock;
                 count_lost();
             }
         }
@@ -231,10 +244,8 @@ impl Write for LineWriter {
 
 /// Writes, without waiting for long: a reader that sleeps must not stop a
 /// supervisor.
-fn write_once(target: &OwnedFd, line: &[u8], out_of_patience: bool) -> io::Result<usize> {
-    // The descriptor is not made non-blocking, for it may be shared with
-    // programs that do not expect that.
-    await_room(target, out_of_patience)?;
+fn write_once(target: &OwnedFd, line: &[u8]) -> io::Result<usize> {
+    await_room(target)?;
     loop {
         match nix::unistd::write(target, line) {
             Ok(written) => return Ok(written),
@@ -244,14 +255,17 @@ fn write_once(target: &OwnedFd, line: &[u8], out_of_patience: bool) -> io::Resul
     }
 }
 
-/// Waits until something can be written: for as long as a reader may take that
-/// is behind, or not at all if it has lost our patience already.
-pub(super) fn await_room(target: &OwnedFd, out_of_patience: bool) -> io::Result<()> {
-    let patience = if out_of_patience { 0 } else { PATIENCE_MS.load(Relaxed) };
-    match has_room(target, patience)? {
-        true => Ok(()),
-        false => Err(io::ErrorKind::WouldBlock.into()),
+/// Waits until something can be written, as long as there is patience left.
+pub(super) fn await_room(target: &OwnedFd) -> io::Result<()> {
+    if has_room(target, 0)? {
+        return Ok(());
     }
+    let patience = PATIENCE_MS.load(Relaxed);
+    let began = Moment::now();
+    let has_room = has_room(target, patience)?;
+    let waited = (Moment::now() - began).as_millis();
+    PATIENCE_MS.store(patience.saturating_sub(u16::try_from(waited).unwrap_or(u16::MAX)), Relaxed);
+    if has_room { Ok(()) } else { Err(io::ErrorKind::WouldBlock.into()) }
 }
 
 /// Whether something can be written within this time.

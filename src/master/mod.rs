@@ -33,7 +33,7 @@ use crate::sys::signal::{Received, Waiting};
 use crate::sys::wait::reap_any;
 
 use phase::{Phase, together};
-use reload::{Fate, Pending, Plan};
+use reload::{Pending, Plan, Target, could_not_start};
 use report::News;
 
 pub use observer::{Observer, Status};
@@ -262,6 +262,7 @@ impl<'a> Master<'a> {
                 Standing::Starting => {}
                 Standing::Ready => self.begin_service(),
                 Standing::Failed => {
+                    self.leave_listeners();
                     self.pools.iter_mut().for_each(|pool| pool.close(Asked::Stop));
                     self.enter(Phase::Failed);
                 }
@@ -276,7 +277,7 @@ impl<'a> Master<'a> {
         let (accepting, failed): (Vec<&Pool>, Vec<&Pool>) =
             self.pools.iter().partition(|pool| pool.standing() == Standing::Ready);
         let workers = accepting.iter().map(|pool| pool.size()).sum();
-        self.trouble = self.could_not_start(&failed);
+        self.trouble = tell_failed(failed.into_iter());
         self.news.push(News::Ready { pools: accepting.len(), workers });
         if let Some(warning) = &self.trouble {
             self.observer.partly_ready(warning);
@@ -296,58 +297,40 @@ impl<'a> Master<'a> {
         }
     }
 
-    /// The pools that do not work, and why, in words.
-    fn could_not_start(&self, failed: &[&Pool]) -> Option<String> {
-        let told: Vec<_> = failed
-            .iter()
-            .map(|pool| {
-                let reason = pool.last_failure().unwrap_or("no worker got as far as accepting");
-                format!("could not start pool \"{}\": {reason}", pool.name())
-            })
-            .collect();
-        (!told.is_empty()).then(|| told.join("\n"))
-    }
-
-    /// Lets the elder of each pool go whose new generation is ready, and ends
-    /// the reload when all are.
+    /// Ends a reload, once its pools have shown how they stand.
     fn settle_reload(&mut self) {
-        for pool in &mut self.pools {
-            if pool.has_elder() && pool.standing() == Standing::Ready {
-                pool.retire_elder();
+        let Some(pending) = self.pending.take() else { return };
+        let (mut gone, news) = match pending.conclude(self.reload_target()) {
+            Ok(concluded) => concluded,
+            Err(pending) => {
+                self.pending = Some(pending);
+                return;
             }
-        }
-        let Some(mut pending) = self.pending.take() else {
-            return;
         };
-        let (pools, removed) = (&mut self.pools, &mut self.removed);
-        for mut pool in std::mem::take(pools) {
-            let failed = pending.concerns(pool.name()) && pool.standing() == Standing::Failed;
-            match failed.then(|| pending.give_up(&mut pool)) {
-                None | Some(Fate::Stays) => pools.push(pool),
-                Some(Fate::Goes) => {
-                    pool.close(Asked::Retire);
-                    removed.push(pool);
-                }
-            }
-        }
-        let awaited =
-            |pool: &Pool| pending.concerns(pool.name()) && pool.standing() == Standing::Starting;
-        if self.pools.iter().any(awaited) {
-            self.pending = Some(pending);
-            return;
-        }
-        let news = pending.conclude(self.shared.generation);
+        gone.iter_mut().for_each(|pool| pool.close(Asked::Retire));
+        self.removed.append(&mut gone);
         self.trouble = match &news {
             News::ReloadFailed { reason } => Some(reason.clone()),
             _ => None,
         };
         self.news.push(news);
         self.keep_listeners();
+        self.shared.scoreboard.let_go();
         if self.announced {
             self.observer.ready();
         }
         if self.phase == Phase::Reloading {
             self.enter(Phase::Running);
+        }
+    }
+
+    fn reload_target(&mut self) -> Target<'_> {
+        Target {
+            pools: &mut self.pools,
+            daemon: &mut self.daemon,
+            log: &mut self.log,
+            shared: &mut self.shared,
+            news: &mut self.news,
         }
     }
 
@@ -385,6 +368,7 @@ impl<'a> Master<'a> {
     /// Tells the log what has happened, after it was dealt with: a worker is
     /// replaced before its death is written down.
     fn report(&mut self, now: Moment) {
+        sink::have_patience(sink::MASTER_PATIENCE_MS);
         sink::tell_lost(|count| report::tell(&self.shared.log, News::LinesLost { count }));
         for news in self.news.drain(..) {
             report::tell(&self.shared.log, news);
@@ -423,19 +407,9 @@ impl<'a> Master<'a> {
             Ok(plan) => plan,
             Err(error) => return self.refuse_reload(&error),
         };
-        self.daemon = plan.daemon.clone();
-        let mut gone = Vec::new();
-        let pending = Pending::begin(
-            plan,
-            &mut self.pools,
-            &mut gone,
-            &mut self.shared,
-            &mut self.log,
-            &mut self.news,
-        );
-        gone.iter_mut().for_each(|pool| pool.close(Asked::Retire));
-        self.removed.append(&mut gone);
-        self.pending = Some(pending);
+        let earlier = self.pending.take();
+        self.pending = Some(Pending::begin(plan, self.reload_target(), earlier));
+        self.keep_listeners();
         if self.phase == Phase::Running {
             self.enter(Phase::Reloading);
         }
@@ -459,7 +433,7 @@ impl<'a> Master<'a> {
     fn scale(&mut self, step: i64) {
         for pool in &mut self.pools {
             let size = (i64::from(pool.size()) + step).clamp(1, i64::from(config::MOST_WORKERS));
-            pool.resize(size as u32, None);
+            pool.resize(size as u32);
         }
         self.news.push(News::Scaled { workers: self.pools.iter().map(Pool::size).sum() });
     }
@@ -475,6 +449,13 @@ impl<'a> Master<'a> {
         self.pools.iter().chain(&self.removed).for_each(|pool| pool.signal_all(Signal::SIGUSR1));
     }
 
+    /// Leaves those listeners open that live on with the observer.
+    fn leave_listeners(&self) {
+        if self.listeners_stay {
+            self.pools.iter().flat_map(Pool::listeners).for_each(|listener| listener.leave_open());
+        }
+    }
+
     /// The one place in which the phase changes.
     fn enter(&mut self, phase: Phase) {
         self.news.push(News::Phase { from: self.phase.to_string(), to: phase.to_string() });
@@ -485,10 +466,15 @@ impl<'a> Master<'a> {
         if self.phase == Phase::Stopped {
             return Ok(());
         }
-        let failed: Vec<&Pool> = self.pools.iter().collect();
-        let reason = self.could_not_start(&failed).unwrap_or_default();
+        let reason = tell_failed(self.pools.iter()).unwrap_or_default();
         self.news.push(News::Failed { reason: reason.clone() });
         self.report(Moment::now());
         Err(Error::new(Code::Unavailable, reason))
     }
+}
+
+/// The pools that do not work, and why, in words.
+fn tell_failed<'a>(failed: impl Iterator<Item = &'a Pool>) -> Option<String> {
+    let told: Vec<_> = failed.map(could_not_start).collect();
+    (!told.is_empty()).then(|| told.join("\n"))
 }

@@ -10,7 +10,7 @@ use crate::error::{Error, reason};
 use crate::listener::{Inherited, Listener, stored_name};
 use crate::log;
 use crate::log::sink::{Kind, Sink};
-use crate::pool::{Blueprint, Pool, Shared};
+use crate::pool::{Blueprint, Pool, Shared, Standing};
 use crate::service::Services;
 
 use super::changes::{Change, changes};
@@ -94,10 +94,23 @@ fn open_listener(listen: &Listen, inherited: &[Inherited]) -> Result<Listener, E
         Address::Systemd(name) => (name.clone(), false),
         address => (stored_name(address), true),
     };
-    match inherited.iter().find(|socket| socket.name == name) {
-        Some(socket) => Listener::adopt(socket, &listen.address, is_ours),
+    let passed = inherited.iter().find(|socket| socket.name == name);
+    match passed.filter(|_| !lacks_file(&listen.address)) {
         None => Listener::bind(listen),
+        Some(socket) => {
+            let listener = Listener::adopt(socket, &listen.address, is_ours)?;
+            listener.adjust(listen).map_err(|error| {
+                Error::system(format!("adjust listener \"{}\"", listen.address), &error)
+            })?;
+            Ok(listener)
+        }
     }
+}
+
+/// Whether somebody has removed the file of a socket: nobody can connect to it
+/// any more, though it was kept.
+fn lacks_file(address: &Address) -> bool {
+    matches!(address, Address::Path(path) if !path.exists())
 }
 
 fn find(running: &[Pool], address: &Address) -> Option<Rc<Listener>> {
@@ -110,114 +123,84 @@ pub fn open_log(kind: Kind) -> Result<Sink, Error> {
     Sink::open(kind).map_err(|error| Error::system(format!("open log \"{name}\""), &error))
 }
 
-/// A reload whose new workers have still to show that they start.
-#[derive(Debug, Default)]
+/// A reload whose new workers have still to show that they start. Until then
+/// all that it replaces stays, and it can be undone.
+#[derive(Debug)]
 pub struct Pending {
     /// What becomes of each pool.
     changes: BTreeMap<String, Change>,
-    /// The pools that could not start, and why.
-    failures: Vec<String>,
+    /// What it has replaced.
+    daemon: config::Daemon,
+    log: config::Log,
+}
+
+/// The parts of the master that a reload changes.
+pub struct Target<'a> {
+    pub pools: &'a mut Vec<Pool>,
+    pub daemon: &'a mut config::Daemon,
+    pub log: &'a mut config::Log,
+    pub shared: &'a mut Shared,
+    pub news: &'a mut Vec<News>,
 }
 
 impl Pending {
-    /// Carries the plan out. From here on nothing fails.
-    pub fn begin(
-        plan: Plan,
-        pools: &mut Vec<Pool>,
-        removed: &mut Vec<Pool>,
-        shared: &mut Shared,
-        log: &mut config::Log,
-        news: &mut Vec<News>,
-    ) -> Pending {
+    /// Carries the plan out, as far as it can be undone. `earlier` is a reload
+    /// that has not concluded: this one takes its place.
+    pub fn begin(plan: Plan, target: Target<'_>, earlier: Option<Pending>) -> Pending {
+        let Target { pools, daemon, log, shared, news } = target;
         news.extend(plan.news);
-        let log_changed = *log != plan.log;
-        let changes = {
+        let changes: BTreeMap<String, Change> = {
             let running = pools.iter().map(|pool| (pool.config(), pool.size()));
             let wanted = plan.pools.iter().map(|(blueprint, _)| &blueprint.config);
             // Workers hold the log that they were forked with.
-            let changes = changes(running, wanted, log_changed);
+            let changes = changes(running, wanted, *log != plan.log);
             changes.into_iter().map(|(name, change)| (name.to_owned(), change)).collect()
         };
         shared.generation += 1;
-        if log_changed {
-            if let Some(sink) = plan.sink
-                && let Err(error) = shared.sink.become_like(sink)
-            {
-                news.push(News::Trouble {
-                    what: "could not change log".to_owned(),
-                    reason: reason(&error),
-                });
+        let (daemon, log) = match earlier {
+            Some(earlier) => {
+                *daemon = plan.daemon;
+                change_log(log, plan.log, plan.sink, shared, news);
+                (earlier.daemon, earlier.log)
             }
-            shared.log = log::logger(&plan.log, &shared.sink);
-            *log = plan.log;
-        }
-        let pending = Pending { changes, failures: Vec::new() };
-        pending.apply(plan.pools, pools, removed, news);
-        pending
-    }
-
-    fn apply(
-        &self,
-        planned: Vec<(Blueprint, Rc<Listener>)>,
-        pools: &mut Vec<Pool>,
-        removed: &mut Vec<Pool>,
-        news: &mut Vec<News>,
-    ) {
-        let mut before: BTreeMap<String, Pool> =
-            pools.drain(..).map(|pool| (pool.name().to_owned(), pool)).collect();
-        for (blueprint, listener) in planned {
-            let listen = blueprint.config.listen.get_ref();
-            if let Err(error) = listener.adjust(listen) {
-                let what = format!("could not adjust listener \"{}\"", listen.address);
-                news.push(News::Trouble { what, reason: reason(&error) });
+            None => {
+                let before = (std::mem::replace(daemon, plan.daemon), log.clone());
+                change_log(log, plan.log, plan.sink, shared, news);
+                before
             }
-            let name = blueprint.config.name.clone();
-            pools.push(match (before.remove(&name), self.changes.get(&name)) {
-                (Some(pool), Some(Change::Keep)) => pool,
-                (Some(mut pool), Some(Change::Resize)) => {
-                    pool.resize(blueprint.config.workers, Some(blueprint.config));
-                    pool
-                }
-                (Some(mut pool), _) => {
-                    pool.renew(blueprint, listener);
-                    pool
-                }
-                (None, _) => Pool::new(blueprint, listener),
-            });
-        }
-        removed.extend(before.into_values());
+        };
+        apply(&changes, plan.pools, pools, news);
+        Pending { changes, daemon, log }
     }
 
-    /// Whether the pool `name` is one of those that have to show something.
-    pub fn concerns(&self, name: &str) -> bool {
-        matches!(self.changes.get(name), Some(Change::Add | Change::Renew))
+    /// Ends the reload once its pools have shown how they stand: with all of
+    /// it in force, or, if the workers of one cannot start, with none of it.
+    /// Gives the pools that go, and what to say; or itself, to be asked again.
+    pub fn conclude(self, target: Target<'_>) -> Result<(Vec<Pool>, News), Pending> {
+        let Target { pools, daemon, log, shared, news } = target;
+        let on_trial = |wanted| move |pool: &&Pool| pool.is_on_trial() && pool.standing() == wanted;
+        let failures: Vec<_> =
+            pools.iter().filter(on_trial(Standing::Failed)).map(could_not_start).collect();
+        if failures.is_empty() {
+            if pools.iter().any(|pool| on_trial(Standing::Starting)(&pool)) {
+                return Err(self);
+            }
+            let gone = pools.extract_if(.., |pool| !pool.commit()).collect();
+            return Ok((gone, self.success(shared.generation)));
+        }
+        *daemon = self.daemon;
+        if *log != self.log {
+            let sink = open_log(Kind::of(&self.log)).ok();
+            change_log(log, self.log, sink, shared, news);
+        }
+        let gone = pools.extract_if(.., |pool| !pool.revert()).collect();
+        Ok((gone, News::ReloadFailed { reason: failures.join("; ") }))
     }
 
-    /// Gives up the new generation of a pool that could not start, and goes
-    /// back to what was before: its elder, or no pool at all.
-    pub fn give_up(&mut self, pool: &mut Pool) -> Fate {
-        let reason = pool.last_failure().unwrap_or("no worker got as far as accepting");
-        self.failures.push(format!("could not start pool \"{}\": {reason}", pool.name()));
-        if pool.has_elder() {
-            pool.roll_back();
-            Fate::Stays
-        } else {
-            Fate::Goes
-        }
-    }
-
-    /// What to say of it, once every pool has shown how it stands.
-    pub fn conclude(self, generation: u64) -> News {
-        if !self.failures.is_empty() {
-            return News::ReloadFailed { reason: self.failures.join("; ") };
-        }
+    fn success(&self, generation: u64) -> News {
         let named = |wanted| {
-            let names = self
-                .changes
-                .iter()
-                .filter(|(_, change)| **change == wanted)
-                .map(|(name, _)| name.as_str());
-            names.collect::<Vec<_>>().join(" ")
+            let names = self.changes.iter().filter(|(_, change)| **change == wanted);
+            names.map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(" ")
         };
         News::Reloaded {
             generation,
@@ -229,11 +212,61 @@ impl Pending {
     }
 }
 
-/// What becomes of a pool whose new generation could not start.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fate {
-    /// Its elder serves on.
-    Stays,
-    /// It was new; it is removed.
-    Goes,
+/// Why a pool does not work, in words.
+pub fn could_not_start(pool: &Pool) -> String {
+    let reason = pool.last_failure().unwrap_or("no worker got as far as accepting");
+    format!("could not start pool \"{}\": {reason}", pool.name())
+}
+
+fn change_log(
+    log: &mut config::Log,
+    wanted: config::Log,
+    sink: Option<Sink>,
+    shared: &mut Shared,
+    news: &mut Vec<News>,
+) {
+    if *log == wanted {
+        return;
+    }
+    if let Some(sink) = sink
+        && let Err(error) = shared.sink.become_like(sink)
+    {
+        let what = "could not change log".to_owned();
+        news.push(News::Trouble { what, reason: reason(&error) });
+    }
+    shared.log = log::logger(&wanted, &shared.sink);
+    *log = wanted;
+}
+
+fn apply(
+    changes: &BTreeMap<String, Change>,
+    planned: Vec<(Blueprint, Rc<Listener>)>,
+    pools: &mut Vec<Pool>,
+    news: &mut Vec<News>,
+) {
+    let mut before: BTreeMap<String, Pool> =
+        pools.drain(..).map(|pool| (pool.name().to_owned(), pool)).collect();
+    for (blueprint, listener) in planned {
+        let listen = blueprint.config.listen.get_ref();
+        if let Err(error) = listener.adjust(listen) {
+            let what = format!("could not adjust listener \"{}\"", listen.address);
+            news.push(News::Trouble { what, reason: reason(&error) });
+        }
+        let name = blueprint.config.name.clone();
+        let Some(mut pool) = before.remove(&name) else {
+            pools.push(Pool::new(blueprint, listener).on_trial());
+            continue;
+        };
+        pool.doom(false);
+        match changes.get(&name) {
+            Some(Change::Keep) => {}
+            Some(Change::Resize) => pool.resize_to(blueprint.config),
+            _ => pool.renew(blueprint, listener),
+        }
+        pools.push(pool);
+    }
+    pools.extend(before.into_values().map(|mut pool| {
+        pool.doom(true);
+        pool
+    }));
 }

@@ -26,12 +26,7 @@ impl Master<'_> {
                 self.pending = None;
                 self.news.push(News::Stopping { cause });
                 self.pools.append(&mut self.removed);
-                if self.listeners_stay {
-                    self.pools
-                        .iter()
-                        .flat_map(Pool::listeners)
-                        .for_each(|listener| listener.leave_open());
-                }
+                self.leave_listeners();
                 self.pools.iter_mut().for_each(|pool| pool.close(Asked::Stop));
                 if signal == Signal::SIGTERM {
                     self.observer.stopping(self.daemon.stop_timeout);
@@ -41,10 +36,10 @@ impl Master<'_> {
                     self.enter(Phase::Ending(now + self.kill_timeout()));
                 }
             }
-            (Phase::Draining(_), _) => {
+            (Phase::Draining(until), _) => {
                 self.news
                     .push(News::Escalating { step: "no longer waiting for connections", cause });
-                self.enter(Phase::Ending(now + self.kill_timeout()));
+                self.enter(Phase::Ending(until.min(now + self.kill_timeout())));
             }
             (Phase::Ending(_), _) => self.kill(cause, now),
             (Phase::Killing(_) | Phase::Stopped | Phase::Failed, _) => {}

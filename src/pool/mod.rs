@@ -37,7 +37,7 @@ pub use generation::Standing;
 pub use shared::Shared;
 
 use cause::{Cause, Killer};
-use generation::{Generation, Start};
+use generation::{Generation, Slot, Start};
 use overdue::Step;
 use worker::Worker;
 
@@ -54,6 +54,7 @@ pub struct Pool {
     current: Generation,
     /// The generation that serves on until the current one is ready.
     elder: Option<Generation>,
+    trial: Trial,
     /// Workers that were asked to retire.
     leaving: Vec<Worker>,
     /// When to look for connections that may become overdue.
@@ -61,6 +62,18 @@ pub struct Pool {
     limits: Limits,
     /// How the last worker that died young ended.
     last_failure: Option<String>,
+}
+
+/// What a reload that has not concluded has done to a pool, beside giving it a
+/// new generation.
+#[derive(Default)]
+struct Trial {
+    /// It made the pool.
+    is_new: bool,
+    /// It wants the pool to go.
+    is_doomed: bool,
+    /// It has resized the pool, which was like this before.
+    before: Option<(u32, config::Pool)>,
 }
 
 /// How much of what repeats itself is logged.
@@ -77,6 +90,7 @@ impl Pool {
         Pool {
             current: Generation::new(blueprint, listener),
             elder: None,
+            trial: Trial::default(),
             leaving: Vec::new(),
             next_look: None,
             limits: Limits {
@@ -113,11 +127,6 @@ impl Pool {
         self.last_failure.as_deref()
     }
 
-    /// Whether an older generation serves until the current one is ready.
-    pub fn has_elder(&self) -> bool {
-        self.elder.is_some()
-    }
-
     /// Whether it has no worker any more.
     pub fn is_empty(&self) -> bool {
         self.workers().next().is_none()
@@ -128,39 +137,76 @@ impl Pool {
         self.generations().filter_map(|generation| generation.listener.as_ref())
     }
 
-    /// Starts a new generation beside the one that serves, which goes on until
-    /// the new one is ready.
+    /// Marks a pool that a reload makes.
+    pub fn on_trial(mut self) -> Self {
+        self.trial.is_new = true;
+        self
+    }
+
+    /// For a reload: starts a new generation beside the one that serves, which
+    /// goes on until the reload is committed.
     pub fn renew(&mut self, blueprint: Blueprint, listener: Rc<Listener>) {
         let old = std::mem::replace(&mut self.current, Generation::new(blueprint, listener));
-        match self.elder {
-            None => self.elder = Some(old),
+        if self.elder.is_none() && !self.trial.is_new {
+            self.elder = Some(old);
+        } else {
             // It never got to be the one that serves.
-            Some(_) => self.dismiss(old),
+            self.dismiss(old, Asked::Retire);
         }
         self.next_look = None;
     }
 
-    /// Gives the current generation up for its elder.
-    pub fn roll_back(&mut self) {
+    /// For a reload: changes the number of workers.
+    pub fn resize_to(&mut self, config: config::Pool) {
+        if self.elder.is_none() && !self.trial.is_new && self.trial.before.is_none() {
+            self.trial.before = Some((self.size(), self.config().clone()));
+        }
+        self.resize(config.workers);
+        self.current.blueprint.config = config;
+    }
+
+    /// For a reload: it is in the configuration, or not.
+    pub fn doom(&mut self, is_doomed: bool) {
+        self.trial.is_doomed = is_doomed;
+    }
+
+    /// Whether a reload waits for it to show that its workers start.
+    pub fn is_on_trial(&self) -> bool {
+        (self.trial.is_new || self.elder.is_some()) && !self.trial.is_doomed
+    }
+
+    /// The reload is in force: what it replaced goes. Tells whether the pool
+    /// stays.
+    pub fn commit(&mut self) -> bool {
+        let Trial { is_doomed, .. } = std::mem::take(&mut self.trial);
+        if let Some(elder) = self.elder.take() {
+            self.dismiss(elder, Asked::Retire);
+        }
+        !is_doomed
+    }
+
+    /// The reload has failed: what it did is undone. Tells whether the pool
+    /// stays.
+    pub fn revert(&mut self) -> bool {
+        let Trial { is_new, before, .. } = std::mem::take(&mut self.trial);
         if let Some(elder) = self.elder.take() {
             let failed = std::mem::replace(&mut self.current, elder);
-            self.dismiss(failed);
+            self.dismiss(failed, Asked::Retire);
         }
-    }
-
-    /// Lets the elder go, once the current generation is ready.
-    pub fn retire_elder(&mut self) {
-        if let Some(elder) = self.elder.take() {
-            self.dismiss(elder);
-        }
-    }
-
-    /// Changes how many workers it is to keep, and the configuration with it
-    /// if that is why.
-    pub fn resize(&mut self, size: u32, config: Option<config::Pool>) {
-        if let Some(config) = config {
+        if let Some((size, config)) = before {
+            self.resize(size);
             self.current.blueprint.config = config;
         }
+        if let Some(listener) = &self.current.listener {
+            // It was done when the reload began; were it to fail now, the next
+            // reload would tell.
+            let _ = listener.adjust(self.config().listen.get_ref());
+        }
+        !is_new
+    }
+
+    /// Changes how many workers it is to keep.
+    pub fn resize(&mut self, size: u32) {
         let mut surplus = self.current.resize(size);
         surplus.iter_mut().for_each(|worker| worker.retire(Asked::Retire));
         self.leaving.append(&mut surplus);
@@ -178,7 +224,7 @@ impl Pool {
         workers.iter_mut().for_each(|worker| worker.retire(why));
         self.leaving.append(&mut workers);
         if let Some(elder) = elder {
-            self.dismiss_for(elder, why);
+            self.dismiss(elder, why);
         }
         drop(listener);
     }
@@ -246,8 +292,8 @@ impl Pool {
             let min_uptime = generation.blueprint.config.min_uptime;
             let slot = &mut generation.slots[index];
             slot.has_accepted |= accepted;
-            is_retry = slot.throttle.is_throttled();
             let young = death.uptime < min_uptime && death.served == 0 && !left;
+            is_retry = young && slot.throttle.is_throttled();
             if young {
                 let reason =
                     death.reason.as_ref().map_or_else(String::new, |reason| format!(": {reason}"));
@@ -333,7 +379,8 @@ impl Pool {
         let at_work = self.workers().filter(is_busy).count();
         *busy += at_work;
         *idle += self.workers().count() - at_work;
-        *throttled += self.current.slots.iter().filter(|slot| slot.throttle.is_throttled()).count();
+        let waits = |slot: &&Slot| slot.worker.is_none() && slot.throttle.is_throttled();
+        *throttled += self.current.slots.iter().filter(waits).count();
     }
 
     /// How long a worker may take from the polite signal to SIGKILL.
@@ -341,11 +388,7 @@ impl Pool {
         self.config().kill_timeout
     }
 
-    fn dismiss(&mut self, generation: Generation) {
-        self.dismiss_for(generation, Asked::Retire);
-    }
-
-    fn dismiss_for(&mut self, mut generation: Generation, why: Asked) {
+    fn dismiss(&mut self, mut generation: Generation, why: Asked) {
         let mut workers = generation.resize(0);
         workers.iter_mut().for_each(|worker| worker.retire(why));
         self.leaving.append(&mut workers);

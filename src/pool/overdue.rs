@@ -43,7 +43,15 @@ pub enum Watch {
 impl Watch {
     /// Takes note of the connection in hand, at a look.
     pub fn look(&mut self, in_hand: Option<InHand>, request_timeout: Duration) {
-        if let (Watch::Unwatched, Some(InHand { serial, began })) = (*self, in_hand) {
+        let known = match *self {
+            Watch::Killed => return,
+            Watch::Unwatched => None,
+            Watch::Due { serial, .. }
+            | Watch::Alarmed { serial, .. }
+            | Watch::AlarmedAgain { serial, .. } => Some(serial),
+        };
+        // The one that was watched has ended if there is another.
+        if let Some(InHand { serial, began }) = in_hand.filter(|it| known != Some(it.serial)) {
             *self = Watch::Due { serial, at: began + request_timeout };
         }
     }
@@ -136,6 +144,15 @@ mod tests {
             assert_eq!(watch.step(next, at(2000), SECOND), None);
             assert_eq!(watch, Watch::Unwatched);
         }
+    }
+
+    #[test]
+    fn a_look_finds_the_next_connection_while_the_last_is_remembered() {
+        let mut watch = Watch::default();
+        watch.look(connection(7, 500), SECOND);
+        watch.step(connection(7, 500), at(1500), SECOND * 20);
+        watch.look(connection(8, 1600), SECOND);
+        assert_eq!(watch, Watch::Due { serial: 8, at: at(2600) });
     }
 
     #[test]

@@ -8,7 +8,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::unistd::{Pid, getpid};
 use slog::Logger;
 
-use crate::listener::dead_socket;
+use crate::listener;
 use crate::log::sink::Sink;
 use crate::scoreboard::Scoreboard;
 
@@ -39,7 +39,7 @@ impl Shared {
     pub fn new(log: Logger, sink: Sink) -> io::Result<Self> {
         Ok(Shared {
             scoreboard: Scoreboard::new()?,
-            dead: dead_socket()?,
+            dead: listener::dead()?,
             ready: EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?,
             log,
             sink,

@@ -23,13 +23,18 @@ pub fn spawn(generation: &mut Generation, slot: u32, shared: &mut Shared) -> io:
     let Some(listener) = generation.listener.as_ref() else {
         return Err(io::Error::other("the pool has let go of its listener"));
     };
-    let Some(seat) = shared.scoreboard.take() else {
+    let Some(seat) = shared.scoreboard.take()? else {
         return Err(io::Error::other("no seat is left on the scoreboard"));
     };
     let started = Moment::now();
     let config = &generation.blueprint.config;
     let timeouts = Timeouts { request: config.request_timeout, kill: config.kill_timeout };
-    match fork() {
+    let forked = shared.scoreboard.share(&seat, true).and_then(|()| fork());
+    if let Ok(Fork::Parent(_)) | Err(_) = forked {
+        // Were it to fail, the next child could see this page too, no more.
+        let _ = shared.scoreboard.share(&seat, false);
+    }
+    match forked {
         Ok(Fork::Parent(pid)) => Ok(Worker {
             pid,
             slot,

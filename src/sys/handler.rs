@@ -2,8 +2,8 @@
 //!
 //! Such a process cannot test a flag and then call accept: a signal between
 //! the two would be lost until the next connection. So the handler takes the
-//! listener away. It makes the listener's number mean a *dead* socket, one
-//! that never listens; an accept that has not begun fails at once, one that
+//! listener away. It makes the listener's number mean a *dead* file, one that
+//! cannot be listened on; an accept that has not begun fails at once, one that
 //! sleeps is restarted (SA_RESTART) on the dead socket and fails, and one that
 //! already holds a connection returns it.
 //!
@@ -29,6 +29,7 @@ use super::signal::set_disposition;
 static LISTENER: AtomicI32 = AtomicI32::new(-1);
 static DEAD: AtomicI32 = AtomicI32::new(-1);
 static RETIRING: AtomicBool = AtomicBool::new(false);
+static ACCEPTING: AtomicBool = AtomicBool::new(false);
 
 static LOG: AtomicI32 = AtomicI32::new(-1);
 static LOG_PATH: AtomicPtr<c_char> = AtomicPtr::new(ptr::null_mut());
@@ -85,8 +86,9 @@ pub fn install(targets: &Targets<'_>) -> io::Result<()> {
 }
 
 /// What a worker ignores. SIGPIPE is among them so that a write to a client
-/// that left is an error and not a death.
-const IGNORED: [Signal; 7] = [
+/// that left is an error and not a death, SIGXFSZ so that a log file
+/// larger than the worker's own limit is.
+const IGNORED: [Signal; 8] = [
     Signal::SIGINT,
     Signal::SIGQUIT,
     Signal::SIGHUP,
@@ -94,6 +96,7 @@ const IGNORED: [Signal; 7] = [
     Signal::SIGTTIN,
     Signal::SIGTTOU,
     Signal::SIGPIPE,
+    Signal::SIGXFSZ,
 ];
 
 /// What the master handles and a worker does not; and the signals that Rust's
@@ -103,7 +106,7 @@ const DEFAULT: [Signal; 3] = [Signal::SIGCHLD, Signal::SIGSEGV, Signal::SIGBUS];
 
 /// Every signal whose action [`install`] changes: what a program that this
 /// process starts must get its defaults back for.
-pub(super) const CHANGED: [Signal; 10] = [
+pub(super) const CHANGED: [Signal; 11] = [
     Signal::SIGTERM,
     Signal::SIGUSR1,
     Signal::SIGALRM,
@@ -114,7 +117,15 @@ pub(super) const CHANGED: [Signal; 10] = [
     Signal::SIGTTIN,
     Signal::SIGTTOU,
     Signal::SIGPIPE,
+    Signal::SIGXFSZ,
 ];
+
+/// Says that from now on there may be a connection in hand. Until then SIGTERM
+/// ends the process at once: nothing is lost by that, and what it prepares may
+/// take for ever.
+pub fn begin_accepting() {
+    ACCEPTING.store(true, Relaxed);
+}
 
 /// Whether this process is to take no more connections.
 pub fn retiring() -> bool {
@@ -163,10 +174,13 @@ extern "C" fn handle_retire(_: c_int) {
 }
 
 fn retire() {
+    if !ACCEPTING.load(Relaxed) {
+        super::fork::leave(0);
+    }
     RETIRING.store(true, Relaxed);
-    // SAFETY: two integers; dup2 is async-signal-safe. The number stays owned
-    // by whoever owned the listener.
-    unsafe { libc::dup2(DEAD.load(Relaxed), LISTENER.load(Relaxed)) };
+    // SAFETY: integers; dup3 is the system call, like dup2. The number stays
+    // owned by whoever owned the listener.
+    unsafe { libc::dup3(DEAD.load(Relaxed), LISTENER.load(Relaxed), libc::O_CLOEXEC) };
 }
 
 extern "C" fn handle_reopen(_: c_int) {

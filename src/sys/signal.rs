@@ -114,6 +114,11 @@ pub(super) fn set_disposition(signal: Signal, disposition: SigHandler) -> nix::R
     unsafe { sigaction(signal, &action) }.map(drop)
 }
 
+/// Unblocks one signal in this process.
+pub fn unblock(signal: Signal) -> io::Result<()> {
+    SigSet::from(signal).thread_unblock().map_err(io::Error::from)
+}
+
 /// Unblocks every signal in this process.
 pub fn unblock_all() -> io::Result<()> {
     SigSet::empty().thread_set_mask().map_err(io::Error::from)

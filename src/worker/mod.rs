@@ -64,7 +64,7 @@ pub fn run(newborn: Newborn, assignment: Assignment<'_>) -> ! {
 
 fn live(assignment: Assignment<'_>) -> Infallible {
     let (seat, scoreboard) = (assignment.seat, &mut *assignment.scoreboard);
-    let Ok(page) = scoreboard.keep_only(seat) else { fork::leave(Code::Os as u8) };
+    let page = scoreboard.keep_only(seat);
     // Above us are the master's frames, which must not be unwound in a child.
     let end = panic::catch(|| {
         let Assignment { log, pool, slot, settings, .. } = assignment;

@@ -89,6 +89,7 @@ pub fn serve(desk: Desk<'_>, context: &Context<'_>) -> Result<(), Error> {
             }
         }
         page.finish(served);
+        sink::have_patience(sink::WORKER_PATIENCE_MS);
         sink::tell_lost(|count| warn!(context.log(), "log lines lost"; "count" => count));
     }
 }

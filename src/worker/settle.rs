@@ -79,13 +79,16 @@ pub fn settle<'a>(assignment: Assignment<'a>, page: OwnPage) -> Result<Desk<'a>,
         return Err(Error::new(Code::Unavailable, "could not follow the master: it has gone"));
     }
 
-    // 7. The service, which may use all of that.
+    // 7. The service, which may use all of that. It may take for ever; SIGTERM
+    // ends it meanwhile.
+    signal::unblock(Signal::SIGTERM).map_err(|error| Error::system("unblock signals", &error))?;
     assignment
         .service
         .start()
         .map_err(|error| Error::system("start service", &error).with_code(Code::Unavailable))?;
 
-    // 8. Signals may come from here on.
+    // 8. Signals may come from here on, and are handled with care.
+    handler::begin_accepting();
     signal::unblock_all().map_err(|error| Error::system("unblock signals", &error))?;
 
     // 9. Tell the master that we accept, and give up the means to tell it
@@ -130,5 +133,10 @@ fn settle_identity(settings: &Settings) -> Result<(), Error> {
     let (uid, gid) = (identity.uid, identity.gid);
     setresgid(gid, gid, gid).map_err(failed("set group of user"))?;
     setresuid(uid, uid, uid).map_err(failed("become user"))?;
+    // The kernel lets nobody who has changed users dump core; who sets a limit
+    // for cores wants them.
+    if settings.limits.iter().any(|limit| limit.name == "core" && limit.value > 0) {
+        prctl::set_dumpable(true).map_err(failed("allow core dumps of user"))?;
+    }
     Ok(())
 }
