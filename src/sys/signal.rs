@@ -7,6 +7,7 @@
 
 use std::ffi::c_int;
 use std::io;
+use std::ptr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -88,19 +89,24 @@ impl Waiting {
 /// Gives the default action back to every signal that whoever started this
 /// process had set to be ignored: an ignored signal stays so over an exec, and
 /// the programs that we start are promised the defaults.
+///
+/// The system call is made directly, for the C library hides the signals that
+/// it keeps for itself, and its own posix_spawn leaves these ignored.
 fn reset_ignored() -> io::Result<()> {
-    for number in
-        (1..=libc::SIGRTMAX()).filter(|number| !matches!(*number, libc::SIGKILL | libc::SIGSTOP))
-    {
-        // SAFETY: sigaction is pointers and integers, for which zeroes are a
-        // value; with no new action given the call only reads the old one.
-        let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
-        // SAFETY: the pointer is to a live local of the right type.
-        let read = unsafe { libc::sigaction(number, std::ptr::null(), &mut action) };
-        if read == 0 && action.sa_sigaction == libc::SIG_IGN {
-            action.sa_sigaction = libc::SIG_DFL;
-            // SAFETY: SIG_DFL runs no code of ours.
-            Errno::result(unsafe { libc::sigaction(number, &action, std::ptr::null_mut()) })?;
+    /// The action as the kernel has it: the handler comes first everywhere, and
+    /// all zeroes are the default action.
+    type Action = [usize; 8];
+    const MASK_BYTES: usize = size_of::<u64>();
+    let change = |number: c_int, new: *const Action, old: *mut Action| {
+        // SAFETY: each pointer is null or to a live array that is larger than
+        // the kernel's struct. The only action ever set is the default one.
+        Errno::result(unsafe { libc::syscall(libc::SYS_rt_sigaction, number, new, old, MASK_BYTES) })
+    };
+    for number in (1..=libc::SIGRTMAX()).filter(|it| !matches!(*it, libc::SIGKILL | libc::SIGSTOP)) {
+        let mut action: Action = [0; 8];
+        change(number, ptr::null(), &mut action)?;
+        if action[0] == libc::SIG_IGN {
+            change(number, &[0; 8], ptr::null_mut())?;
         }
     }
     Ok(())

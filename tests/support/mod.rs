@@ -14,6 +14,7 @@ pub mod load;
 pub mod log;
 pub mod procfs;
 pub mod random;
+pub mod source;
 
 pub use address::Address;
 pub use client::Client;

@@ -1,0 +1,373 @@
+//! What a worker can see, and what it can do to the others.
+//!
+//! That it cannot get back to root is in `services/privileges.rs`.
+
+#[expect(clippy::allow_attributes, reason = "what is unused differs from test to test")]
+#[allow(dead_code, unused_imports, reason = "each test uses its own part of the harness")]
+#[path = "support/mod.rs"]
+mod support;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+
+use support::client::{ask, assert_serves};
+use support::random::Random;
+use support::{Address, Client, Daemon, Event, Setup, is_root, procfs, provided, until};
+
+const PAGE_BYTES: u64 = 4096;
+
+/// A pool of the test service, which never backs off.
+fn command(name: &str, address: &Address, workers: usize, keys: &str) -> String {
+    format!(
+        "[pool.{name}]\nlisten = \"{address}\"\nworkers = {workers}\nservice = \"command\"\n\
+         min_uptime = \"0s\"\n{keys}\n"
+    )
+}
+
+/// Memory that a process shares with others and can write to, by
+/// `/proc/PID/maps`: from, to, the offset in what is shared.
+fn shared_memory(pid: i32) -> Vec<(u64, u64, u64)> {
+    let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
+    maps.lines()
+        .filter_map(|line| {
+            let words: Vec<_> = line.split_whitespace().collect();
+            let hex = |text: &str| u64::from_str_radix(text, 16).ok();
+            let (from, to) = words.first()?.split_once('-')?;
+            let is_shared = words.get(1)?.ends_with('s');
+            // Each is an object of its own, told by its number.
+            let area = (hex(from)?, hex(to)?, words.get(4)?.parse().ok()?);
+            is_shared.then_some(area)
+        })
+        .collect()
+}
+
+#[test]
+fn a_worker_has_one_page_and_it_is_nobody_elses() {
+    let address = Address::fresh();
+    let config = command("one", &address, 12, "") + &command("other", &Address::fresh(), 3, "");
+    let daemon = Daemon::start_example("testsvc", &config);
+    daemon.expect(&["worker killed"]);
+    let mut workers = daemon.wait_for_idle("one", 12);
+    // A later worker takes a seat that others have had.
+    for &victim in &workers[2..5] {
+        procfs::send(victim, Signal::SIGKILL);
+        until("the worker is gone", || (!procfs::is_alive(victim)).then_some(()));
+    }
+    workers = daemon.wait_for_idle("one", 12);
+    workers.extend(daemon.wait_for_idle("other", 3));
+    let mut seen = BTreeSet::new();
+    for &worker in &workers {
+        let areas = shared_memory(worker);
+        assert_eq!(areas.len(), 1, "{worker} shares {areas:x?}");
+        let (from, to, object) = areas[0];
+        assert_eq!(to - from, PAGE_BYTES, "{worker} shares {areas:x?}");
+        assert!(seen.insert(object), "two workers share the page {object}");
+    }
+    // The master has them all, or it would not see what they tell.
+    let master = shared_memory(daemon.pid());
+    let objects: BTreeSet<_> = master.iter().map(|(_, _, object)| *object).collect();
+    assert!(seen.is_subset(&objects), "{master:x?}");
+}
+
+/// A process that has nothing to do with the daemon, and dies of any signal.
+struct Bystander(Child);
+
+impl Bystander {
+    fn new() -> Self {
+        Bystander(Command::new("sleep").arg("1000").spawn().expect("start a process"))
+    }
+
+    fn pid(&self) -> u64 {
+        u64::from(self.0.id())
+    }
+
+    #[track_caller]
+    fn assert_alive(&mut self) {
+        let status = self.0.try_wait().expect("look at the process");
+        assert!(status.is_none(), "the bystander ended: {status:?}");
+    }
+}
+
+impl Drop for Bystander {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Writes a worker's whole page, as only it could: through its memory.
+struct Vandal {
+    memory: File,
+    from: u64,
+}
+
+impl Vandal {
+    fn of(worker: i32) -> Option<Self> {
+        let memory = File::options().write(true).open(format!("/proc/{worker}/mem")).ok()?;
+        let &(from, ..) = shared_memory(worker).first()?;
+        Some(Vandal { memory, from })
+    }
+
+    /// The worker may be gone meanwhile.
+    fn fill(&self, mut word: impl FnMut(u64) -> u64) {
+        let page: Vec<u8> = (0..PAGE_BYTES / 8).flat_map(|at| word(at).to_le_bytes()).collect();
+        let _ = self.memory.write_all_at(&page, self.from);
+    }
+}
+
+// PEERS: "a worker makes the root master act on its scoreboard".
+#[test]
+fn nothing_that_a_worker_writes_makes_the_master_signal_a_stranger() {
+    let me = i64::from(std::process::id());
+    let own = procfs::Process::of(me as i32).map(|process| process.group).unwrap_or_default();
+    for keys in ["", "request_timeout = \"200ms\"\nkill_timeout = \"200ms\""] {
+        let address = Address::fresh();
+        let mut bystander = Bystander::new();
+        let mut daemon =
+            Daemon::start_example("testsvc", &command("command", &address, 4, keys));
+        let workers = daemon.wait_for_idle("command", 4);
+        if !provided(Vandal::of(workers[0]).is_some(), "the right to write to a worker's memory") {
+            return;
+        }
+        let master = daemon.pid();
+        let stranger = bystander.pid();
+        let words = [
+            stranger,
+            stranger << 32 | stranger,
+            (-(stranger as i64)) as u64,
+            master as u64,
+            u64::MAX,
+            0,
+            1,
+            1 << 63,
+            me as u64,
+            (-i64::from(own)) as u64,
+        ];
+        let mut random = Random::new();
+        for round in 0..40 {
+            // One more since the last round, if that was a SIGTTIN.
+            let size = if round % 5 == 4 { 5 } else { 4 };
+            let victims = daemon.wait_for_idle("command", size);
+            let vandals: Vec<_> = victims.iter().filter_map(|&pid| Vandal::of(pid)).collect();
+            let word = words[round % words.len()];
+            // Every worker's page, and in between what would make it look busy.
+            let end = Instant::now() + Duration::from_millis(30);
+            while Instant::now() < end {
+                for vandal in &vandals {
+                    vandal.fill(|_| word);
+                    vandal.fill(|at| if at == 2 { at + 1 } else { word });
+                    vandal.fill(|_| random.below(1 << 30) as u64);
+                }
+            }
+            let victim = victims[round % 4];
+            match round % 5 {
+                0 => daemon.signal(Signal::SIGHUP),
+                1 => procfs::send_if_there(victim, Signal::SIGKILL),
+                2 => procfs::send_if_there(victim, Signal::SIGTERM),
+                3 => daemon.signal(Signal::SIGTTIN),
+                _ => daemon.signal(Signal::SIGTTOU),
+            }
+            bystander.assert_alive();
+            assert!(procfs::is_alive(master));
+        }
+        assert_eq!(daemon.wait_for_idle("command", 4).len(), 4);
+        assert_eq!(ask(&address, "echo\nhello"), "hello");
+        assert_eq!(daemon.zombies(), [0; 0]);
+        bystander.assert_alive();
+        // Its word is taken for a number in the log, and no more.
+        for end in daemon.log().events().iter().filter(|event| event.is_end()) {
+            assert!(end.is_of_pool("command") && end.has("served") && end.has("cause"), "{end}");
+            assert!(!end.text("reason").unwrap_or_default().chars().any(char::is_control), "{end}");
+        }
+        daemon.expect_anything();
+    }
+}
+
+// The same by the worker itself, which writes as fast as it can.
+#[test]
+fn a_worker_that_scribbles_for_seconds_harms_nobody() {
+    let address = Address::fresh();
+    let mut bystander = Bystander::new();
+    let daemon = Daemon::start_example("testsvc", &command("command", &address, 4, ""));
+    let workers = daemon.wait_for_idle("command", 4);
+    let mut vandals: Vec<_> = (0..3).map(|_| Client::connect(&address)).collect();
+    for vandal in &mut vandals {
+        vandal.send("scribble 3\n");
+        // It reaches no other page than its own.
+        vandal.expect("pages 1\n");
+    }
+    let mut rounds = 0;
+    while workers.iter().filter(|&&pid| !procfs::is_in_accept(pid)).count() == 3 {
+        assert_eq!(ask(&address, "echo\nhello"), "hello");
+        daemon.signal(Signal::SIGTTIN);
+        daemon.signal(Signal::SIGTTOU);
+        bystander.assert_alive();
+        rounds += 1;
+    }
+    assert!(rounds > 0);
+    for vandal in &mut vandals {
+        assert_eq!(vandal.rest(), "done\n");
+    }
+    until("the pool is at size", || (daemon.workers("command").len() == 4).then_some(()));
+    bystander.assert_alive();
+    assert_eq!(daemon.zombies(), [0; 0]);
+}
+
+#[test]
+fn the_environment_of_a_worker_is_exactly_the_promised_one() {
+    let address = Address::fresh();
+    let keys = "env = { GREETING = \"good day\", TZ = \"UTC\" }";
+    let own = [
+        ("NOTIFY_SOCKET", "/nowhere/notify"),
+        ("WATCHDOG_USEC", "100000000"),
+        ("WATCHDOG_PID", "1"),
+        ("LISTEN_FDS", "1"),
+        ("LISTEN_PID", "1"),
+        ("LISTEN_FDNAMES", "http"),
+        ("JOURNAL_STREAM", "1:2"),
+        ("INVOCATION_ID", "0123456789abcdef"),
+        ("CREDENTIALS_DIRECTORY", "/run/credentials"),
+        ("SECRET", "token"),
+        ("LD_PRELOAD", ""),
+        ("HOME", "/root"),
+        ("PATH", "/usr/bin:/bin"),
+        ("LANG", "C.UTF-8"),
+        ("TZ", "Asia/Tokyo"),
+    ];
+    let setup = own
+        .iter()
+        .fold(Setup::example("testsvc"), |setup, (name, value)| setup.variable(name, value));
+    let daemon = setup.config(&command("command", &address, 1, keys)).start();
+    let text = ask(&address, "env\n");
+    let mut lines: Vec<_> = text.lines().collect();
+    lines.sort();
+    // What the pool sets is stronger than what is kept.
+    assert_eq!(lines, ["GREETING=good day", "LANG=C.UTF-8", "PATH=/usr/bin:/bin", "TZ=UTC"]);
+    daemon.wait_for_idle("command", 1);
+}
+
+/// What each descriptor of a worker is, with the sockets by their kind.
+fn kinds(pid: i32, listener: &str) -> BTreeMap<String, usize> {
+    let mut kinds = BTreeMap::new();
+    for (number, target) in procfs::descriptors(pid) {
+        let kind = match number {
+            0..=2 => format!("{number} {}", target.split(':').next().unwrap_or_default()),
+            _ if target == listener => "listener".to_owned(),
+            _ => target.split(':').next().unwrap_or_default().to_owned(),
+        };
+        *kinds.entry(kind).or_default() += 1;
+    }
+    kinds
+}
+
+#[test]
+fn a_worker_has_no_descriptor_but_its_own() {
+    let setup = Setup::new();
+    let addresses = [Address::fresh(), Address::fresh(), Address::fresh()];
+    let log = setup.directory().join("log");
+    let unix = Address::unix(&setup.directory().join("echo.sock"));
+    let config = format!(
+        "[log]\nformat = \"json\"\nfile = \"{}\"\n\
+         [pool.a]\nlisten = \"{}\"\nworkers = 2\nservice = \"echo\"\n\
+         [pool.b]\nlisten = \"{}\"\nworkers = 2\nservice = \"echo\"\n\
+         [pool.c]\nlisten = \"{}\"\nworkers = 1\nservice.exec.command = [\"cat\"]\n\
+         [pool.d]\nlisten = \"{unix}\"\nworkers = 1\nservice = \"echo\"\n",
+        log.display(),
+        addresses[0],
+        addresses[1],
+        addresses[2],
+    );
+    // The daemon is started with files open that are its starter's.
+    let daemon = setup
+        .config(&config)
+        .wrapper(&["sh", "-c", "exec \"$@\" 5</etc/passwd 7<>/dev/null 9</etc/group", "sh"])
+        .launch();
+    let mut children = daemon.wait_for_children(6);
+    // Later workers are forked from a master that has more open.
+    procfs::send(children[0], Signal::SIGTERM);
+    until("the worker is gone", || (!procfs::is_alive(children[0])).then_some(()));
+    children = daemon.wait_for_children(6);
+
+    let listeners: Vec<_> = addresses
+        .iter()
+        .map(|address| procfs::listener(address.tcp()).expect("a listener"))
+        .collect();
+    let log_name = log.display().to_string();
+    let mut of_pool = [0; 4];
+    for &worker in &children {
+        let own = procfs::descriptors(worker);
+        let held: Vec<_> =
+            (0..3).filter(|&pool| own.values().any(|target| *target == listeners[pool])).collect();
+        assert!(held.len() <= 1, "{worker} has the listeners of several pools: {own:?}");
+        let pool = held.first().copied().unwrap_or(3);
+        of_pool[pool] += 1;
+        let listener = held.first().map_or("", |&pool| listeners[pool].as_str());
+        let mut expected = BTreeMap::from([
+            ("0 /dev/null".to_owned(), 1),
+            (log_name.clone(), 1),
+            // What takes the place of the listener.
+            ("/dev/null".to_owned(), 1),
+        ]);
+        match pool {
+            // Its listener is not in the table of TCP.
+            3 => expected.insert("socket".to_owned(), 1),
+            _ => expected.insert("listener".to_owned(), 1),
+        };
+        if pool == 2 {
+            // Both ends of the way from its programs to the log.
+            expected.insert("pipe".to_owned(), 2);
+        }
+        let mut kinds = kinds(worker, listener);
+        // What the daemon has as output, whatever that is.
+        kinds.retain(|kind, _| !kind.starts_with("1 ") && !kind.starts_with("2 "));
+        assert_eq!(kinds, expected, "{worker} of {pool}: {own:?}");
+    }
+    assert_eq!(of_pool, [2, 2, 1, 1]);
+    assert_serves(&unix);
+}
+
+#[test]
+fn the_log_is_closed_to_others_and_inherits_no_umask() {
+    let setup = Setup::new();
+    let address = Address::fresh();
+    let log = setup.directory().join("log");
+    let config = format!(
+        "[log]\nformat = \"json\"\nfile = \"{}\"\n{}",
+        log.display(),
+        "[pool.echo]\nlisten = \"ADDRESS\"\nworkers = 1\nservice = \"echo\"\n"
+            .replace("ADDRESS", &address.to_string())
+    );
+    let daemon =
+        setup.config(&config).wrapper(&["sh", "-c", "umask 0; exec \"$@\"", "sh"]).launch();
+    daemon.wait_for_children(1);
+    let mode = fs::metadata(&log).expect("the log").permissions().mode() & 0o777;
+    assert_eq!(mode, 0o640);
+}
+
+// A worker under another user cannot reach the master or its sibling's memory:
+// the kernel sees to it, as long as we do not tell it otherwise.
+#[test]
+fn a_worker_of_another_user_is_no_way_to_the_master() {
+    if !provided(is_root(), "root") {
+        return;
+    }
+    let address = Address::fresh();
+    let script = "kill -0 $PPID 2>&1; exec cat /proc/$PPID/maps /proc/$(cut -d' ' -f4 /proc/$PPID/stat)/maps 2>&1";
+    let config = format!(
+        "[pool.exec]\nlisten = \"{address}\"\nworkers = 1\nuser = \"nobody\"\n\
+         service.exec.command = [\"/bin/sh\", \"-c\", {script:?}]\n"
+    );
+    let daemon = Daemon::start(&config);
+    daemon.expect(&["program exited"]);
+    let text = ask(&address, "");
+    // Its own worker it may signal; neither's memory may it see.
+    assert_eq!(text.matches("Permission denied").count(), 2, "{text}");
+    assert!(!text.contains("rw-s") && !text.contains("r-xp"), "{text}");
+    let ends: Vec<_> = daemon.log().events().into_iter().filter(Event::is_end).collect();
+    assert!(ends.is_empty(), "{ends:?}");
+}

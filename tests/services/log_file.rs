@@ -1,0 +1,87 @@
+//! The log file while it is renamed under load.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::thread;
+
+use nix::sys::signal::Signal;
+
+use super::shell;
+use super::support::client::ask;
+use super::support::{Address, Event, Setup, is_root, log, procfs, provided, until};
+
+// Workers that run as somebody who may not even look into the directory of the
+// log: they retire, and their successors inherit the new file.
+#[test]
+fn after_sigusr1_no_line_of_a_worker_of_another_user_is_lost() {
+    const CLIENTS: usize = 4;
+    const ROUNDS: usize = 150;
+    if !provided(is_root(), "root") {
+        return;
+    }
+    let address = Address::fresh();
+    let setup = Setup::new();
+    let directory = setup.directory().join("logs");
+    fs::create_dir(&directory).expect("create a directory");
+    fs::set_permissions(&directory, fs::Permissions::from_mode(0o700)).expect("close it");
+    let log = directory.join("log");
+    let script = "read n; echo number $n. >&2; echo done";
+    let config = format!(
+        "[log]\nformat = \"json\"\nfile = \"{}\"\n{}",
+        log.display(),
+        shell(&address, CLIENTS, script, "user = \"nobody\"")
+    );
+    let daemon = setup.config(&config).launch();
+    until("the daemon is ready", || {
+        log::read_file(&log).iter().any(|event| event.message() == "ready").then_some(())
+    });
+    let first = daemon.wait_for_children(CLIENTS);
+    let clients: Vec<_> = (0..CLIENTS)
+        .map(|client| {
+            let address = address.clone();
+            thread::spawn(move || {
+                for round in 0..ROUNDS {
+                    assert_eq!(ask(&address, &format!("{}\n", client * 1000 + round)), "done\n");
+                }
+            })
+        })
+        .collect();
+    let mut files = Vec::new();
+    while !clients.iter().all(|client| client.is_finished()) {
+        let old = log.with_extension(files.len().to_string());
+        fs::rename(&log, &old).expect("rename the log");
+        daemon.signal(Signal::SIGUSR1);
+        let name = old.display().to_string();
+        until("all write to the new log", || {
+            let mut pids = daemon.children();
+            pids.push(daemon.pid());
+            let has_old =
+                |pid: &i32| procfs::descriptors(*pid).values().any(|target| *target == name);
+            (log.exists() && !pids.iter().any(has_old)).then_some(())
+        });
+        files.push(old);
+    }
+    for client in clients {
+        client.join().expect("a client");
+    }
+    assert!(files.len() > 1, "only {} rotations", files.len());
+    let last = daemon.wait_for_children(CLIENTS);
+    assert!(last.iter().all(|pid| !first.contains(pid)), "they could not have opened the new file");
+    assert_eq!(daemon.stop().code(), Some(0));
+    files.push(log);
+    let text: String =
+        files.iter().map(|path| fs::read_to_string(path).expect("read a log")).collect();
+    let events: Vec<_> = text.lines().map(Event::parse).collect();
+    let broken: Vec<_> = events.iter().filter(|event| event.level().is_empty()).collect();
+    assert!(broken.is_empty(), "{broken:#?}");
+    for number in
+        (0..CLIENTS).flat_map(|client| (0..ROUNDS).map(move |round| client * 1000 + round))
+    {
+        assert_eq!(text.matches(&format!("number {number}.")).count(), 1, "number {number}");
+    }
+    // They left of their own accord, for a reason that is no fault.
+    for end in events.iter().filter(|event| event.is_end()) {
+        assert_eq!(end.level(), "info", "{end}");
+        assert!(matches!(end.text("cause"), Some("recycled" | "stopped")), "{end}");
+    }
+}

@@ -1,0 +1,111 @@
+//! Services: what a worker does with a connection, whom it serves, for how
+//! long, and as whom.
+
+#[expect(clippy::allow_attributes, reason = "what is unused differs from test to test")]
+#[allow(dead_code, unused_imports, reason = "each test uses its own part of the harness")]
+#[path = "../support/mod.rs"]
+mod support;
+
+mod access;
+mod echo;
+mod exec;
+mod hello;
+mod log_file;
+mod misbehaviour;
+mod privileges;
+mod sockets;
+mod stderr;
+mod timeouts;
+
+use support::{Address, Client, Daemon, Event, procfs, until};
+
+/// A pool `echo` with further keys.
+pub fn echo(address: &Address, workers: usize, keys: &str) -> String {
+    format!(
+        "[pool.echo]\nlisten = \"{address}\"\nworkers = {workers}\nservice = \"echo\"\n{keys}\n"
+    )
+}
+
+/// A pool `exec` that runs this program, with further keys.
+pub fn exec(address: &Address, workers: usize, command: &[&str], keys: &str) -> String {
+    // What Rust writes for these texts is TOML too.
+    format!(
+        "[pool.exec]\nlisten = \"{address}\"\nworkers = {workers}\n{keys}\n\
+         service.exec.command = {command:?}\n"
+    )
+}
+
+/// The same with a shell script.
+pub fn shell(address: &Address, workers: usize, script: &str, keys: &str) -> String {
+    exec(address, workers, &["/bin/sh", "-c", script], keys)
+}
+
+/// A script that starts this command, waits until it has a session of its own,
+/// writes its pid, and ends. No signal to the script's group reaches it.
+pub fn escape(command: &str) -> String {
+    format!(
+        "setsid {command} & until [ \"$(cut -d' ' -f6 /proc/$!/stat)\" = $! ]; do sleep 0.01; done; echo $!"
+    )
+}
+
+/// A pool `command` of the test service of this name, with further keys.
+pub fn command(address: &Address, workers: usize, keys: &str) -> String {
+    format!(
+        "[pool.command]\nlisten = \"{address}\"\nworkers = {workers}\nservice = \"command\"\n{keys}\n"
+    )
+}
+
+/// The only worker of a pool.
+#[track_caller]
+pub fn the_worker(daemon: &Daemon, pool: &str) -> i32 {
+    daemon.wait_for_idle(pool, 1)[0]
+}
+
+/// The program that a worker runs, once it runs under its own name.
+#[track_caller]
+pub fn the_program(worker: i32, name: &str) -> i32 {
+    until("the program runs", || {
+        let children = procfs::children(worker);
+        let program = children.iter().find(|child| child.name == name)?;
+        Some(program.pid)
+    })
+}
+
+/// Waits until a process has gone.
+#[track_caller]
+pub fn wait_for_end(pid: i32) {
+    until(&format!("process {pid} ends"), || (!procfs::is_alive(pid)).then_some(()));
+}
+
+/// Waits until the processes of a group have gone.
+#[track_caller]
+pub fn wait_for_end_of_group(group: i32) {
+    until(&format!("the process group {group} ends"), || {
+        let left = procfs::processes(|process| process.group == group && process.is_alive());
+        left.is_empty().then_some(())
+    });
+}
+
+/// Waits until the daemon has closed the connection, by an end or a reset.
+#[track_caller]
+pub fn wait_for_close(client: &mut Client) {
+    use std::io::{ErrorKind, Read};
+
+    let mut buffer = [0; 4096];
+    loop {
+        match client.read(&mut buffer) {
+            Ok(0) => return,
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => return,
+            Err(error) => panic!("the daemon did not close the connection: {error}"),
+        }
+    }
+}
+
+/// Checks that no worker ended: nothing that a client did was its end.
+#[track_caller]
+pub fn assert_no_worker_ended(daemon: &Daemon) {
+    let events = daemon.log().events();
+    let ends: Vec<_> = events.iter().filter(|event| event.is_end()).map(Event::to_string).collect();
+    assert!(ends.is_empty(), "{}", ends.join("\n"));
+}

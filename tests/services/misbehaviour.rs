@@ -1,0 +1,248 @@
+//! The service `exec`: programs that do not do as they should.
+
+use std::fs;
+use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt;
+
+use nix::sys::signal::Signal;
+use nix::sys::socket::{setsockopt, sockopt};
+
+use super::support::client::ask;
+use super::support::{Address, Client, Daemon, Setup, procfs, until};
+use super::{
+    assert_no_worker_ended, escape, exec, shell, the_program, the_worker, wait_for_close, wait_for_end,
+    wait_for_end_of_group,
+};
+
+/// A client that leaves with a reset, which TCP tells from a half-close.
+fn abort(client: Client) {
+    if let Client::Tcp(stream) = &client {
+        let now = nix::libc::linger { l_onoff: 1, l_linger: 0 };
+        setsockopt(stream, sockopt::Linger, &now).expect("set SO_LINGER");
+    }
+    drop(client);
+}
+
+/// TCP and Unix: the kernel tells the client's leaving by other means.
+fn addresses(setup: &Setup) -> [Address; 2] {
+    [Address::fresh(), Address::unix(&setup.directory().join("exec.sock"))]
+}
+
+#[test]
+fn a_program_that_ignores_its_clients_leaving_is_ended() {
+    let setup = Setup::new();
+    for address in addresses(&setup) {
+        let daemon =
+            Daemon::start(&exec(&address, 1, &["/bin/sleep", "1000"], "kill_timeout = \"200ms\""));
+        daemon.expect(&["program killed"]);
+        let worker = the_worker(&daemon, "exec");
+        let client = Client::connect(&address);
+        let program = the_program(worker, "sleep");
+        abort(client);
+        let end = daemon.log().wait_for("program killed", |event| event.pid() == program);
+        assert_eq!(end.text("signal"), Some("SIGTERM"), "{end}");
+        assert_eq!(the_worker(&daemon, "exec"), worker);
+    }
+}
+
+#[test]
+fn a_program_that_ignores_sigterm_too_is_killed() {
+    let setup = Setup::new();
+    for address in addresses(&setup) {
+        // The trap is inherited by the two that it waits for.
+        let script = "trap '' TERM; sleep 1000 & sleep 1000 & echo ready; wait";
+        let daemon = Daemon::start(&shell(&address, 1, script, "kill_timeout = \"200ms\""));
+        daemon.expect(&["program killed"]);
+        let worker = the_worker(&daemon, "exec");
+        let mut client = Client::connect(&address);
+        client.expect("ready\n");
+        let program = the_program(worker, "sh");
+        abort(client);
+        let end = daemon.log().wait_for("program killed", |event| event.pid() == program);
+        assert_eq!(end.text("signal"), Some("SIGKILL"), "{end}");
+        assert!(end.number("elapsed_ms").is_some_and(|millis| millis >= 400), "{end}");
+        wait_for_end_of_group(program);
+        assert_eq!(the_worker(&daemon, "exec"), worker);
+    }
+}
+
+// What has to be finished without a client may be: a mail to be delivered.
+#[test]
+fn a_program_has_time_to_finish_when_its_client_has_left() {
+    let setup = Setup::new();
+    let address = Address::unix(&setup.directory().join("exec.sock"));
+    let (go, done) = (setup.directory().join("go"), setup.directory().join("done"));
+    let script = format!(
+        "echo ready; while ! [ -e '{}' ]; do sleep 0.02; done; echo finished > '{}'",
+        go.display(),
+        done.display()
+    );
+    let daemon = Daemon::start(&shell(&address, 1, &script, "kill_timeout = \"1m\""));
+    let worker = the_worker(&daemon, "exec");
+    let mut client = Client::connect(&address);
+    client.expect("ready\n");
+    let program = the_program(worker, "sh");
+    drop(client);
+    until("the worker waits with a deadline", || procfs::is_in_ppoll(worker).then_some(()));
+    assert!(procfs::is_alive(program));
+    fs::write(go, "").expect("let it go on");
+    until("the program finishes", || done.exists().then_some(()));
+    wait_for_end(program);
+    assert_eq!(the_worker(&daemon, "exec"), worker);
+}
+
+// A client that only closed its sending side still waits for the answer.
+#[test]
+fn a_half_close_is_not_taken_for_leaving() {
+    let setup = Setup::new();
+    for address in addresses(&setup) {
+        let _daemon = Daemon::start(&shell(
+            &address,
+            1,
+            "cat; sleep 1; echo late",
+            "kill_timeout = \"100ms\"",
+        ));
+        assert_eq!(ask(&address, "early\n"), "early\nlate\n");
+    }
+}
+
+#[test]
+fn what_a_program_leaves_running_in_its_group_is_ended_with_it() {
+    let setup = Setup::new();
+    for address in addresses(&setup) {
+        let script = "trap '' HUP TERM; sleep 1000 & (sleep 1000; sleep 1000) & echo $$";
+        let daemon = Daemon::start(&shell(&address, 1, script, ""));
+        let worker = the_worker(&daemon, "exec");
+        // To the end: nobody else holds the connection.
+        let program: i32 = ask(&address, "").trim().parse().expect("a process id");
+        wait_for_end_of_group(program);
+        assert_eq!(the_worker(&daemon, "exec"), worker);
+        assert_no_worker_ended(&daemon);
+    }
+}
+
+/// The first line that is a number; what got away may write before it.
+#[track_caller]
+fn first_number(text: &str) -> i32 {
+    text.lines().find_map(|line| line.parse().ok()).expect("a process id")
+}
+
+// It is beyond our reach, but not its connection.
+#[test]
+fn a_process_that_leaves_the_group_does_not_keep_the_client_waiting() {
+    let setup = Setup::new();
+    for address in addresses(&setup) {
+        // It goes on writing to all that it was given.
+        let script = escape("sh -c 'trap \"\" PIPE; while sleep 0.01; do echo x; echo y >&2; done'");
+        let daemon = Daemon::start(&shell(&address, 1, &script, ""));
+        daemon.expect(&["program stderr"]);
+        let worker = the_worker(&daemon, "exec");
+        let mut client = Client::connect(&address);
+        let text = client.rest();
+        let escaped = first_number(&text);
+        let is_there = procfs::is_alive(escaped);
+        // The worker goes on to the next.
+        let second = Client::connect(&address).rest();
+        let other = first_number(&second);
+        for pid in [escaped, other] {
+            procfs::send_if_there(pid, Signal::SIGKILL);
+        }
+        assert!(is_there, "the process did not get away, so this tested nothing");
+        assert_eq!(the_worker(&daemon, "exec"), worker);
+        assert_no_worker_ended(&daemon);
+    }
+}
+
+#[test]
+fn a_program_that_is_gone_ends_the_connection_and_not_the_worker() {
+    let setup = Setup::new();
+    let address = Address::fresh();
+    let program = setup.directory().write("program", "#!/bin/sh\necho hello\n");
+    let mode = |mode| {
+        fs::set_permissions(&program, fs::Permissions::from_mode(mode)).expect("change the mode")
+    };
+    mode(0o755);
+    let path = program.display().to_string();
+    let daemon = setup.config(&exec(&address, 1, &[&path], "")).start();
+    daemon.expect(&["program not started"]);
+    let worker = the_worker(&daemon, "exec");
+    assert_eq!(ask(&address, ""), "hello\n");
+
+    let fails = |reason: &str| {
+        let mark = daemon.log().mark();
+        assert_eq!(Client::connect(&address).rest(), "");
+        let event = daemon.log().wait_since(mark, "program not started", |_| true);
+        assert_eq!(event.level(), "warning", "{event}");
+        assert!(event.is_of_pool("exec") && event.has("peer"), "{event}");
+        assert_eq!(event.text("program"), Some(path.as_str()), "{event}");
+        let told = event.text("reason").unwrap_or_default();
+        assert!(told.eq_ignore_ascii_case(reason), "{event}");
+    };
+    mode(0o644);
+    fails("permission denied");
+    mode(0o755);
+    fs::rename(&program, program.with_extension("away")).expect("rename the program");
+    fails("no such file or directory");
+    fs::write(&program, "#!/no/interpreter\n").expect("write the program");
+    mode(0o755);
+    fails("no such file or directory");
+    fs::remove_file(&program).expect("remove the program");
+    fs::write(&program, "no program at all").expect("write the program");
+    mode(0o755);
+    fails("exec format error");
+
+    fs::rename(program.with_extension("away"), &program).expect("put the program back");
+    assert_eq!(ask(&address, ""), "hello\n");
+    assert_eq!(the_worker(&daemon, "exec"), worker);
+    assert_eq!(procfs::children(worker).len(), 0, "no half-made child is left");
+}
+
+// A stop is not for a program that has a client.
+#[test]
+fn a_worker_that_retires_waits_for_its_program() {
+    let setup = Setup::new();
+    let address = Address::fresh();
+    let go = setup.directory().join("go");
+    let script = format!(
+        "echo ready; while ! [ -e '{}' ]; do sleep 0.02; done; echo finished",
+        go.display()
+    );
+    let daemon = setup.config(&shell(&address, 2, &script, "")).start();
+    let mut client = Client::connect(&address);
+    client.expect("ready\n");
+    daemon.signal(Signal::SIGTERM);
+    until("the idle worker has left", || (daemon.children().len() == 1).then_some(()));
+    fs::write(go, "").expect("let it go on");
+    assert_eq!(client.rest(), "finished\n");
+    daemon.wait_for_code(0);
+}
+
+#[test]
+fn a_worker_that_is_killed_takes_its_program_along() {
+    let address = Address::fresh();
+    let daemon = Daemon::start(&exec(&address, 1, &["/bin/sleep", "1000"], "min_uptime = \"0s\""));
+    daemon.expect(&["worker killed"]);
+    let worker = the_worker(&daemon, "exec");
+    let mut client = Client::connect(&address);
+    let program = the_program(worker, "sleep");
+    procfs::send(worker, Signal::SIGKILL);
+    wait_for_end(program);
+    wait_for_close(&mut client);
+    assert_ne!(the_worker(&daemon, "exec"), worker);
+}
+
+// The terminal's signals reach the whole group of the master; a program has
+// its own, so Ctrl-C does not cut a connection.
+#[test]
+fn a_program_is_not_in_the_group_of_the_daemon() {
+    let address = Address::fresh();
+    let daemon = Daemon::start(&exec(&address, 1, &["/bin/sleep", "1000"], ""));
+    daemon.expect(&["program killed"]);
+    let worker = the_worker(&daemon, "exec");
+    let _client = TcpStream::connect(address.tcp()).expect("connect");
+    let program = the_program(worker, "sleep");
+    let group = |pid| procfs::Process::of(pid).map(|process| process.group);
+    assert_eq!(group(worker), group(daemon.pid()));
+    assert_eq!(group(program), Some(program));
+    procfs::send(program, Signal::SIGKILL);
+}

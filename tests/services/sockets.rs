@@ -1,0 +1,325 @@
+//! Unix sockets: their files, and the abstract ones.
+
+use std::fs;
+use std::io::Read as _;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
+use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::thread;
+use std::time::Instant;
+
+use nix::sys::signal::Signal;
+use nix::unistd::{Group, User};
+
+use super::support::client::{ask, assert_serves};
+use super::support::command::finish;
+use super::support::{Address, Client, Daemon, Directory, PATIENCE, Setup, is_root, procfs, provided, until};
+
+/// A pool `echo` on the socket file `path`, with further keys of `listen`.
+fn on(path: &Path, keys: &str) -> String {
+    format!(
+        "[pool.echo]\nlisten = {{ address = \"{}\"{keys} }}\nworkers = 2\nservice = \"echo\"\n",
+        path.display()
+    )
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::symlink_metadata(path).expect("look at the socket").permissions().mode() & 0o7777
+}
+
+#[test]
+fn the_mode_is_the_configured_one_whatever_the_umask() {
+    for umask in ["0000", "0077", "0777"] {
+        for (keys, expected) in [
+            ("", 0o660),
+            (", mode = \"0600\"", 0o600),
+            (", mode = \"0777\"", 0o777),
+            (", mode = \"0000\"", 0),
+        ] {
+            let setup = Setup::new();
+            let path = setup.directory().join("echo.sock");
+            let script = format!("umask {umask}; exec \"$@\"");
+            let daemon =
+                setup.config(&on(&path, keys)).wrapper(&["sh", "-c", &script, "sh"]).start();
+            assert_eq!(mode(&path), expected, "with the umask {umask}");
+            // And it is the daemon's own again.
+            let is_now = procfs::status(daemon.pid(), "Umask");
+            assert_eq!(is_now.as_deref(), Some(umask));
+            let worker = daemon.workers("echo")[0];
+            assert_eq!(procfs::status(worker, "Umask").as_deref(), Some(umask));
+        }
+    }
+}
+
+/// A user and a group that are not root's, and that every system has.
+fn other() -> (User, Group) {
+    let user = User::from_name("daemon").expect("read the user database").expect("the user daemon");
+    let group = Group::from_name("mail").expect("read the group database").expect("the group mail");
+    (user, group)
+}
+
+#[test]
+fn owner_and_group_are_the_configured_ones() {
+    if !provided(is_root(), "root") {
+        return;
+    }
+    let (user, group) = other();
+    let (uid, gid) = (user.uid.as_raw(), group.gid.as_raw());
+    for (keys, expected) in [
+        ("", (0, 0)),
+        (", owner = \"daemon\"", (uid, 0)),
+        (", group = \"mail\"", (0, gid)),
+        (", owner = \"daemon\", group = \"mail\", mode = \"0620\"", (uid, gid)),
+    ] {
+        let setup = Setup::new();
+        let path = setup.directory().join("echo.sock");
+        let _daemon = setup.config(&on(&path, keys)).start();
+        let file = fs::symlink_metadata(&path).expect("look at the socket");
+        assert_eq!((file.uid(), file.gid()), expected, "{keys}");
+        assert_eq!(mode(&path), if keys.contains("0620") { 0o620 } else { 0o660 });
+        assert_serves(&Address::unix(&path));
+    }
+}
+
+// PEERS: "a Unix socket is open to all between bind and chmod, or for good".
+#[test]
+fn nobody_can_connect_before_owner_and_mode_are_set() {
+    if !provided(is_root(), "root") {
+        return;
+    }
+    let (user, group) = other();
+    for _ in 0..10 {
+        let setup = Setup::new();
+        let path = setup.directory().join("echo.sock");
+        let wanted = (user.uid.as_raw(), group.gid.as_raw(), 0o620);
+        let client = path.clone();
+        let watcher = thread::spawn(move || {
+            let end = Instant::now() + PATIENCE;
+            while UnixStream::connect(&client).is_err() {
+                assert!(Instant::now() < end, "nobody ever listened");
+                std::hint::spin_loop();
+            }
+            let file = fs::symlink_metadata(&client).expect("look at the socket");
+            (file.uid(), file.gid(), file.permissions().mode() & 0o7777)
+        });
+        let daemon = setup
+            .config(&on(&path, ", owner = \"daemon\", group = \"mail\", mode = \"0620\""))
+            .wrapper(&["sh", "-c", "umask 0; exec \"$@\"", "sh"])
+            .start();
+        assert_eq!(watcher.join().expect("the watcher"), wanted);
+        drop(daemon);
+    }
+}
+
+// The same by the order of the system calls, which no luck is in.
+#[test]
+fn owner_and_mode_are_set_before_listen() {
+    let tool = Command::new("strace").args(["-o", "/dev/null", "true"]).status();
+    let has_tool = tool.is_ok_and(|status| status.success());
+    if !provided(has_tool && is_root(), "strace and root") {
+        return;
+    }
+    let setup = Setup::new();
+    let (path, trace) = (setup.directory().join("echo.sock"), setup.directory().join("trace"));
+    let trace_path = trace.display().to_string();
+    let calls = "trace=bind,listen,chmod,fchmod,fchmodat,chown,fchown,lchown,fchownat,umask";
+    // The children are not followed: what matters happens before them.
+    let daemon = setup
+        .config(&on(&path, ", owner = \"daemon\", group = \"mail\", mode = \"0620\""))
+        .wrapper(&["strace", "-qq", "-o", &trace_path, "-e", calls])
+        .start();
+    let text = fs::read_to_string(&trace).expect("read the trace");
+    drop(daemon);
+    let lines: Vec<_> = text.lines().collect();
+    let of_socket = |call: &str| {
+        lines.iter().position(|line| line.starts_with(call) && line.contains("echo.sock"))
+    };
+    let bind = of_socket("bind(").expect("a bind");
+    let listen = lines.iter().position(|line| line.starts_with("listen(")).expect("a listen");
+    let chown = lines
+        .iter()
+        .rposition(|line| line.contains("chown") && line.contains("echo.sock"))
+        .expect("a chown");
+    let chmod = lines.iter().rposition(|line| line.contains("chmod")).expect("a chmod");
+    assert!(chmod < listen && chown < listen && bind < chown, "{text}");
+    // Open to nobody else even before: the file is born with its mode, and its
+    // mode is not given by name, when the name may be another file's.
+    assert!(chmod < bind && lines[chmod].starts_with("fchmod("), "{text}");
+}
+
+#[test]
+fn a_stale_socket_is_replaced() {
+    let directory = Directory::new();
+    let path = directory.join("echo.sock");
+    drop(UnixListener::bind(&path).expect("bind"));
+    assert!(path.exists(), "a socket file outlives its socket");
+    let address = Address::unix(&path);
+    let daemon = Daemon::start(&on(&path, ""));
+    assert_serves(&address);
+    // What a daemon leaves behind that was killed is stale too.
+    let workers = daemon.wait_for_idle("echo", 2);
+    daemon.signal(Signal::SIGKILL);
+    daemon.wait();
+    workers.into_iter().for_each(super::wait_for_end);
+    assert!(path.exists());
+    let _next = Daemon::start(&on(&path, ""));
+    assert_serves(&address);
+}
+
+/// Runs the daemon where it has to refuse, and gives what it says.
+#[track_caller]
+fn refused(config: &str) -> String {
+    let directory = Directory::new();
+    let file = directory.write("preforkd.toml", config);
+    let ended = finish(super::support::command::preforkd().arg("-c").arg(&file));
+    assert_eq!(ended.code, Some(73), "{ended:?}");
+    ended.err
+}
+
+#[test]
+fn a_live_socket_is_refused_and_not_harmed() {
+    let directory = Directory::new();
+    let path = directory.join("echo.sock");
+    let daemon = Daemon::start(&on(&path, ""));
+    let before = fs::symlink_metadata(&path).expect("the socket").ino();
+    let told = refused(&on(&path, ""));
+    assert!(told.contains(&format!("could not bind listener \"{}\"", path.display())), "{told}");
+    assert!(told.to_lowercase().contains("address already in use"), "{told}");
+    assert_eq!(fs::symlink_metadata(&path).expect("the socket").ino(), before);
+    assert_serves(&Address::unix(&path));
+    // Nor one whose backlog is full, or whose owner does not accept.
+    drop(daemon);
+    let owner = UnixListener::bind(&path).expect("bind");
+    nix::sys::socket::listen(&owner, nix::sys::socket::Backlog::new(0).expect("a backlog"))
+        .expect("listen");
+    let _waiting: Vec<_> = (0..1).map(|_| UnixStream::connect(&path).expect("connect")).collect();
+    refused(&on(&path, ""));
+    assert!(path.exists());
+    drop(owner);
+}
+
+#[test]
+fn what_is_not_a_socket_is_never_removed() {
+    let setup = Setup::new();
+    let place = |name: &str| setup.directory().join(name);
+    fs::write(place("file"), "precious").expect("write");
+    fs::write(place("empty"), "").expect("write");
+    fs::create_dir(place("directory")).expect("create a directory");
+    nix::unistd::mkfifo(&place("fifo"), nix::sys::stat::Mode::S_IRWXU).expect("make a FIFO");
+    symlink("file", place("link")).expect("make a link");
+    symlink("nowhere", place("dangling")).expect("make a link");
+    drop(UnixListener::bind(place("stale")).expect("bind"));
+    symlink("stale", place("link_to_socket")).expect("make a link");
+    let names = ["file", "empty", "directory", "fifo", "link", "dangling", "link_to_socket"];
+    let seen = |name: &str| {
+        let file = fs::symlink_metadata(place(name)).expect("it is there");
+        (file.ino(), file.len(), file.mode())
+    };
+    for name in names {
+        let before = seen(name);
+        let told = refused(&on(&place(name), ""));
+        assert!(told.contains("not a socket"), "{told}");
+        assert_eq!(seen(name), before, "{name}");
+    }
+    assert_eq!(fs::read(place("file")).expect("read"), b"precious");
+    assert!(fs::symlink_metadata(place("stale")).expect("it is there").file_type().is_socket());
+}
+
+#[test]
+fn the_file_goes_with_its_daemon_and_with_nobody_else() {
+    let setup = Setup::new();
+    let path = setup.directory().join("echo.sock");
+    let daemon = setup.config(&(on(&path, "") + "min_uptime = \"0s\"\n")).start();
+    daemon.expect(&["worker killed"]);
+    // Not with a worker, however it ends.
+    for signal in [Signal::SIGTERM, Signal::SIGKILL] {
+        let victim = daemon.wait_for_idle("echo", 2)[0];
+        daemon.expect(&["worker exited"]);
+        procfs::send(victim, signal);
+        super::wait_for_end(victim);
+        daemon.wait_for_idle("echo", 2);
+        assert!(path.exists());
+    }
+    assert_serves(&Address::unix(&path));
+    assert_eq!(daemon.stop().code(), Some(0));
+    assert!(!path.exists());
+}
+
+#[test]
+fn a_file_that_took_the_name_of_the_socket_is_not_removed() {
+    let setup = Setup::new();
+    let path = setup.directory().join("echo.sock");
+    let daemon = setup.config(&on(&path, "")).start();
+    fs::remove_file(&path).expect("remove the socket");
+    let _other = UnixListener::bind(&path).expect("bind");
+    let ino = fs::symlink_metadata(&path).expect("the socket").ino();
+    assert_eq!(daemon.stop().code(), Some(0));
+    assert_eq!(fs::symlink_metadata(&path).expect("the socket of somebody else").ino(), ino);
+}
+
+#[test]
+fn a_reload_changes_mode_and_group_in_place() {
+    let setup = Setup::new();
+    let path = setup.directory().join("echo.sock");
+    let daemon = setup.config(&on(&path, "")).start();
+    let before = fs::symlink_metadata(&path).expect("the socket").ino();
+    daemon.reload(&on(&path, ", mode = \"0606\", backlog = 7"));
+    assert_eq!(
+        (mode(&path), fs::symlink_metadata(&path).expect("the socket").ino()),
+        (0o606, before)
+    );
+    assert_serves(&Address::unix(&path));
+}
+
+#[test]
+fn an_abstract_socket_serves_and_leaves_no_file() {
+    let setup = Setup::new();
+    let name = format!("preforkd-test-{}", std::process::id());
+    let config = format!("[pool.echo]\nlisten = \"@{name}\"\nworkers = 2\nservice = \"echo\"\n");
+    let before = files(setup.directory().path());
+    let daemon = setup.config(&config).start();
+    let connect = || {
+        let address = SocketAddr::from_abstract_name(name.as_bytes()).expect("a name");
+        UnixStream::connect_addr(&address).map(Client::Unix)
+    };
+    let mut client = connect().expect("connect");
+    client.ping("hello");
+    client.half_close().expect("close one half");
+    assert_eq!(client.rest(), "");
+    let told = refused(&config);
+    assert!(told.contains(&format!("could not bind listener \"@{name}\"")), "{told}");
+    let mut after = files(daemon.directory().path());
+    after.retain(|file| !file.ends_with("preforkd.toml"));
+    assert_eq!(after, before);
+    assert_eq!(daemon.stop().code(), Some(0));
+    daemon.wait_for_nothing_left();
+    assert!(connect().is_err());
+}
+
+fn files(directory: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(directory).expect("list the directory");
+    let mut files: Vec<_> = entries.map(|entry| entry.expect("an entry").path()).collect();
+    files.sort();
+    files
+}
+
+// The longest name that fits is one that clients can connect to.
+#[test]
+fn a_path_of_107_bytes_works() {
+    let setup = Setup::new();
+    let directory = setup.directory().path().display().to_string();
+    let path = PathBuf::from(format!("{directory}/{}", "x".repeat(106 - directory.len())));
+    assert_eq!(path.as_os_str().len(), 107);
+    let daemon = setup.config(&on(&path, "")).start();
+    assert_eq!(ask(&Address::unix(&path), "hello"), "hello");
+    let mut rest = Vec::new();
+    UnixStream::connect(&path)
+        .and_then(|mut stream| {
+            stream.shutdown(std::net::Shutdown::Write)?;
+            stream.read_to_end(&mut rest)
+        })
+        .expect("connect, and be let go");
+    until("it is idle", || (daemon.wait_for_idle("echo", 2).len() == 2).then_some(()));
+}

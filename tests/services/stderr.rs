@@ -1,0 +1,283 @@
+//! What programs write to their standard error, in the log.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::thread;
+
+use nix::sys::signal::Signal;
+
+use super::support::client::ask;
+use super::support::log::{self, Mark};
+use super::support::{Address, Client, Daemon, Event, Setup, procfs, until};
+use super::{assert_no_worker_ended, escape, shell, the_program, the_worker};
+
+/// The longest line that is kept whole.
+const LINE_BYTES: usize = 48 * 1024;
+
+fn line(event: &Event) -> &str {
+    event.text("line").unwrap_or_default()
+}
+
+/// The lines of programs after `mark`, once there are `count`.
+#[track_caller]
+fn lines(daemon: &Daemon, mark: Mark, count: usize) -> Vec<Event> {
+    daemon
+        .log()
+        .wait_count(mark, count, "lines of programs", |event| event.message() == "program stderr")
+}
+
+/// Runs this script once, and gives the lines that it wrote.
+#[track_caller]
+fn lines_of(script: &str, count: usize) -> Vec<String> {
+    let address = Address::fresh();
+    let daemon = Daemon::start(&shell(&address, 1, script, ""));
+    daemon.expect(&["program exited", "program killed"]);
+    the_worker(&daemon, "exec");
+    let mark = daemon.log().mark();
+    ask(&address, "");
+    the_worker(&daemon, "exec");
+    lines(&daemon, mark, count);
+    // The worker is idle again, so there is nothing more to come.
+    lines(&daemon, mark, count).iter().map(|event| line(event).to_owned()).collect()
+}
+
+#[test]
+fn a_line_is_tagged_with_its_pool_its_slot_and_the_pid_of_its_program() {
+    let (one, other) = (Address::fresh(), Address::fresh());
+    let script = "echo \"I am $$\" >&2; echo $$; exit 3";
+    let config = shell(&one, 3, script, "")
+        + &shell(&other, 3, script, "").replace("pool.exec", "pool.other");
+    let daemon = Daemon::start(&config);
+    daemon.expect(&["program exited"]);
+    for (address, pool) in [(&one, "exec"), (&other, "other")].repeat(5) {
+        let mark = daemon.log().mark();
+        let pid: i32 = ask(address, "").trim().parse().expect("a process id");
+        let told = daemon.log().wait_since(mark, "program stderr", |_| true);
+        assert_eq!(line(&told), format!("I am {pid}"), "{told}");
+        assert_eq!(told.pid(), pid, "{told}");
+        assert!(told.is_of_pool(pool), "{told}");
+        assert_eq!(told.text("program"), Some("/bin/sh"), "{told}");
+        assert_eq!(told.level(), "info", "{told}");
+        // Before the end of the program, and by the same worker.
+        let end = daemon.log().wait_since(mark, "program exited", |event| event.pid() == pid);
+        assert_eq!(end.number("slot"), told.number("slot"), "{told} {end}");
+        let since = daemon.log().since(mark);
+        let place = |message| since.iter().position(|event| event.message() == message);
+        assert!(place("program stderr") < place("program exited"), "{since:?}");
+    }
+}
+
+// PEERS: "a log line of a worker is cut at 1024 bytes".
+#[test]
+fn a_line_of_48_kib_is_whole_and_a_longer_one_is_cut() {
+    let written = |bytes: usize| {
+        format!("head -c {bytes} /dev/zero | tr '\\0' x >&2; echo >&2; echo end >&2")
+    };
+    assert_eq!(lines_of(&written(LINE_BYTES), 2), ["x".repeat(LINE_BYTES), "end".to_owned()]);
+    assert_eq!(
+        lines_of(&written(2 * LINE_BYTES + 5), 4),
+        ["x".repeat(LINE_BYTES), "x".repeat(LINE_BYTES), "xxxxx".to_owned(), "end".to_owned()]
+    );
+}
+
+#[test]
+fn a_line_is_whole_however_it_is_written() {
+    let script = "for part in one ' two' ' three'; do printf '%s' \"$part\" >&2; sleep 0.05; done; echo >&2; printf 'a\\n\\nb\\nc' >&2; sleep 0.05; echo d >&2";
+    assert_eq!(lines_of(script, 5), ["one two three", "a", "", "b", "cd"]);
+}
+
+#[test]
+fn a_last_line_without_its_end_is_a_line() {
+    assert_eq!(lines_of("printf 'first\\nno end' >&2", 2), ["first", "no end"]);
+    assert_eq!(lines_of("printf 'no end' >&2; kill -9 $$", 1), ["no end"]);
+}
+
+// PEERS: "a child's last output lost, SIGCHLD handled first".
+#[test]
+fn the_last_words_of_a_program_that_dies_at_once_are_not_lost() {
+    let address = Address::fresh();
+    let mut daemon =
+        Daemon::start(&shell(&address, 2, "read n; echo \"last words $n\" >&2; kill -9 $$", ""));
+    let mark = daemon.log().mark();
+    const COUNT: usize = 200;
+    for number in 0..COUNT {
+        ask(&address, &format!("{number}\n"));
+    }
+    let told: BTreeSet<_> =
+        lines(&daemon, mark, COUNT).iter().map(|event| line(event).to_owned()).collect();
+    let expected: BTreeSet<_> = (0..COUNT).map(|number| format!("last words {number}")).collect();
+    assert_eq!(told, expected);
+    daemon.expect_anything();
+}
+
+// More than the pipe holds, and gone at once: what is in the pipe is read.
+#[test]
+fn a_full_pipe_is_read_to_its_end() {
+    let script = "seq 1 20000 >&2; kill -9 $$";
+    let address = Address::fresh();
+    let setup = Setup::new();
+    let log = setup.directory().join("log");
+    let config = format!(
+        "[log]\nformat = \"json\"\nfile = \"{}\"\n{}",
+        log.display(),
+        shell(&address, 1, script, "")
+    );
+    // More than ten thousand lines in ten seconds are counted and not told.
+    let daemon = setup.config(&config.replace("20000", "9000")).launch();
+    until("the daemon is ready", || {
+        log::read_file(&log).iter().any(|event| event.message() == "ready").then_some(())
+    });
+    daemon.wait_for_children(1);
+    ask(&address, "");
+    daemon.wait_for_children(1);
+    let events = log::read_file(&log);
+    let told: Vec<_> = events
+        .iter()
+        .filter(|event| event.message() == "program stderr")
+        .map(|event| line(event).to_owned())
+        .collect();
+    let expected: Vec<_> = (1..=9000).map(|number| number.to_string()).collect();
+    assert!(told == expected, "{} lines, the last {:?}", told.len(), told.last());
+}
+
+#[test]
+fn what_is_no_text_harms_no_line() {
+    let told = lines_of("printf 'a\\000b\\033[2Jc\\377d\\r\\n\"quoted\" \\\\ \\t.\\n' >&2", 2);
+    assert_eq!(told, ["a\0b\u{1b}[2Jc\u{fffd}d\r", "\"quoted\" \\ \t."]);
+}
+
+// The form for people must not let a client write lines of its own, nor
+// control the terminal on which they are read.
+#[test]
+fn in_the_form_for_people_a_line_stays_a_line() {
+    let address = Address::fresh();
+    let setup = Setup::new();
+    let log = setup.directory().join("log");
+    let script = "printf 'a\\033[2J\\rworker killed\\bx\\n' >&2";
+    let config = format!(
+        "[log]\nformat = \"term\"\nfile = \"{}\"\n{}",
+        log.display(),
+        shell(&address, 1, script, "")
+    );
+    let daemon = setup.config(&config).launch();
+    daemon.wait_for_children(1);
+    ask(&address, "");
+    let text = until("the line is in the log", || {
+        fs::read_to_string(&log).ok().filter(|text| text.contains("program stderr"))
+    });
+    let line = text.lines().find(|line| line.contains("program stderr")).unwrap_or_default();
+    assert!(line.contains("worker killed"), "{line:?}");
+    assert!(!line.chars().any(char::is_control), "{line:?}");
+}
+
+#[test]
+fn lines_of_many_programs_at_once_do_not_mix() {
+    const CLIENTS: usize = 6;
+    const ROUNDS: usize = 12;
+    // To a file lines of any length, to a pipe those of a page (PIPE_BUF).
+    for bytes in [3000, 40_000] {
+        let address = Address::fresh();
+        let setup = Setup::new();
+        let log = setup.directory().join("log");
+        let script = format!("read c; head -c {bytes} /dev/zero | tr '\\0' $c >&2; echo >&2");
+        let config = shell(&address, CLIENTS, &script, "");
+        let is_file = bytes > 4096;
+        let config = if is_file {
+            format!("[log]\nformat = \"json\"\nfile = \"{}\"\n{config}", log.display())
+        } else {
+            config
+        };
+        let daemon = setup.config(&config).launch();
+        daemon.wait_for_children(CLIENTS);
+        let clients: Vec<_> = (0..CLIENTS)
+            .map(|client| {
+                let address = address.clone();
+                let letter = char::from(b'a' + client as u8);
+                thread::spawn(move || {
+                    for _ in 0..ROUNDS {
+                        ask(&address, &format!("{letter}\n"));
+                    }
+                })
+            })
+            .collect();
+        for client in clients {
+            client.join().expect("a client");
+        }
+        daemon.wait_for_children(CLIENTS);
+        let events = if is_file {
+            log::read_file(&log)
+        } else {
+            lines(&daemon, daemon.log().start(), CLIENTS * ROUNDS);
+            daemon.log().events()
+        };
+        let broken: Vec<_> = events.iter().filter(|event| event.level().is_empty()).collect();
+        assert!(broken.is_empty(), "{} broken lines", broken.len());
+        let mut told: Vec<_> = events
+            .iter()
+            .filter(|event| event.message() == "program stderr")
+            .map(|event| line(event).to_owned())
+            .collect();
+        told.sort();
+        let expected: Vec<_> = (0..CLIENTS * ROUNDS)
+            .map(|at| char::from(b'a' + (at / ROUNDS) as u8).to_string().repeat(bytes))
+            .collect();
+        assert!(told == expected, "{} lines", told.len());
+    }
+}
+
+#[test]
+fn stderr_can_go_to_the_client_or_nowhere() {
+    for (stderr, answer) in [("socket", "words\nreply\n"), ("null", "reply\n")] {
+        let address = Address::fresh();
+        let config = shell(&address, 1, "echo words >&2; echo reply", "");
+        let daemon = Daemon::start(&format!("{config}service.exec.stderr = \"{stderr}\"\n"));
+        assert_eq!(ask(&address, ""), answer);
+        the_worker(&daemon, "exec");
+        let told = daemon.log().events();
+        assert!(!told.iter().any(|event| event.message() == "program stderr"), "{told:?}");
+    }
+}
+
+// It writes faster than lines are logged, so there is always more to read; the
+// worker must still see that the client has left.
+#[test]
+fn a_program_that_floods_its_stderr_is_ended_when_its_client_leaves() {
+    let setup = Setup::new();
+    let address = Address::unix(&setup.directory().join("exec.sock"));
+    let log = setup.directory().join("log");
+    let config = format!(
+        "[log]\nformat = \"json\"\nfile = \"{}\"\n{}",
+        log.display(),
+        shell(&address, 1, "exec yes 'a flood of words' >&2", "kill_timeout = \"100ms\"")
+    );
+    let daemon = setup.config(&config).launch();
+    let worker = daemon.wait_for_children(1)[0];
+    let client = Client::connect(&address);
+    let program = the_program(worker, "yes");
+    drop(client);
+    until("the program ends", || (!procfs::is_alive(program)).then_some(()));
+    assert_eq!(daemon.wait_for_children(1), [worker]);
+    // What a client can cause does not fill the disk.
+    let lines = log::read_file(&log).len();
+    assert!(lines < 25_000, "{lines} lines");
+}
+
+// It is no more the program's, but it has its end of the pipe.
+#[test]
+fn a_process_that_escapes_and_floods_stderr_does_not_keep_the_worker() {
+    let address = Address::fresh();
+    let script = escape("yes flood >&2 </dev/null >/dev/null 2>&2");
+    let mut daemon = Daemon::start(&shell(&address, 1, &script, ""));
+    let worker = the_worker(&daemon, "exec");
+    let escaped: i32 = ask(&address, "").trim().parse().expect("a process id");
+    let is_there = procfs::is_alive(escaped);
+    let idle = until("the worker is idle or the flood has gone on for long", || {
+        let is_idle = procfs::is_in_accept(worker);
+        (is_idle || daemon.log().events().len() > 30_000).then_some(is_idle)
+    });
+    procfs::send_if_there(escaped, Signal::SIGKILL);
+    assert!(is_there, "the process did not get away, so this tested nothing");
+    assert!(idle, "the worker reads for ever what an ended program has left behind");
+    assert_no_worker_ended(&daemon);
+    daemon.expect_anything();
+}
