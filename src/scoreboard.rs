@@ -8,14 +8,11 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::sys::clock::Moment;
-use crate::sys::memory::{Page, Pages};
-
-/// The most workers that may exist at one time, those that are leaving
-/// included. It costs address space only.
-pub const SEATS: usize = 32 * 1024;
+use crate::sys::memory::{Page, Pages, SharedPage};
 
 /// What each word of a page means.
 mod word {
@@ -36,9 +33,11 @@ mod word {
     /// Its address, as IPv6, high word first.
     pub const PEER_ADDRESS: usize = 7;
     /// Why the worker could not go on, in words.
-    pub const REASON: usize = 16;
+    pub const REASON: usize = super::HEAD_WORDS;
 }
 
+/// How many words stand before the last ones.
+const HEAD_WORDS: usize = 16;
 const REASON_WORDS: usize = 64;
 /// Marks a peer that has a port, so that port 0 is not "none".
 const HAS_PEER: u64 = 1 << 16;
@@ -54,10 +53,6 @@ pub enum Leaving {
     Asked,
 }
 
-/// A worker's place on the scoreboard.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Seat(usize);
-
 /// The connection that a worker says it has in hand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InHand {
@@ -67,117 +62,91 @@ pub struct InHand {
     pub began: Moment,
 }
 
-/// The master's side: all pages.
-pub struct Scoreboard {
-    pages: Pages,
-    free: Vec<usize>,
-}
+/// All pages.
+#[derive(Debug)]
+pub struct Scoreboard(Rc<Pages>);
 
 impl Scoreboard {
-    /// A scoreboard of [`SEATS`] pages.
+    /// A scoreboard without a page.
     pub fn new() -> io::Result<Self> {
-        Ok(Scoreboard { pages: Pages::with_room_for(SEATS)?, free: Vec::new() })
+        Pages::new().map(Scoreboard)
     }
 
-    /// Takes a seat with an empty page, if one is left.
+    /// An empty page for a worker.
     ///
     /// # Errors
     ///
-    /// There is no memory for its page.
-    pub fn take(&mut self) -> io::Result<Option<Seat>> {
-        let Some(index) = self.free.pop() else {
-            // A fresh page is empty; to write to it would make it ours in memory.
-            return Ok(self.pages.add()?.map(Seat));
-        };
-        for word in self.pages.page(index) {
-            word.store(0, Ordering::Relaxed);
+    /// There is no memory for it.
+    pub fn seat(&self) -> io::Result<Seat> {
+        self.0.take().map(Seat)
+    }
+}
+
+/// The master's side of a worker's page.
+#[derive(Debug)]
+pub struct Seat(SharedPage);
+
+/// What a page says at one moment.
+#[derive(Clone, Copy, Debug)]
+pub struct Look {
+    /// The worker has got as far as accepting.
+    pub is_accepting: bool,
+    /// How many connections it has finished.
+    pub served: u64,
+    /// The connection in hand.
+    pub in_hand: Option<InHand>,
+    /// Why it is leaving by itself.
+    pub leaving: Option<Leaving>,
+}
+
+impl Seat {
+    /// Looks at the page.
+    pub fn look(&self) -> Look {
+        let words: [u64; HEAD_WORDS] = self.0.read(0);
+        // A number without its time, or with that of another, is put right by
+        // the next look: whoever acts on it compares the number again.
+        let (serial, began) = (words[word::SERIAL], Moment::from_nanos(words[word::BEGAN]));
+        Look {
+            is_accepting: words[word::ACCEPTING] != 0,
+            served: words[word::SERVED],
+            in_hand: (serial != 0).then_some(InHand { serial, began }),
+            leaving: match words[word::LEAVING] {
+                1 => Some(Leaving::Recycled),
+                2 => Some(Leaving::LogLost),
+                3 => Some(Leaving::Asked),
+                _ => None,
+            },
         }
-        Ok(Some(Seat(index)))
-    }
-
-    /// Says whether the next fork is that of the worker of `seat`, which
-    /// shares its page and no other.
-    pub fn share(&self, seat: &Seat, shared: bool) -> io::Result<()> {
-        self.pages.share(seat.0, shared)
-    }
-
-    /// Gives back the memory that a look at many pages has taken.
-    pub fn let_go(&self) {
-        self.pages.let_go();
-    }
-
-    /// Gives a seat back, once its worker is reaped.
-    pub fn release(&mut self, seat: Seat) {
-        self.free.push(seat.0);
-    }
-
-    /// Whether the worker has got as far as accepting.
-    pub fn is_accepting(&self, seat: &Seat) -> bool {
-        self.load(seat, word::ACCEPTING) != 0
-    }
-
-    /// How many connections the worker says it has finished.
-    pub fn served(&self, seat: &Seat) -> u64 {
-        self.load(seat, word::SERVED)
-    }
-
-    /// The connection that the worker says it has in hand.
-    pub fn in_hand(&self, seat: &Seat) -> Option<InHand> {
-        let page = self.pages.page(seat.0);
-        let serial = page[word::SERIAL].load(Ordering::Acquire);
-        let began = Moment::from_nanos(page[word::BEGAN].load(Ordering::Acquire));
-        // Read again: the worker may have gone on to its next connection.
-        let same = page[word::SERIAL].load(Ordering::Acquire) == serial;
-        (same && serial != 0).then_some(InHand { serial, began })
     }
 
     /// The peer of the connection in hand, as an address or `unix`.
-    pub fn peer(&self, seat: &Seat) -> String {
-        let port = self.load(seat, word::PEER_PORT);
+    pub fn peer(&self) -> String {
+        let [port, high, low] = self.0.read(word::PEER_PORT);
         if port & HAS_PEER == 0 {
             return "unix".to_owned();
         }
-        let high = u128::from(self.load(seat, word::PEER_ADDRESS));
-        let low = u128::from(self.load(seat, word::PEER_ADDRESS + 1));
-        let ip = Ipv6Addr::from(high << 64 | low).to_canonical();
+        let ip = Ipv6Addr::from(u128::from(high) << 64 | u128::from(low)).to_canonical();
         SocketAddr::new(ip, (port & 0xffff) as u16).to_string()
     }
 
     /// Tells the worker that this connection is overdue; SIGALRM follows.
-    pub fn mark_overdue(&self, seat: &Seat, connection: InHand) {
-        self.pages.page(seat.0)[word::OVERDUE].store(connection.serial, Ordering::Release);
-    }
-
-    /// Why the worker says it is leaving by itself.
-    pub fn leaving(&self, seat: &Seat) -> Option<Leaving> {
-        match self.load(seat, word::LEAVING) {
-            1 => Some(Leaving::Recycled),
-            2 => Some(Leaving::LogLost),
-            3 => Some(Leaving::Asked),
-            _ => None,
-        }
+    pub fn mark_overdue(&self, connection: InHand) {
+        self.0.write(word::OVERDUE, connection.serial);
     }
 
     /// The worker's last words, if it left any: one line, safe to print.
-    pub fn reason(&self, seat: &Seat) -> Option<String> {
-        let words = &self.pages.page(seat.0)[word::REASON..word::REASON + REASON_WORDS];
-        let bytes: Vec<u8> = words
-            .iter()
-            .flat_map(|word| word.load(Ordering::Relaxed).to_le_bytes())
-            .take_while(|&byte| byte != 0)
-            .collect();
-        let text: String =
-            String::from_utf8_lossy(&bytes).chars().filter(|c| !c.is_control()).collect();
+    pub fn reason(&self) -> Option<String> {
+        let words: [u64; REASON_WORDS] = self.0.read(word::REASON);
+        let bytes = words.iter().flat_map(|word| word.to_le_bytes());
+        let bytes: Vec<u8> = bytes.take_while(|&byte| byte != 0).collect();
+        let text = String::from_utf8_lossy(&bytes);
+        let text: String = text.chars().filter(|c| !c.is_control()).collect();
         (!text.is_empty()).then_some(text)
     }
 
-    /// In a worker: its own page.
-    pub fn keep_only(&mut self, seat: &Seat) -> OwnPage {
-        OwnPage(self.pages.keep_only(seat.0))
-    }
-
-    fn load(&self, seat: &Seat, word: usize) -> u64 {
-        self.pages.page(seat.0)[word].load(Ordering::Acquire)
+    /// In the worker: its own page.
+    pub fn map(&self) -> io::Result<OwnPage> {
+        self.0.map().map(OwnPage)
     }
 }
 
@@ -248,58 +217,50 @@ mod tests {
     use super::*;
 
     /// A seat seen from both sides, in one process.
-    fn seated() -> (&'static Scoreboard, Seat, OwnPage) {
-        let board = Box::leak(Box::new(Scoreboard::new().unwrap()));
-        let seat = board.take().unwrap().unwrap();
-        let own = OwnPage(board.pages.page(seat.0));
-        (board, seat, own)
+    fn seated() -> (Seat, OwnPage) {
+        let seat = Scoreboard::new().unwrap().seat().unwrap();
+        let own = seat.map().unwrap();
+        (seat, own)
     }
 
     #[test]
     fn a_connection_is_seen_while_it_is_in_hand() {
-        let (board, seat, own) = seated();
-        assert_eq!(board.in_hand(&seat), None);
+        let (seat, own) = seated();
+        assert_eq!(seat.look().in_hand, None);
         let began = Moment::from_nanos(7);
         own.begin(3, began, Some("192.0.2.1:80".parse().unwrap()));
-        assert_eq!(board.in_hand(&seat), Some(InHand { serial: 3, began }));
-        assert_eq!(board.peer(&seat), "192.0.2.1:80");
+        assert_eq!(seat.look().in_hand, Some(InHand { serial: 3, began }));
+        assert_eq!(seat.peer(), "192.0.2.1:80");
         own.begin(4, began, Some("[2001:db8::1]:80".parse().unwrap()));
-        assert_eq!(board.peer(&seat), "[2001:db8::1]:80");
+        assert_eq!(seat.peer(), "[2001:db8::1]:80");
         own.begin(5, began, None);
-        assert_eq!(board.peer(&seat), "unix");
+        assert_eq!(seat.peer(), "unix");
         own.finish(5);
-        assert_eq!((board.in_hand(&seat), board.served(&seat)), (None, 5));
+        let look = seat.look();
+        assert_eq!((look.in_hand, look.served), (None, 5));
+        seat.mark_overdue(InHand { serial: 9, began });
+        assert_eq!(own.overdue().load(Ordering::Relaxed), 9);
     }
 
     #[test]
     fn last_words_are_cut_and_cleaned() {
-        let (board, seat, own) = seated();
-        assert_eq!(board.reason(&seat), None);
+        let (seat, own) = seated();
+        assert_eq!(seat.reason(), None);
         own.explain("could not\x1b[2J enter");
-        assert_eq!(board.reason(&seat).as_deref(), Some("could not[2J enter"));
+        assert_eq!(seat.reason().as_deref(), Some("could not[2J enter"));
         own.explain(&"x".repeat(10_000));
-        assert_eq!(board.reason(&seat).map(|reason| reason.len()), Some(REASON_WORDS * 8 - 1));
+        assert_eq!(seat.reason().map(|reason| reason.len()), Some(REASON_WORDS * 8 - 1));
     }
 
     #[test]
     fn any_bits_of_a_page_can_be_read() {
-        let (board, seat, own) = seated();
+        let (seat, own) = seated();
         for word in own.0 {
             word.store(u64::MAX, Ordering::Relaxed);
         }
-        assert!(board.is_accepting(&seat));
-        assert_eq!(board.leaving(&seat), None);
-        assert!(board.in_hand(&seat).is_some());
-        let _ = (board.peer(&seat), board.reason(&seat), board.served(&seat));
-    }
-
-    #[test]
-    fn a_seat_that_is_taken_again_is_empty() {
-        let mut board = Scoreboard::new().unwrap();
-        let seat = board.take().unwrap().unwrap();
-        board.pages.page(seat.0)[word::SERVED].store(9, Ordering::Relaxed);
-        board.release(seat);
-        let seat = board.take().unwrap().unwrap();
-        assert_eq!(board.served(&seat), 0);
+        let look = seat.look();
+        assert!(look.is_accepting && look.in_hand.is_some());
+        assert_eq!(look.leaving, None);
+        let _ = (seat.peer(), seat.reason());
     }
 }

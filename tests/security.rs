@@ -39,8 +39,7 @@ fn shared_memory(pid: i32) -> Vec<(u64, u64, u64)> {
             let hex = |text: &str| u64::from_str_radix(text, 16).ok();
             let (from, to) = words.first()?.split_once('-')?;
             let is_shared = words.get(1)?.ends_with('s');
-            // Each is an object of its own, told by its number.
-            let area = (hex(from)?, hex(to)?, words.get(4)?.parse().ok()?);
+            let area = (hex(from)?, hex(to)?, hex(words.get(2)?)?);
             is_shared.then_some(area)
         })
         .collect()
@@ -64,14 +63,12 @@ fn a_worker_has_one_page_and_it_is_nobody_elses() {
     for &worker in &workers {
         let areas = shared_memory(worker);
         assert_eq!(areas.len(), 1, "{worker} shares {areas:x?}");
-        let (from, to, object) = areas[0];
+        let (from, to, offset) = areas[0];
         assert_eq!(to - from, PAGE_BYTES, "{worker} shares {areas:x?}");
-        assert!(seen.insert(object), "two workers share the page {object}");
+        assert!(seen.insert(offset), "two workers share the page at {offset:x}");
     }
-    // The master has them all, or it would not see what they tell.
-    let master = shared_memory(daemon.pid());
-    let objects: BTreeSet<_> = master.iter().map(|(_, _, object)| *object).collect();
-    assert!(seen.is_subset(&objects), "{master:x?}");
+    // The master maps none: it reads the file.
+    assert_eq!(shared_memory(daemon.pid()), []);
 }
 
 /// A process that has nothing to do with the daemon, and dies of any signal.
@@ -177,7 +174,8 @@ fn nothing_that_a_worker_writes_makes_the_master_signal_a_stranger() {
         }
         assert_eq!(daemon.wait_for_idle("command", 4).len(), 4);
         assert_eq!(ask(&address, "echo\nhello"), "hello");
-        assert_eq!(daemon.zombies(), [0; 0]);
+        // One may be killed at this very moment, for looking busy.
+        until("no zombie is left", || daemon.zombies().is_empty().then_some(()));
         bystander.assert_alive();
         // Its word is taken for a number in the log, and no more.
         for end in daemon.log().events().iter().filter(|event| event.is_end()) {
@@ -213,6 +211,8 @@ fn a_worker_that_scribbles_for_seconds_harms_nobody() {
     for vandal in &mut vandals {
         assert_eq!(vandal.rest(), "done\n");
     }
+    // Two of the same signal may count as one; a reload sets that right.
+    daemon.signal(Signal::SIGHUP);
     until("the pool is at size", || (daemon.workers("command").len() == 4).then_some(()));
     bystander.assert_alive();
     assert_eq!(daemon.zombies(), [0; 0]);

@@ -180,7 +180,7 @@ impl<'a> Master<'a> {
             // Its count does not matter: each pool looks for itself.
             let _ = self.shared.ready.read();
             for pool in &mut self.pools {
-                pool.look_who_accepts(&self.shared);
+                pool.look_who_accepts();
             }
         }
         Ok(())
@@ -282,8 +282,6 @@ impl<'a> Master<'a> {
         if let Some(warning) = &self.trouble {
             self.observer.partly_ready(warning);
         }
-        // A look at every page has just been taken.
-        self.shared.scoreboard.let_go();
         self.enter(Phase::Running);
         self.announce();
     }
@@ -315,7 +313,6 @@ impl<'a> Master<'a> {
         };
         self.news.push(news);
         self.keep_listeners();
-        self.shared.scoreboard.let_go();
         if self.announced {
             self.observer.ready();
         }
@@ -338,7 +335,7 @@ impl<'a> Master<'a> {
     fn maintain(&mut self, now: Moment) {
         let mut events = Vec::new();
         for pool in self.pools.iter_mut().chain(&mut self.removed) {
-            pool.watch(now, &self.shared, &mut events);
+            pool.watch(now, &mut events);
         }
         if !self.phase.is_stopping() && self.fork_pause.is_none_or(|pause| now >= pause) {
             self.fork_pause = None;
@@ -373,22 +370,16 @@ impl<'a> Master<'a> {
         for news in self.news.drain(..) {
             report::tell(&self.shared.log, news);
         }
-        let mut has_looked = false;
-        let (pools, shared, phase, trouble) =
-            (&self.pools, &self.shared, self.phase, &self.trouble);
+        let (pools, phase, trouble) = (&self.pools, self.phase, &self.trouble);
         self.observer.turn(now, &mut || {
-            has_looked = true;
             let mut status =
                 Status { phase: phase.to_string(), pools: pools.len(), ..Status::default() };
             status.trouble = trouble.clone();
             pools.iter().for_each(|pool| {
-                pool.count(shared, &mut status.busy, &mut status.idle, &mut status.throttled)
+                pool.count(&mut status.busy, &mut status.idle, &mut status.throttled)
             });
             status
         });
-        if has_looked {
-            self.shared.scoreboard.let_go();
-        }
     }
 
     fn reload(&mut self) {

@@ -7,7 +7,6 @@ use std::rc::Rc;
 use nix::unistd::Pid;
 
 use crate::listener::Listener;
-use crate::scoreboard::Scoreboard;
 use crate::sys::clock::Moment;
 
 use super::Blueprint;
@@ -70,10 +69,10 @@ impl Generation {
     }
 
     /// Takes note of which workers have got as far as accepting.
-    pub(super) fn look_who_accepts(&mut self, scoreboard: &Scoreboard) {
+    pub(super) fn look_who_accepts(&mut self) {
         for slot in self.slots.iter_mut().filter(|slot| !slot.has_accepted) {
             slot.has_accepted =
-                slot.worker.as_ref().is_some_and(|worker| scoreboard.is_accepting(&worker.seat));
+                slot.worker.as_ref().is_some_and(|worker| worker.seat.look().is_accepting);
         }
     }
 

@@ -27,6 +27,7 @@ use nix::unistd::Pid;
 use crate::config;
 use crate::listener::Listener;
 use crate::log::limit::Limit;
+use crate::scoreboard::Look;
 use crate::sys::clock::Moment;
 use crate::sys::wait::{Exit, Reaped};
 
@@ -240,8 +241,8 @@ impl Pool {
     }
 
     /// Takes note of which workers have got as far as accepting.
-    pub fn look_who_accepts(&mut self, shared: &Shared) {
-        self.current.look_who_accepts(&shared.scoreboard);
+    pub fn look_who_accepts(&mut self) {
+        self.current.look_who_accepts();
     }
 
     /// Fills the empty slots whose time has come, and tells how many.
@@ -281,9 +282,9 @@ impl Pool {
     ) -> bool {
         let Some(Found { slot, worker }) = self.find(reaped.pid) else { return false };
         // Who says goodbye has not failed, whoever asked for it.
-        let left =
-            reaped.exit == Exit::Code(0) && shared.scoreboard.leaving(&worker.seat).is_some();
-        let (death, accepted) = self.explain(worker, reaped, now, shared);
+        let look = worker.seat.look();
+        let left = reaped.exit == Exit::Code(0) && look.leaving.is_some();
+        let death = self.explain(worker, look, reaped, now, shared);
         let mut throttled = None;
         let mut is_retry = false;
         if let Some((of_elder, index)) = slot {
@@ -291,7 +292,7 @@ impl Pool {
             let generation = elder.unwrap_or(&mut self.current);
             let min_uptime = generation.blueprint.config.min_uptime;
             let slot = &mut generation.slots[index];
-            slot.has_accepted |= accepted;
+            slot.has_accepted |= look.is_accepting;
             let young = death.uptime < min_uptime && death.served == 0 && !left;
             is_retry = young && slot.throttle.is_throttled();
             if young {
@@ -313,7 +314,7 @@ impl Pool {
     }
 
     /// Finds connections that take too long, and does what is due.
-    pub fn watch(&mut self, now: Moment, shared: &Shared, events: &mut Vec<Event>) {
+    pub fn watch(&mut self, now: Moment, events: &mut Vec<Event>) {
         // Each generation has its own; the shortest sets the pace.
         let Some(pace) = self.workers().filter_map(|worker| worker.timeouts.request).min() else {
             return;
@@ -328,15 +329,15 @@ impl Pool {
             if !is_look && worker.watch.deadline().is_none_or(|deadline| now < deadline) {
                 continue;
             }
-            let in_hand = shared.scoreboard.in_hand(&worker.seat);
+            let in_hand = worker.seat.look().in_hand;
             if is_look {
                 worker.watch.look(in_hand, request_timeout);
             }
             match worker.watch.step(in_hand, now, worker.timeouts.kill) {
                 None => {}
                 Some(Step::Alarm(connection)) => {
-                    let peer = shared.scoreboard.peer(&worker.seat);
-                    shared.scoreboard.mark_overdue(&worker.seat, connection);
+                    let peer = worker.seat.peer();
+                    worker.seat.mark_overdue(connection);
                     worker.signal(Signal::SIGALRM);
                     late.push((worker.slot, worker.pid, now - connection.began, peer));
                 }
@@ -368,14 +369,8 @@ impl Pool {
 
     /// Adds up the workers that have a connection in hand, those that wait for
     /// one, and the slots that back off.
-    pub fn count(
-        &self,
-        shared: &Shared,
-        busy: &mut usize,
-        idle: &mut usize,
-        throttled: &mut usize,
-    ) {
-        let is_busy = |worker: &&Worker| shared.scoreboard.in_hand(&worker.seat).is_some();
+    pub fn count(&self, busy: &mut usize, idle: &mut usize, throttled: &mut usize) {
+        let is_busy = |worker: &&Worker| worker.seat.look().in_hand.is_some();
         let at_work = self.workers().filter(is_busy).count();
         *busy += at_work;
         *idle += self.workers().count() - at_work;
@@ -416,38 +411,35 @@ impl Pool {
         self.elder.iter_mut().chain([&mut self.current])
     }
 
-    /// Why a worker ended, and whether it had got as far as accepting.
+    /// Why a worker ended.
     fn explain(
         &self,
         worker: Worker,
+        look: Look,
         reaped: &Reaped,
         now: Moment,
         shared: &mut Shared,
-    ) -> (Death, bool) {
+    ) -> Death {
         let is_sigkill = matches!(reaped.exit, Exit::Signal { number: libc::SIGKILL, .. });
         let killer = match (is_sigkill, worker.killed) {
             (true, true) => Killer::Master,
             (true, false) if shared.oom_kills.take_one() => Killer::Kernel,
             _ => Killer::Unknown,
         };
-        let board = &mut shared.scoreboard;
-        let death = Death {
+        Death {
             pool: self.name().to_owned(),
             slot: worker.slot,
             pid: worker.pid,
             generation: worker.generation,
             exit: reaped.exit,
-            cause: Cause::of(reaped.exit, worker.asked, killer, board.leaving(&worker.seat)),
+            cause: Cause::of(reaped.exit, worker.asked, killer, look.leaving),
             by_master: worker.killed,
             uptime: now - worker.started,
-            served: board.served(&worker.seat),
+            served: look.served,
             usage: reaped.usage,
-            reason: board.reason(&worker.seat),
+            reason: worker.seat.reason(),
             held_back: 0,
-        };
-        let accepted = board.is_accepting(&worker.seat);
-        board.release(worker.seat);
-        (death, accepted)
+        }
     }
 
     fn log_death(

@@ -10,6 +10,7 @@ use slog::Logger;
 
 use crate::listener;
 use crate::log::sink::Sink;
+
 use crate::scoreboard::Scoreboard;
 
 use super::memory::OomKills;

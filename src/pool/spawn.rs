@@ -17,25 +17,18 @@ use super::worker::{Timeouts, Worker};
 ///
 /// # Errors
 ///
-/// fork failed, or every seat is taken: there is no child.
+/// fork failed, or there is no page for it: there is no child.
 pub fn spawn(generation: &mut Generation, slot: u32, shared: &mut Shared) -> io::Result<Worker> {
     // Borrowed: to count a reference would copy a page into each worker.
     let Some(listener) = generation.listener.as_ref() else {
         return Err(io::Error::other("the pool has let go of its listener"));
     };
-    let Some(seat) = shared.scoreboard.take()? else {
-        return Err(io::Error::other("no seat is left on the scoreboard"));
-    };
+    let seat = shared.scoreboard.seat()?;
     let started = Moment::now();
     let config = &generation.blueprint.config;
     let timeouts = Timeouts { request: config.request_timeout, kill: config.kill_timeout };
-    let forked = shared.scoreboard.share(&seat, true).and_then(|()| fork());
-    if let Ok(Fork::Parent(_)) | Err(_) = forked {
-        // Were it to fail, the next child could see this page too, no more.
-        let _ = shared.scoreboard.share(&seat, false);
-    }
-    match forked {
-        Ok(Fork::Parent(pid)) => Ok(Worker {
+    match fork()? {
+        Fork::Parent(pid) => Ok(Worker {
             pid,
             slot,
             generation: generation.epoch,
@@ -46,7 +39,7 @@ pub fn spawn(generation: &mut Generation, slot: u32, shared: &mut Shared) -> io:
             watch: Watch::default(),
             timeouts,
         }),
-        Ok(Fork::Child(newborn)) => worker::run(
+        Fork::Child(newborn) => worker::run(
             newborn,
             Assignment {
                 pool: &generation.blueprint.config.name,
@@ -58,16 +51,11 @@ pub fn spawn(generation: &mut Generation, slot: u32, shared: &mut Shared) -> io:
                 ready: shared.ready.as_fd(),
                 stderr: generation.blueprint.stderr.as_ref().map(|stderr| stderr.as_fd()),
                 seat: &seat,
-                scoreboard: &mut shared.scoreboard,
                 log: &shared.log,
                 log_number: shared.sink.number(),
                 log_path: shared.sink.c_path(),
                 master: shared.master,
             },
         ),
-        Err(error) => {
-            shared.scoreboard.release(seat);
-            Err(error)
-        }
     }
 }

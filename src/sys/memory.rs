@@ -1,148 +1,108 @@
-//! Memory that a process shares with its children, a page each.
+//! Pages of memory, each shared with one other process.
 
+use std::cell::{Cell, RefCell};
+use std::fs::File;
 use std::io;
 use std::num::NonZeroUsize;
-use std::ptr::NonNull;
+use std::os::unix::fs::FileExt;
+use std::rc::Rc;
 use std::sync::atomic::AtomicU64;
 
-use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous, munmap};
+use nix::libc::off_t;
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::mman::{MapFlags, ProtFlags, mmap};
 
-/// The size of a page in bytes. A page larger than this on some machine would
-/// let a worker keep its neighbours' words; `Pages::new` checks it.
+/// The size of a page in bytes. On a machine with larger ones the mapping of a
+/// page fails, which is told.
 const PAGE_BYTES: usize = 4096;
 
-/// The words of one page.
+/// The words of a mapped page.
 pub type Page = [AtomicU64; PAGE_BYTES / size_of::<AtomicU64>()];
 
-/// A run of pages, each of which this process can share with one child.
+/// A file in memory (memfd_create(2)) that holds the pages.
 ///
-/// A page is nothing but atomic words: whatever another process writes there
-/// is some number, and reading it is never undefined.
-///
-/// Each is an object of its own in the kernel. Were they parts of one, a child
-/// could reach the others from its own (mremap(2), remap_file_pages(2)). Only
-/// the page that is being shared is inherited at a fork (MADV_DONTFORK); so the
-/// others are not there in a child, and cost the fork nothing.
+/// The side that makes it reads and writes the file and maps nothing: so
+/// whatever the other side does to its page is no more than some numbers, a
+/// fork has nothing to copy, and a thousand pages cost one descriptor.
+#[derive(Debug)]
 pub struct Pages {
-    start: NonNull<Page>,
-    /// How many there is room for.
-    room: usize,
-    /// How many there are.
-    count: usize,
+    file: File,
+    free: RefCell<Vec<usize>>,
+    /// Pages from here on were never used.
+    fresh: Cell<usize>,
+}
+
+/// A page of the file. It is given back when it is dropped.
+#[derive(Debug)]
+pub struct SharedPage {
+    pages: Rc<Pages>,
+    index: usize,
 }
 
 impl Pages {
-    /// Room for so many pages. It is address space only.
-    pub fn with_room_for(room: usize) -> io::Result<Self> {
-        let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE)?;
-        if page != Some(PAGE_BYTES as i64) {
-            return Err(io::Error::other(format!("the page size is not {PAGE_BYTES} bytes")));
-        }
-        let bytes = room.checked_mul(PAGE_BYTES).and_then(NonZeroUsize::new);
-        let bytes = bytes.ok_or(io::ErrorKind::InvalidInput)?;
-        // SAFETY: a new mapping at an address of the kernel's choice touches
-        // no memory that anybody holds.
-        let start = unsafe {
-            mmap_anonymous(
-                None,
-                bytes,
-                ProtFlags::PROT_NONE,
-                MapFlags::MAP_PRIVATE | MapFlags::MAP_NORESERVE,
-            )
-        }?;
-        let pages = Pages { start: start.cast(), room, count: 0 };
-        // SAFETY: the range is that mapping; the advice concerns children only.
-        unsafe { madvise(start, bytes.get(), MmapAdvise::MADV_DONTFORK) }?;
-        Ok(pages)
+    /// A file without a page.
+    pub fn new() -> io::Result<Rc<Self>> {
+        let file = File::from(memfd_create(c"scoreboard", MFdFlags::MFD_CLOEXEC)?);
+        Ok(Rc::new(Pages { file, free: RefCell::default(), fresh: Cell::new(0) }))
     }
 
-    /// Makes one more page, of zeroes, and gives its index; None if there is
-    /// no more room.
-    pub fn add(&mut self) -> io::Result<Option<usize>> {
-        if self.count == self.room {
-            return Ok(None);
-        }
-        const ONE: NonZeroUsize = NonZeroUsize::new(PAGE_BYTES).expect("not zero");
-        // SAFETY: the address is inside our own mapping, at a page to which no
-        // reference exists, since there is no page of that index yet.
-        let (address, page) = unsafe {
-            let address = self.start.add(self.count).cast();
-            let page = mmap_anonymous(
-                NonZeroUsize::new(address.addr().get()),
-                ONE,
-                ProtFlags::PROT_READ | ProtFlags::PROT_WRITE,
-                MapFlags::MAP_SHARED | MapFlags::MAP_FIXED,
-            )?;
-            (address, page)
+    /// A page of zeroes.
+    pub fn take(self: &Rc<Self>) -> io::Result<SharedPage> {
+        let free = self.free.borrow_mut().pop();
+        let index = match free {
+            Some(index) => index,
+            None => {
+                let index = self.fresh.get();
+                self.file.set_len((index as u64 + 1) * PAGE_BYTES as u64)?;
+                self.fresh.set(index + 1);
+                index
+            }
         };
-        debug_assert_eq!(address, page);
-        let index = self.count;
-        self.count += 1;
-        self.share(index, false)?;
-        Ok(Some(index))
-    }
-
-    /// Says whether the next fork shares the page at `index`.
-    ///
-    /// # Panics
-    ///
-    /// If there is no such page.
-    pub fn share(&self, index: usize, shared: bool) -> io::Result<()> {
-        let advice = if shared { MmapAdvise::MADV_DOFORK } else { MmapAdvise::MADV_DONTFORK };
-        let page = NonNull::from(self.page(index));
-        // SAFETY: the range is one page of ours; the advice concerns children
-        // only.
-        Ok(unsafe { madvise(page.cast(), PAGE_BYTES, advice) }?)
-    }
-
-    /// The page at `index`.
-    ///
-    /// # Panics
-    ///
-    /// If there is no such page.
-    pub fn page(&self, index: usize) -> &Page {
-        assert!(index < self.count, "page {index} of {}", self.count);
-        // SAFETY: the index is that of a page that was mapped, which is
-        // aligned, lives as long as self, and holds atomics for which any bits
-        // are valid.
-        unsafe { self.start.add(index).as_ref() }
-    }
-
-    /// In a child that shares the page at `index`: that page. It stays for as
-    /// long as the process lives; `self` is empty afterwards, as the child's
-    /// memory is.
-    ///
-    /// # Panics
-    ///
-    /// If there is no such page.
-    pub fn keep_only(&mut self, index: usize) -> &'static Page {
-        let page = NonNull::from(self.page(index));
-        self.count = 0;
-        self.room = 0;
-        // SAFETY: `self` counts nothing any more, so dropping it unmaps
-        // nothing, and the page stays mapped for good.
-        unsafe { page.as_ref() }
-    }
-
-    /// Drops what this process has of the pages in its page table. They stay,
-    /// and come back when they are touched.
-    pub fn let_go(&self) {
-        // SAFETY: these are the pages that were mapped; they are shared, so
-        // this loses nothing (madvise(2) on MADV_DONTNEED), and they stay
-        // mapped. A failure costs memory only.
-        let _ = unsafe {
-            madvise(self.start.cast(), self.count * PAGE_BYTES, MmapAdvise::MADV_DONTNEED)
-        };
+        let page = SharedPage { pages: Rc::clone(self), index };
+        if free.is_some() {
+            self.file.write_all_at(&[0; PAGE_BYTES], page.offset(0))?;
+        }
+        Ok(page)
     }
 }
 
-impl Drop for Pages {
-    fn drop(&mut self) {
-        if self.room > 0 {
-            // SAFETY: the mapping is ours, and no reference into it outlives
-            // self. A failure would only leave address space in use.
-            let _ = unsafe { munmap(self.start.cast(), self.room * PAGE_BYTES) };
+impl SharedPage {
+    /// Reads `N` words from the word `first` on. What cannot be read is 0.
+    pub fn read<const N: usize>(&self, first: usize) -> [u64; N] {
+        let mut bytes = [[0; 8]; N];
+        let _ = self.pages.file.read_at(bytes.as_flattened_mut(), self.offset(first));
+        bytes.map(u64::from_ne_bytes)
+    }
+
+    /// Writes one word. A failure is as if the other side had not looked.
+    pub fn write(&self, word: usize, value: u64) {
+        let _ = self.pages.file.write_at(&value.to_ne_bytes(), self.offset(word));
+    }
+
+    /// Maps the page, for good, in the process that it is for: a child, which
+    /// closes the file and has no other page.
+    pub fn map(&self) -> io::Result<&'static Page> {
+        const ONE: NonZeroUsize = NonZeroUsize::new(PAGE_BYTES).expect("not zero");
+        let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        let at = off_t::try_from(self.offset(0)).map_err(|_| io::ErrorKind::InvalidInput)?;
+        // SAFETY: a new mapping at an address of the kernel's choice touches no
+        // memory that anybody holds. It is never unmapped, so the reference is
+        // good for as long as the process lives; any bits are valid atomics;
+        // and the file has the page, for it is never made shorter.
+        unsafe {
+            let page = mmap(None, ONE, access, MapFlags::MAP_SHARED, &self.pages.file, at)?;
+            Ok(page.cast().as_ref())
         }
+    }
+
+    fn offset(&self, word: usize) -> u64 {
+        (self.index * PAGE_BYTES + word * size_of::<u64>()) as u64
+    }
+}
+
+impl Drop for SharedPage {
+    fn drop(&mut self) {
+        self.pages.free.borrow_mut().push(self.index);
     }
 }
 
@@ -151,30 +111,26 @@ mod tests {
     use super::*;
     use std::sync::atomic::Ordering::Relaxed;
 
-    fn eight() -> Pages {
-        let mut pages = Pages::with_room_for(8).unwrap();
-        for index in 0..8 {
-            assert_eq!(pages.add().unwrap(), Some(index));
-        }
-        pages
+    #[test]
+    fn both_sides_see_the_same_words() {
+        let pages = Pages::new().unwrap();
+        let (other, page) = (pages.take().unwrap(), pages.take().unwrap());
+        let mapped = page.map().unwrap();
+        mapped[7].store(42, Relaxed);
+        assert_eq!(page.read::<3>(6), [0, 42, 0]);
+        page.write(8, 43);
+        assert_eq!(mapped[8].load(Relaxed), 43);
+        assert_eq!(other.read::<3>(6), [0, 0, 0]);
     }
 
     #[test]
-    fn the_page_that_is_kept_keeps_its_words() {
-        let mut pages = eight();
-        pages.page(5)[7].store(42, Relaxed);
-        pages.let_go();
-        assert_eq!(pages.keep_only(5)[7].load(Relaxed), 42);
-    }
-
-    #[test]
-    fn there_is_no_more_than_there_is_room_for() {
-        assert_eq!(eight().add().unwrap(), None);
-    }
-
-    #[test]
-    #[should_panic = "page 8 of 8"]
-    fn a_page_outside_is_refused() {
-        eight().page(8);
+    fn a_page_that_is_taken_again_is_empty() {
+        let pages = Pages::new().unwrap();
+        let page = pages.take().unwrap();
+        page.write(3, 9);
+        drop(page);
+        let again = pages.take().unwrap();
+        assert_eq!((again.index, again.read::<1>(3)), (0, [0]));
+        assert_eq!(pages.take().unwrap().index, 1);
     }
 }

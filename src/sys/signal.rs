@@ -100,9 +100,12 @@ fn reset_ignored() -> io::Result<()> {
     let change = |number: c_int, new: *const Action, old: *mut Action| {
         // SAFETY: each pointer is null or to a live array that is larger than
         // the kernel's struct. The only action ever set is the default one.
-        Errno::result(unsafe { libc::syscall(libc::SYS_rt_sigaction, number, new, old, MASK_BYTES) })
+        Errno::result(unsafe {
+            libc::syscall(libc::SYS_rt_sigaction, number, new, old, MASK_BYTES)
+        })
     };
-    for number in (1..=libc::SIGRTMAX()).filter(|it| !matches!(*it, libc::SIGKILL | libc::SIGSTOP)) {
+    for number in (1..=libc::SIGRTMAX()).filter(|it| !matches!(*it, libc::SIGKILL | libc::SIGSTOP))
+    {
         let mut action: Action = [0; 8];
         change(number, ptr::null(), &mut action)?;
         if action[0] == libc::SIG_IGN {

@@ -18,7 +18,7 @@ use nix::unistd::Pid;
 use slog::Logger;
 
 use crate::error::{Code, Error};
-use crate::scoreboard::{Scoreboard, Seat};
+use crate::scoreboard::Seat;
 use crate::service::{Context, Service};
 use crate::sys::fork::{self, Newborn};
 
@@ -44,8 +44,6 @@ pub struct Assignment<'a> {
     pub stderr: Option<BorrowedFd<'a>>,
     /// Its place on the scoreboard.
     pub seat: &'a Seat,
-    /// The scoreboard, of which it keeps its own page.
-    pub scoreboard: &'a mut Scoreboard,
     /// The log.
     pub log: &'a Logger,
     /// The descriptor of the log.
@@ -63,8 +61,7 @@ pub fn run(newborn: Newborn, assignment: Assignment<'_>) -> ! {
 }
 
 fn live(assignment: Assignment<'_>) -> Infallible {
-    let (seat, scoreboard) = (assignment.seat, &mut *assignment.scoreboard);
-    let page = scoreboard.keep_only(seat);
+    let Ok(page) = assignment.seat.map() else { fork::leave(Code::Os as u8) };
     // Above us are the master's frames, which must not be unwound in a child.
     let end = panic::catch(|| {
         let Assignment { log, pool, slot, settings, .. } = assignment;
