@@ -16,7 +16,9 @@ use nix::sys::socket::{
     bind, connect, getsockopt, listen, setsockopt, shutdown, socket, sockopt,
 };
 use nix::sys::stat::{Mode, fchmod, umask};
-use nix::unistd::{Gid, Group, Pid, Uid, User, fchownat, getpid};
+use nix::unistd::{
+    AccessFlags, Gid, Group, Pid, Uid, User, eaccess, fchownat, getegid, geteuid, getgroups, getpid,
+};
 
 use crate::config::{Address, Listen};
 use crate::error::{Code, Error, reason};
@@ -63,14 +65,7 @@ impl Listener {
     /// Code 77 if the permission is missing, else 73: the address is in use,
     /// or cannot be bound for another reason.
     pub fn bind(settings: &Listen) -> Result<Self, Error> {
-        let failed = |error: io::Error| {
-            let error = Error::system(format!("bind listener \"{}\"", settings.address), &error);
-            if error.code() == Code::NoPermission {
-                error
-            } else {
-                error.with_code(Code::CannotCreate)
-            }
-        };
+        let failed = |error: io::Error| could_not_bind(&settings.address, &error);
         let (socket, file) = match &settings.address {
             Address::Inet(address) => (bind_internet(*address).map_err(failed)?, None),
             Address::Abstract(name) => {
@@ -173,24 +168,53 @@ impl AsFd for Listener {
     }
 }
 
-/// Finds what would keep a listener from being bound, without binding it: an
-/// unknown owner, a directory that is missing, a file that is no socket. An
-/// address may also be in use; only binding tells.
-pub fn check(settings: &Listen) -> Result<(), String> {
-    let Address::Path(path) = &settings.address else {
-        return Ok(());
-    };
-    settings.owner.as_deref().map(find_user).transpose().map_err(|error| error.to_string())?;
-    settings.group.as_deref().map(find_group).transpose().map_err(|error| error.to_string())?;
-    match path.parent().map(fs::metadata) {
-        Some(Ok(directory)) if directory.is_dir() => {}
-        Some(Ok(_)) | None => return Err("its directory is not a directory".to_owned()),
-        Some(Err(error)) => return Err(format!("its directory: {}", reason(&error))),
+/// Why an address was not bound: code 77 if the permission is missing, else 73.
+pub fn could_not_bind(address: &Address, error: &io::Error) -> Error {
+    let error = Error::system(format!("bind listener \"{address}\""), error);
+    match error.code() {
+        Code::NoPermission => error,
+        _ => error.with_code(Code::CannotCreate),
     }
+}
+
+/// Finds what would keep a listener from being bound, without leaving anything
+/// behind. That the address is in use is not looked for: it may be by the very
+/// daemon that is to be reloaded.
+pub fn check(settings: &Listen) -> io::Result<()> {
+    match &settings.address {
+        Address::Inet(address) => match bind_internet(*address) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => Ok(()),
+            probed => probed.map(drop),
+        },
+        Address::Path(path) => check_path(path, settings),
+        Address::Abstract(_) | Address::Systemd(_) => Ok(()),
+    }
+}
+
+fn check_path(path: &Path, settings: &Listen) -> io::Result<()> {
+    let owner = settings.owner.as_deref().map(find_user).transpose()?;
+    let group = settings.group.as_deref().map(find_group).transpose()?;
+    // Only root gives files away.
+    let is_own = owner.is_none_or(|owner| owner == geteuid())
+        && group.is_none_or(|group| group == getegid() || is_member(group));
+    if !geteuid().is_root() && !is_own {
+        return Err(Errno::EPERM.into());
+    }
+    let directory = path.parent().unwrap_or(Path::new("/"));
+    let found = fs::metadata(directory)
+        .map_err(|error| io::Error::other(format!("its directory: {}", reason(&error))))?;
+    if !found.is_dir() {
+        return Err(io::Error::other("its directory: not a directory"));
+    }
+    eaccess(directory, AccessFlags::W_OK | AccessFlags::X_OK)?;
     match fs::symlink_metadata(path) {
-        Ok(file) if !file.file_type().is_socket() => Err(IN_THE_WAY.to_owned()),
+        Ok(file) if !file.file_type().is_socket() => Err(io::Error::other(IN_THE_WAY)),
         _ => Ok(()),
     }
+}
+
+fn is_member(group: Gid) -> bool {
+    getgroups().is_ok_and(|groups| groups.contains(&group))
 }
 
 const IN_THE_WAY: &str = "a file that is not a socket is in the way";

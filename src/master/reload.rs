@@ -3,9 +3,14 @@
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
 use std::rc::Rc;
 
-use crate::config::{self, Address, Config, Listen, Problems};
+use nix::errno::Errno;
+use nix::unistd::{AccessFlags, eaccess};
+
+use crate::config::{self, Address, Config, Listen, Problem, Problems};
 use crate::error::{Error, reason};
 use crate::listener::{Inherited, Listener, stored_name};
 use crate::log;
@@ -34,6 +39,9 @@ pub struct Plan {
 /// All that is wrong with it, told at once.
 pub fn check(config: Config, services: &Services) -> Result<Vec<Blueprint>, Problems> {
     let mut problems = Vec::new();
+    if let Err(error) = check_log(&Kind::of(&config.log)) {
+        problems.push(Problem::new(&error).with_code(error.code()));
+    }
     let mut blueprints = Vec::new();
     for pool in config.pools {
         match Blueprint::draw(pool, services) {
@@ -117,10 +125,28 @@ fn find(running: &[Pool], address: &Address) -> Option<Rc<Listener>> {
     running.iter().flat_map(Pool::listeners).find(|listener| listener.address() == address).cloned()
 }
 
+/// Finds what would keep the log from being opened, without opening it: a FIFO
+/// would wake its reader.
+fn check_log(kind: &Kind) -> Result<(), Error> {
+    let Kind::File(path) = kind else { return Ok(()) };
+    let checked = match path.metadata() {
+        Ok(file) if file.is_dir() => Err(Errno::EISDIR),
+        Ok(_) => eaccess(path, AccessFlags::W_OK),
+        Err(_) => {
+            let directory = path.parent().unwrap_or(Path::new("/"));
+            eaccess(directory, AccessFlags::W_OK | AccessFlags::X_OK)
+        }
+    };
+    checked.map_err(|errno| could_not_open(kind, &errno.into()))
+}
+
+fn could_not_open(kind: &Kind, error: &io::Error) -> Error {
+    Error::system(format!("open log \"{kind}\""), error)
+}
+
 /// Opens the log.
 pub fn open_log(kind: Kind) -> Result<Sink, Error> {
-    let name = kind.to_string();
-    Sink::open(kind).map_err(|error| Error::system(format!("open log \"{name}\""), &error))
+    Sink::open(kind.clone()).map_err(|error| could_not_open(&kind, &error))
 }
 
 /// A reload whose new workers have still to show that they start. Until then

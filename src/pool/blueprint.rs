@@ -4,7 +4,6 @@
 use std::os::fd::OwnedFd;
 
 use crate::config::{Pool, Problems};
-use crate::error::Code;
 use crate::listener;
 use crate::log::journal;
 use crate::service::{Service, Services};
@@ -28,13 +27,11 @@ impl Blueprint {
     /// All that is wrong with the pool, told at once.
     pub fn draw(config: Pool, services: &Services) -> Result<Self, Problems> {
         let mut problems = Vec::new();
-        if let Err(reason) = listener::check(config.listen.get_ref()) {
-            let message = format!(
-                "could not bind listener \"{}\": {reason}",
-                config.listen.get_ref().address
-            );
-            let span = config.listen.span();
-            problems.push(config.problem("listen", span, message).with_code(Code::CannotCreate));
+        let listen = &config.listen;
+        if let Err(error) = listener::check(listen.get_ref()) {
+            let error = listener::could_not_bind(&listen.get_ref().address, &error);
+            let problem = config.problem("listen", listen.span(), &error);
+            problems.push(problem.with_code(error.code()));
         }
         let settings = Settings::resolve(&config);
         let service = services.build(&config.service);
