@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::process::{Child, Command};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
@@ -29,18 +30,25 @@ fn command(name: &str, address: &Address, workers: usize, keys: &str) -> String 
     )
 }
 
-/// Memory that a process shares with others and can write to, by
-/// `/proc/PID/maps`: from, to, the offset in what is shared.
-fn shared_memory(pid: i32) -> Vec<(u64, u64, u64)> {
+/// Memory that a process shares with others, by `/proc/PID/maps`.
+#[derive(Clone, Debug)]
+struct Shared {
+    from: u64,
+    to: u64,
+    /// What is mapped, and from where on: the inode and the offset.
+    object: (String, u64),
+}
+
+fn shared_memory(pid: i32) -> Vec<Shared> {
     let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
     maps.lines()
         .filter_map(|line| {
             let words: Vec<_> = line.split_whitespace().collect();
             let hex = |text: &str| u64::from_str_radix(text, 16).ok();
             let (from, to) = words.first()?.split_once('-')?;
-            let is_shared = words.get(1)?.ends_with('s');
-            let area = (hex(from)?, hex(to)?, hex(words.get(2)?)?);
-            is_shared.then_some(area)
+            let object = ((*words.get(4)?).to_owned(), hex(words.get(2)?)?);
+            let shared = Shared { from: hex(from)?, to: hex(to)?, object };
+            words.get(1)?.ends_with('s').then_some(shared)
         })
         .collect()
 }
@@ -59,16 +67,22 @@ fn a_worker_has_one_page_and_it_is_nobody_elses() {
     }
     workers = daemon.wait_for_idle("one", 12);
     workers.extend(daemon.wait_for_idle("other", 3));
+    // The master has them all, or it would not see what they tell.
+    let all = shared_memory(daemon.pid());
     let mut seen = BTreeSet::new();
     for &worker in &workers {
         let areas = shared_memory(worker);
         assert_eq!(areas.len(), 1, "{worker} shares {areas:x?}");
-        let (from, to, offset) = areas[0];
+        let Shared { from, to, object } = areas[0].clone();
         assert_eq!(to - from, PAGE_BYTES, "{worker} shares {areas:x?}");
-        assert!(seen.insert(offset), "two workers share the page at {offset:x}");
+        assert!(seen.insert(object.clone()), "two workers share {areas:x?}");
+        let is_the_masters = |area: &Shared| {
+            let pages = (area.to - area.from) / PAGE_BYTES;
+            area.object.0 == object.0
+                && (0..pages).any(|page| area.object.1 + page * PAGE_BYTES == object.1)
+        };
+        assert!(all.iter().any(is_the_masters), "{object:?} is not in {all:x?}");
     }
-    // The master maps none: it reads the file.
-    assert_eq!(shared_memory(daemon.pid()), []);
 }
 
 /// A process that has nothing to do with the daemon, and dies of any signal.
@@ -106,7 +120,7 @@ struct Vandal {
 impl Vandal {
     fn of(worker: i32) -> Option<Self> {
         let memory = File::options().write(true).open(format!("/proc/{worker}/mem")).ok()?;
-        let &(from, ..) = shared_memory(worker).first()?;
+        let from = shared_memory(worker).first()?.from;
         Some(Vandal { memory, from })
     }
 
@@ -125,8 +139,7 @@ fn nothing_that_a_worker_writes_makes_the_master_signal_a_stranger() {
     for keys in ["", "request_timeout = \"200ms\"\nkill_timeout = \"200ms\""] {
         let address = Address::fresh();
         let mut bystander = Bystander::new();
-        let mut daemon =
-            Daemon::start_example("testsvc", &command("command", &address, 4, keys));
+        let mut daemon = Daemon::start_example("testsvc", &command("command", &address, 4, keys));
         let workers = daemon.wait_for_idle("command", 4);
         if !provided(Vandal::of(workers[0]).is_some(), "the right to write to a worker's memory") {
             return;
@@ -146,21 +159,20 @@ fn nothing_that_a_worker_writes_makes_the_master_signal_a_stranger() {
             (-i64::from(own)) as u64,
         ];
         let mut random = Random::new();
-        for round in 0..40 {
+        for (round, &word) in words.iter().enumerate() {
             // One more since the last round, if that was a SIGTTIN.
             let size = if round % 5 == 4 { 5 } else { 4 };
             let victims = daemon.wait_for_idle("command", size);
             let vandals: Vec<_> = victims.iter().filter_map(|&pid| Vandal::of(pid)).collect();
-            let word = words[round % words.len()];
-            // Every worker's page, and in between what would make it look busy.
+            // Every worker's page: at first ever another number, and then for
+            // as long as the master needs for a look what looks busy for long.
             let end = Instant::now() + Duration::from_millis(30);
             while Instant::now() < end {
-                for vandal in &vandals {
-                    vandal.fill(|_| word);
-                    vandal.fill(|at| if at == 2 { at + 1 } else { word });
-                    vandal.fill(|_| random.below(1 << 30) as u64);
-                }
+                vandals.iter().for_each(|vandal| vandal.fill(|_| random.below(1 << 30) as u64));
             }
+            vandals.iter().for_each(|vandal| vandal.fill(|_| word));
+            thread::sleep(Duration::from_millis(300));
+            bystander.assert_alive();
             let victim = victims[round % 4];
             match round % 5 {
                 0 => daemon.signal(Signal::SIGHUP),

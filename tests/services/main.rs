@@ -17,6 +17,8 @@ mod sockets;
 mod stderr;
 mod timeouts;
 
+use std::io::{ErrorKind, Read};
+
 use support::{Address, Client, Daemon, Event, procfs, until};
 
 /// A pool `echo` with further keys.
@@ -41,11 +43,44 @@ pub fn shell(address: &Address, workers: usize, script: &str, keys: &str) -> Str
 }
 
 /// A script that starts this command, waits until it has a session of its own,
-/// writes its pid, and ends. No signal to the script's group reaches it.
+/// writes its pid, and ends. No signal to the script's group reaches it; should
+/// nobody end it, it ends by itself.
 pub fn escape(command: &str) -> String {
     format!(
-        "setsid {command} & until [ \"$(cut -d' ' -f6 /proc/$!/stat)\" = $! ]; do sleep 0.01; done; echo $!"
+        "setsid timeout 60 {command} & \
+         until [ \"$(cut -d' ' -f6 /proc/$!/stat)\" = $! ]; do sleep 0.01; done; echo $!"
     )
+}
+
+/// A process that got away, with its session; it is killed at the end.
+pub struct Escaped(i32);
+
+impl Escaped {
+    /// From the first number that comes; the process may write before it.
+    #[track_caller]
+    pub fn from(client: &mut Client) -> Self {
+        let mut line = String::new();
+        let pid = loop {
+            let mut byte = [0];
+            client.read_exact(&mut byte).expect("read a process id");
+            match (byte[0], line.parse()) {
+                (b'\n', Ok(pid)) => break pid,
+                (b'\n', Err(_)) => line.clear(),
+                (byte, _) => line.push(char::from(byte)),
+            }
+        };
+        let escaped = Escaped(pid);
+        assert!(procfs::is_alive(escaped.0), "it did not get away, so this tests nothing");
+        escaped
+    }
+}
+
+impl Drop for Escaped {
+    fn drop(&mut self) {
+        for process in procfs::processes(|process| process.session == self.0) {
+            procfs::send_if_there(process.pid, nix::sys::signal::Signal::SIGKILL);
+        }
+    }
 }
 
 /// A pool `command` of the test service of this name, with further keys.
@@ -89,8 +124,6 @@ pub fn wait_for_end_of_group(group: i32) {
 /// Waits until the daemon has closed the connection, by an end or a reset.
 #[track_caller]
 pub fn wait_for_close(client: &mut Client) {
-    use std::io::{ErrorKind, Read};
-
     let mut buffer = [0; 4096];
     loop {
         match client.read(&mut buffer) {

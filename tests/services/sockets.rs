@@ -15,7 +15,9 @@ use nix::unistd::{Group, User};
 
 use super::support::client::{ask, assert_serves};
 use super::support::command::finish;
-use super::support::{Address, Client, Daemon, Directory, PATIENCE, Setup, is_root, procfs, provided, until};
+use super::support::{
+    Address, Client, Daemon, Directory, PATIENCE, Setup, is_root, procfs, provided, until,
+};
 
 /// A pool `echo` on the socket file `path`, with further keys of `listen`.
 fn on(path: &Path, keys: &str) -> String {

@@ -1,0 +1,371 @@
+//! What the package says about the daemon is what the daemon is: the manual pages,
+//! the completions and the journal's catalog, compared with the source.
+//!
+//! `BLESS=1 cargo test --test manual` writes what can be derived: the options in
+//! preforkd(8), and the completions.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use clap::CommandFactory;
+use clap_complete::Shell;
+use preforkd::cli::Cli;
+
+const PAGES: [&str; 2] = ["packaging/man/preforkd.8", "packaging/man/preforkd.toml.5"];
+const CATALOG: &str = "packaging/catalog/preforkd.catalog";
+
+#[test]
+fn the_options_are_those_of_the_command_line() {
+    const BEGIN: &str = ".\\\" options: begin\n";
+    const END: &str = ".\\\" options: end\n";
+    let mut section = Vec::new();
+    let page = clap_mangen::Man::new(<Cli as CommandFactory>::command());
+    page.render_options_section(&mut section).unwrap();
+    let section = String::from_utf8(section).unwrap();
+    let text = read(PAGES[0]);
+    let (before, rest) = text.split_once(BEGIN).expect("the begin of the options");
+    let (_, after) = rest.split_once(END).expect("the end of the options");
+    expect(PAGES[0], &[before, BEGIN, &section, END, after].concat());
+    for command in <Cli as CommandFactory>::command().get_subcommands() {
+        let heading = format!(".TP\n.B {}\n", command.get_name());
+        assert!(text.contains(&heading), "no command {:?}", command.get_name());
+    }
+}
+
+#[test]
+fn the_completions_are_those_of_the_command_line() {
+    let files =
+        [(Shell::Bash, "preforkd.bash"), (Shell::Zsh, "_preforkd"), (Shell::Fish, "preforkd.fish")];
+    for (shell, file) in files {
+        let mut script = Vec::new();
+        let mut command = <Cli as CommandFactory>::command();
+        clap_complete::generate(shell, &mut command, "preforkd", &mut script);
+        let script = String::from_utf8(script).unwrap();
+        expect(&format!("packaging/completions/{file}"), &script);
+    }
+}
+
+#[test]
+fn the_pages_are_of_this_version_and_sound() {
+    for page in PAGES {
+        let title = format!("\"preforkd {}\"", env!("CARGO_PKG_VERSION"));
+        let text = read(page);
+        let line = text.lines().find(|line| line.starts_with(".TH ")).expect("a title");
+        assert!(line.contains(&title), "{page}: {line} does not say {title}");
+        // Whichever of the two checkers is installed.
+        for checker in [&["mandoc", "-Tlint"][..], &["groff", "-ww", "-man", "-z"]] {
+            let Ok(told) = Command::new(checker[0]).args(&checker[1..]).arg(root(page)).output()
+            else {
+                continue;
+            };
+            let told = [told.stdout, told.stderr].concat();
+            assert!(told.is_empty(), "{}", String::from_utf8_lossy(&told));
+        }
+    }
+}
+
+#[test]
+fn every_key_and_service_is_documented() {
+    let page = read(PAGES[1]);
+    let settings = read("src/config/settings.rs");
+    let mut keys = vec!["include".to_owned()];
+    for (source, name) in [
+        (&settings, "Daemon"),
+        (&settings, "Log"),
+        (&settings, "Pool"),
+        (&read("src/config/listen.rs"), "ListenTable"),
+        (&read("src/config/limits.rs"), "Limits"),
+        (&read("src/service/exec/mod.rs"), "ExecOptions"),
+    ] {
+        keys.extend(keys_of(source, name));
+    }
+    assert!(keys.len() > 35, "the source is not read as it should be: {keys:?}");
+    let headings = headings(&page, |_| true);
+    for key in keys {
+        assert!(headings.contains(&key), "preforkd.toml(5) has no key {key:?}");
+        // The shipped file shows every key of a pool; those of services it names.
+        let shipped = read("etc/preforkd.toml");
+        let is_there = shipped.contains(&format!("{key} =")) || shipped.contains(&key);
+        assert!(is_there, "etc/preforkd.toml has no key {key:?}");
+    }
+    for service in strings_after(&read("src/service/registry.rs"), ".with(\"") {
+        assert!(page.contains(&format!("\n.SS {service}\n")), "no service {service:?}");
+    }
+}
+
+#[test]
+fn every_signal_is_documented() {
+    let section = section(&read(PAGES[0]), "SIGNALS");
+    let master = read("src/master/mod.rs");
+    for table in ["const WANTED", "const IGNORED"] {
+        let table = master.split_once(table).expect("the tables of signals").1;
+        let table = table.split_once("];").expect("their end").0;
+        let signals: Vec<_> = table.split("Signal::").skip(1).map(word).collect();
+        assert!(!signals.is_empty());
+        for signal in signals {
+            assert!(section.contains(&signal), "preforkd(8) has no signal {signal}");
+        }
+    }
+}
+
+#[test]
+fn every_exit_code_is_documented() {
+    let documented = headings(&section(&read(PAGES[0]), "\"EXIT STATUS\""), |_| true);
+    let source = read("src/error.rs");
+    let codes = source.split_once("pub enum Code {").expect("the codes").1;
+    let codes = codes.split_once("\n}").expect("their end").0;
+    let codes = codes.lines().filter_map(|line| line.trim().strip_suffix(',')?.split_once(" = "));
+    let codes: BTreeSet<_> = codes.map(|(_, code)| code.to_owned()).collect();
+    let zero = BTreeSet::from(["0".to_owned()]);
+    assert_eq!(documented, &codes | &zero);
+}
+
+#[test]
+fn every_event_and_field_is_documented() {
+    let page = read(PAGES[0]);
+    let log = section(&page, "LOG");
+    let (events, fields) = log.split_once(".SS Fields").expect("the fields");
+    let logged = logged();
+    assert_eq!(headings(events, |_| true), logged.messages, "in preforkd(8), in the source");
+    let is_key = |name: &str| name.starts_with(|c: char| c.is_ascii_lowercase());
+    assert_eq!(headings(fields, is_key), logged.fields, "in preforkd(8), in the source");
+    // Those that an event has are named in its paragraph.
+    for field in &logged.fields {
+        assert!(log.matches(field.as_str()).count() >= 2, "no event has the field {field:?}");
+    }
+}
+
+#[test]
+fn every_event_is_in_the_catalog() {
+    let catalog = entries(&read(CATALOG));
+    let messages: BTreeSet<_> = catalog.iter().map(|entry| entry.event.clone()).collect();
+    assert_eq!(messages, logged().messages, "in the catalog, in the source");
+    let ids: BTreeSet<_> = catalog.iter().map(|entry| &entry.id).collect();
+    assert_eq!(ids.len(), catalog.len(), "an id stands twice");
+    // The daemon takes its ids from the catalog.
+    assert!(read("src/log/message_id.rs").contains("packaging/catalog/preforkd.catalog"));
+    for entry in &catalog {
+        assert!(entry.id.len() == 32 && entry.id.bytes().all(|byte| byte.is_ascii_hexdigit()));
+        assert!(entry.text.starts_with("Subject: "), "{}: no subject", entry.event);
+        assert!(entry.text.contains("\nDefined-By: preforkd\n"), "{}", entry.event);
+    }
+    // Every field that an explanation shows exists.
+    let fields = section(&read(PAGES[0]), "LOG");
+    for entry in &catalog {
+        for field in entry.text.split('@').skip(1).step_by(2) {
+            assert!(fields.contains(field), "{}: there is no field {field}", entry.event);
+        }
+    }
+}
+
+#[test]
+fn the_examples_of_the_pages_are_right() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut found = 0;
+    for page in PAGES {
+        for example in read(page).split("\n.EX\n").skip(1) {
+            let example = example.split_once("\n.EE").expect("the end of the example").0;
+            if !example.contains("[pool.") {
+                continue;
+            }
+            found += 1;
+            let place = directory.path().display().to_string();
+            let example = example.replace("\\-", "-").replace("/run/preforkd", &place);
+            let file = directory.path().join("example.toml");
+            fs::write(&file, &example).unwrap();
+            let told = Command::new(env!("CARGO_BIN_EXE_preforkd"))
+                .args([Path::new("-c"), &file, Path::new("check")])
+                .output()
+                .unwrap();
+            let text = String::from_utf8_lossy(&told.stderr);
+            assert!(told.status.success(), "{page}:\n{example}\n{text}");
+        }
+    }
+    assert!(found >= 4, "the examples are not found");
+}
+
+// ---- the source, as text -----------------------------------------------------------
+
+fn root(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(root(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// Checks that the file has this text, or writes it.
+fn expect(path: &str, text: &str) {
+    if std::env::var_os("BLESS").is_some() {
+        fs::write(root(path), text).expect("write it");
+    }
+    let found = fs::read_to_string(root(path)).unwrap_or_default();
+    assert!(found == text, "{path} is not up to date: run BLESS=1 cargo test --test manual");
+}
+
+/// The letters, digits and underscores that a text begins with.
+fn word(text: &str) -> String {
+    text.chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect()
+}
+
+/// What stands between each `prefix` and the next quotation mark.
+fn strings_after(text: &str, prefix: &str) -> Vec<String> {
+    let after = text.split(prefix).skip(1);
+    after.map(|rest| rest.split('"').next().unwrap_or_default().to_owned()).collect()
+}
+
+/// The keys that a struct reads.
+fn keys_of(source: &str, name: &str) -> Vec<String> {
+    let body = source.split_once(&format!("struct {name} {{\n")).expect("the struct").1;
+    let body = body.split_once("\n}").expect("its end").0;
+    let mut keys = Vec::new();
+    let (mut skipped, mut renamed) = (false, None);
+    for line in body.lines().map(str::trim) {
+        skipped |= line.starts_with("#[serde(skip)]");
+        renamed = strings_after(line, "rename = \"").pop().or(renamed);
+        let field = line.trim_start_matches("pub(super) ").trim_start_matches("pub ");
+        let name = word(field);
+        if !name.is_empty() && field[name.len()..].starts_with(": ") {
+            let key = renamed.take().unwrap_or(name);
+            if !std::mem::take(&mut skipped) {
+                keys.push(key);
+            }
+        }
+    }
+    keys
+}
+
+/// What the source logs.
+struct Logged {
+    messages: BTreeSet<String>,
+    fields: BTreeSet<String>,
+}
+
+fn logged() -> Logged {
+    let mut logged = Logged { messages: BTreeSet::new(), fields: BTreeSet::new() };
+    visit(&root("src"), &mut |text| {
+        // What only tests log is not told here.
+        let text = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
+        for name in ["trace", "debug", "info", "warn", "error", "crit"] {
+            for call in calls(text, name) {
+                logged.messages.extend(call.split('"').nth(1).map(str::to_owned));
+                logged.fields.extend(fields_of(call));
+            }
+        }
+        calls(text, "o").for_each(|call| logged.fields.extend(fields_of(call)));
+        // Those that stand in a type of their own.
+        logged.fields.extend(strings_after(text, "serializer.emit_u64(\""));
+        logged.fields.extend(strings_after(text, "serializer.emit_str(\""));
+        logged.fields.extend(strings_after(text, "Names(\""));
+    });
+    // Those of the json format itself.
+    for key in ["ts", "level", "msg"] {
+        logged.fields.remove(key);
+    }
+    logged
+}
+
+fn visit(directory: &Path, read: &mut impl FnMut(&str)) {
+    for entry in fs::read_dir(directory).expect("a directory") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            visit(&path, read);
+        } else {
+            read(&fs::read_to_string(&path).expect("a source file"));
+        }
+    }
+}
+
+/// The arguments of each call of a macro.
+fn calls<'a>(text: &'a str, name: &str) -> impl Iterator<Item = &'a str> {
+    let opening = format!("{name}!(");
+    let length = opening.len();
+    text.match_indices(&opening)
+        .filter(|(at, _)| !text[..*at].ends_with(|c: char| c.is_ascii_alphanumeric() || c == '_'))
+        .map(|(at, _)| at + length)
+        .collect::<Vec<_>>()
+        .into_iter()
+        .map(|begin| {
+            let mut depth = 1;
+            let length = text[begin..].find(|c| {
+                depth += match c {
+                    '(' => 1,
+                    ')' => -1,
+                    _ => 0,
+                };
+                depth == 0
+            });
+            &text[begin..begin + length.expect("a closing bracket")]
+        })
+}
+
+/// Each `"name" =>`.
+fn fields_of(call: &str) -> impl Iterator<Item = String> {
+    call.match_indices("\" =>").map(|(at, _)| {
+        let before = &call[..at];
+        before[before.rfind('"').expect("an opening mark") + 1..].to_owned()
+    })
+}
+
+// ---- the pages, as text ------------------------------------------------------------
+
+/// A section of a page, by its title.
+fn section(page: &str, title: &str) -> String {
+    let text = page.split_once(&format!("\n.SH {title}\n")).expect("the section").1;
+    text.split("\n.SH ").next().unwrap_or_default().to_owned()
+}
+
+/// The names in the headings of the paragraphs, those that are `wanted`.
+fn headings(text: &str, wanted: impl Fn(&str) -> bool) -> BTreeSet<String> {
+    let lines: Vec<_> = text.lines().collect();
+    let titles = lines.windows(2).filter(|pair| pair[0] == ".TP").map(|pair| pair[1]);
+    let mut names = BTreeSet::new();
+    for title in titles {
+        // .B has one name; .BR and .RB have several, and text between them.
+        let text = match title.strip_prefix(".B ") {
+            Some(name) => name.to_owned(),
+            None => {
+                let mut words = Vec::new();
+                for (index, part) in title.split('"').enumerate() {
+                    if index % 2 == 1 {
+                        words.push(part.to_owned());
+                    } else {
+                        words.extend(
+                            part.split_whitespace()
+                                .skip(usize::from(index == 0))
+                                .map(str::to_owned),
+                        );
+                    }
+                }
+                words.join("\n")
+            }
+        };
+        for name in text.split(['\n', ',']).map(|name| name.trim_matches([' ', '(', ')'])) {
+            let is_name = name.starts_with(|c: char| c.is_ascii_alphanumeric());
+            if is_name && wanted(name) {
+                names.insert(name.to_owned());
+            }
+        }
+    }
+    names.remove("or");
+    names
+}
+
+/// An entry of the catalog.
+struct Entry {
+    event: String,
+    id: String,
+    text: String,
+}
+
+fn entries(catalog: &str) -> Vec<Entry> {
+    let entries = catalog.split("# event: ").skip(1).map(|entry| {
+        let (event, rest) = entry.split_once('\n').expect("the name of the event");
+        let (id, text) =
+            rest.strip_prefix("-- ").expect("its id").split_once('\n').expect("its text");
+        Entry { event: event.to_owned(), id: id.to_owned(), text: text.to_owned() }
+    });
+    entries.collect()
+}

@@ -1,0 +1,88 @@
+//! What the documents say, held against what they speak of.
+
+#[expect(clippy::allow_attributes, reason = "what is unused differs from test to test")]
+#[allow(dead_code, unused_imports, reason = "each test uses its own part of the harness")]
+#[path = "support/mod.rs"]
+mod support;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+use support::source::{self, sources};
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("read {path}: {error}"))
+}
+
+#[test]
+fn the_readme_shows_the_example_as_it_is() {
+    let block = format!("```rust\n{}```\n", read("examples/hello.rs"));
+    assert!(read("README.md").contains(&block), "README.md and examples/hello.rs differ");
+}
+
+#[test]
+fn the_readme_knows_every_key() {
+    let readme = read("README.md");
+    let mut keys = BTreeSet::new();
+    for line in read("etc/preforkd.toml").lines() {
+        // `# ` begins a sentence, `#` alone a key.
+        let line = line.strip_prefix('#').unwrap_or(line);
+        if let Some((key, _)) = line.split_once(" = ")
+            && key.chars().all(|c| c.is_ascii_lowercase() || c == '_' || c == '.')
+        {
+            keys.insert(key.rsplit('.').next().unwrap_or(key).to_owned());
+        }
+    }
+    assert!(keys.len() > 30, "only {} keys", keys.len());
+    for key in keys {
+        let mut rows = readme.lines().filter(|line| line.starts_with("| "));
+        let told = rows.any(|row| row.contains(&format!("`{key}`")));
+        assert!(told, "no table of README.md has `{key}`");
+    }
+}
+
+#[test]
+fn the_readme_knows_every_event() {
+    let readme = read("README.md");
+    let mut events = BTreeSet::new();
+    for source in sources() {
+        let lines = source.code.lines().enumerate();
+        let told = lines.filter(|(_, line)| {
+            let macros = ["crit!(", "error!(", "warn!(", "info!(", "debug!(", "trace!("];
+            macros.iter().any(|name| line.contains(name))
+        });
+        for (at, _) in told {
+            // The first text of the line or of those below it; a line that
+            // matches on a text as well tells more than is there.
+            let message = source.strings.iter().find(|(line, _)| *line > at);
+            events.extend(message.map(|(_, literal)| source::value(literal)));
+        }
+    }
+    assert!(events.len() > 25, "only {events:?}");
+    for event in events {
+        assert!(readme.contains(&format!("| `{event}`")), "README.md has no `{event}`");
+    }
+}
+
+#[test]
+fn every_file_that_a_document_names_is_there() {
+    for document in ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md"] {
+        let text = read(document);
+        let mut named = BTreeSet::new();
+        for word in text.split(['`', '(', ')', '[', ']']) {
+            let folders = ["src/", "tests/", "etc/", "examples/", ".ci/"];
+            if folders.iter().any(|folder| word.starts_with(folder)) || word.ends_with(".md") {
+                named.insert(word);
+            }
+        }
+        assert!(!named.is_empty(), "{document} names no file");
+        for path in named {
+            assert!(root().join(path).exists(), "{document} names {path}");
+        }
+    }
+}

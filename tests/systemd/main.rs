@@ -1,0 +1,34 @@
+//! The service as an operator meets it: the package, the unit, `systemctl` and
+//! `journalctl`, inside a real systemd of Debian 13 and of Debian 12 (lab.sh).
+//!
+//! It takes root, mmdebstrap and systemd-container to run them, and cargo-deb to
+//! build the package; without these they are skipped, but in CI.
+
+#[expect(clippy::allow_attributes, reason = "what is unused differs from test to test")]
+#[allow(dead_code, unused_imports, reason = "each test uses its own part of the harness")]
+#[path = "../support/mod.rs"]
+mod support;
+
+/// Makes of each function that takes a suite a test for either.
+macro_rules! on_both_suites {
+    ($($test:ident),+ $(,)?) => {
+        mod trixie {
+            $(#[test] fn $test() { super::$test("trixie"); })+
+        }
+        mod bookworm {
+            $(#[test] fn $test() { super::$test("bookworm"); })+
+        }
+    };
+}
+
+mod artefacts;
+mod hardening;
+mod journal;
+mod lab;
+mod package;
+mod privileges;
+mod reload;
+mod restart;
+mod service;
+mod socket;
+mod stop;

@@ -1,0 +1,131 @@
+//! `systemctl reload`.
+
+use std::collections::BTreeSet;
+use std::thread;
+use std::time::Duration;
+
+use nix::libc;
+
+use crate::lab::{Lab, shipped_address, text};
+use crate::support::client::assert_serves;
+use crate::support::{procfs, until};
+
+on_both_suites!(
+    it_returns_when_the_new_generation_accepts,
+    it_waits_for_a_master_that_is_busy,
+    a_new_size_keeps_the_other_workers,
+    a_bad_file_makes_it_fail_and_changes_nothing,
+);
+
+const ECHO: &str = "[pool.echo]\nlisten = \"127.0.0.1:7007\"\nservice = \"echo\"\n";
+
+fn set(workers: &[i32]) -> BTreeSet<i32> {
+    workers.iter().copied().collect()
+}
+
+fn it_returns_when_the_new_generation_accepts(suite: &'static str) {
+    let Some(lab) = Lab::with_pools(suite, &format!("{ECHO}workers = 60\n")) else { return };
+    let old = set(&lab.wait_for_idle(60));
+    for round in 1..=3 {
+        lab.configure(&format!("{ECHO}workers = 60\nenv.ROUND = \"{round}\"\n"));
+        lab.sh("systemctl reload preforkd");
+        // No waiting here: they accept by now. The old ones are on their way.
+        let new: Vec<_> = lab.workers().into_iter().filter(|pid| !old.contains(pid)).collect();
+        let accept = new.iter().filter(|&&pid| procfs::is_in_accept(pid)).count();
+        assert!(accept >= 60, "round {round}: of {} new workers {accept} accept", new.len());
+    }
+    lab.wait_for_idle(60);
+    assert_eq!(
+        lab.journal("").iter().filter(|e| text(e, "MESSAGE").starts_with("reloaded")).count(),
+        3
+    );
+}
+
+fn it_waits_for_a_master_that_is_busy(suite: &'static str) {
+    let Some(lab) = Lab::with_pools(suite, &format!("{ECHO}workers = 2\n")) else { return };
+    lab.wait_for_idle(2);
+    lab.configure(&format!("{ECHO}workers = 5\n"));
+    // For far longer than what the reload runs beside the signal takes.
+    let master = Held::new(lab.master());
+    let reload = lab.spawn("systemctl reload preforkd");
+    lab.wait_for("ActiveState", |state| state == "reloading");
+    thread::sleep(Duration::from_secs(1));
+    assert!(!reload.is_finished(), "it did not wait");
+    drop(master);
+    assert_eq!(reload.join().expect("the reload").code, 0);
+    assert_eq!(lab.workers().len(), 5);
+    lab.wait_for("ActiveState", |state| state == "active");
+}
+
+/// A process that is held by a debugger. SIGSTOP would not do: systemd sends SIGCONT
+/// along with the signal for a reload.
+struct Held(i32);
+
+impl Held {
+    #[track_caller]
+    fn new(pid: i32) -> Self {
+        let held = Held(pid);
+        held.request(libc::PTRACE_SEIZE);
+        held.request(libc::PTRACE_INTERRUPT);
+        until("the process is held", || (procfs::Process::of(pid)?.state == 't').then_some(()));
+        held
+    }
+
+    fn request(&self, request: u32) {
+        let none = std::ptr::null_mut::<libc::c_void>();
+        // SAFETY: ptrace(2) takes no address or data for these requests, but options
+        // and a signal, which are none.
+        let done = unsafe { libc::ptrace(request, self.0, none, none) };
+        assert_eq!(done, 0, "hold process {}: {}", self.0, std::io::Error::last_os_error());
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.request(libc::PTRACE_DETACH);
+    }
+}
+
+fn a_new_size_keeps_the_other_workers(suite: &'static str) {
+    let Some(lab) = Lab::with_package(suite) else { return };
+    let old = set(&lab.wait_for_idle(4));
+    let file = "/etc/preforkd/preforkd.toml";
+    let shipped = lab.read(file);
+    lab.configure(&shipped.replace("workers = 4", "workers = 6"));
+    lab.sh("systemctl reload preforkd");
+    let new = set(&lab.wait_for_idle(6));
+    assert!(old.is_subset(&new), "{old:?} {new:?}");
+    lab.configure(&shipped.replace("workers = 4", "workers = 2"));
+    lab.sh("systemctl reload preforkd");
+    let few = set(&lab.wait_for_idle(2));
+    assert!(few.is_subset(&old), "{few:?} {old:?}");
+}
+
+fn a_bad_file_makes_it_fail_and_changes_nothing(suite: &'static str) {
+    let Some(lab) = Lab::with_package(suite) else { return };
+    let old = lab.wait_for_idle(4);
+    let good = lab.read("/etc/preforkd/preforkd.toml");
+    lab.configure(&format!("{good}\nwokers = 5\n"));
+    let said = lab.try_sh("systemctl reload preforkd");
+    assert_ne!(said.code, 0, "it succeeded");
+    assert!(said.err.contains("journalctl -xeu preforkd.service"), "{}", said.err);
+    // What that command shows, and the status.
+    let fault = "unknown key \"wokers\" in pool.echo";
+    for command in
+        ["journalctl --sync; journalctl --no-pager -xu preforkd", "systemctl status preforkd"]
+    {
+        let told = lab.try_sh(command).out;
+        assert!(told.contains(fault), "{command}: {told}");
+    }
+    let entry = lab.wait_for_entry("reload failed", "-p err");
+    assert!(text(&entry, "REASON").contains(fault), "{entry}");
+    assert!(lab.show("StatusText").contains(fault), "the status");
+    assert_eq!(lab.wait_for_idle(4), old, "the old workers serve on");
+    assert_eq!(lab.show("ActiveState"), "active");
+    lab.inside(|| assert_serves(&shipped_address()));
+
+    lab.configure(&good);
+    lab.sh("systemctl reload preforkd");
+    assert_eq!(lab.wait_for_idle(4), old);
+    lab.wait_for("StatusText", |status| !status.contains(fault));
+}

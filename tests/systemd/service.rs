@@ -1,0 +1,134 @@
+//! Starting, being watched, and what the status tells.
+
+use std::thread;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use crate::lab::{Lab, shipped_address};
+use crate::support::client::{ask, assert_serves};
+use crate::support::{Address, Client, procfs, until};
+
+on_both_suites!(
+    it_is_ready_when_every_pool_accepts,
+    what_a_restart_cannot_mend_is_not_restarted,
+    a_hung_master_is_restarted_and_an_idle_one_sleeps,
+    the_status_tells_how_the_pools_are,
+);
+
+fn it_is_ready_when_every_pool_accepts(suite: &'static str) {
+    let pools = (0..5).map(|pool| {
+        format!(
+            "[pool.p{pool}]\nlisten = \"127.0.0.1:{}\"\nservice = \"echo\"\nworkers = 30\n",
+            8000 + pool
+        )
+    });
+    let program =
+        "[pool.env]\nlisten = \"127.0.0.1:8100\"\nservice.exec.command = [\"env\"]\nworkers = 1\n";
+    let config = pools.chain([program.to_owned()]).collect::<String>();
+    let Some(lab) = Lab::with_pools(suite, &config) else { return };
+    let accept = lab.workers().into_iter().filter(|&pid| procfs::is_in_accept(pid)).count();
+    assert_eq!(accept, 151, "workers that accept when the start is over");
+    // A program has nothing by which it could speak for the service.
+    let address = Address::Tcp("127.0.0.1:8100".parse().expect("an address"));
+    let environment = lab.inside(|| ask(&address, ""));
+    assert!(environment.contains("TCPREMOTEIP="), "{environment}");
+    for name in ["NOTIFY_SOCKET", "FDSTORE", "WATCHDOG_", "LISTEN_", "INVOCATION_ID"] {
+        assert!(!environment.contains(name), "{environment}");
+    }
+}
+
+fn what_a_restart_cannot_mend_is_not_restarted(suite: &'static str) {
+    let Some(lab) = Lab::with_package(suite) else { return };
+    let good = lab.read("/etc/preforkd/preforkd.toml");
+    let other_user = good.replace("#user = \"nobody\"", "user = \"nobody\"");
+    for (config, code) in [("[pool", "78"), (other_user.as_str(), "77")] {
+        lab.configure(config);
+        assert_ne!(lab.try_sh("systemctl restart preforkd").code, 0);
+        assert_eq!(
+            (lab.show("ExecMainStatus"), lab.show("ActiveState")),
+            (code.into(), "failed".into())
+        );
+        assert_eq!(lab.show("NRestarts"), "0");
+    }
+    lab.sh("rm /etc/preforkd/preforkd.toml");
+    assert_ne!(lab.try_sh("systemctl restart preforkd").code, 0);
+    assert_eq!((lab.show("ExecMainStatus"), lab.show("NRestarts")), ("66".into(), "0".into()));
+
+    // An address in use may be free in a moment: it is tried again, more often
+    // than the start limit of five would let it.
+    lab.configure(&good);
+    let occupant = lab.inside(|| std::net::TcpListener::bind("127.0.0.1:7007").expect("bind"));
+    assert_ne!(lab.try_sh("systemctl restart preforkd").code, 0);
+    lab.wait_for("NRestarts", |count| count.parse::<u32>().is_ok_and(|count| count > 5));
+    lab.wait_for("ExecMainStatus", |code| code == "73");
+    drop(occupant);
+    lab.wait_for("ActiveState", |state| state == "active");
+    lab.inside(|| assert_serves(&shipped_address()));
+}
+
+fn a_hung_master_is_restarted_and_an_idle_one_sleeps(suite: &'static str) {
+    let Some(lab) = Lab::with_package(suite) else { return };
+    lab.edit("[Service]\nWatchdogSec=2s\nWatchdogSignal=KILL\n");
+    lab.sh("systemctl restart preforkd");
+    lab.wait_for_idle(4);
+    let master = lab.master();
+    // Those that it did not go to sleep for are the machine's.
+    let switches = |pid| {
+        let count = procfs::status(pid, "voluntary_ctxt_switches").expect("the counters");
+        count.parse::<u32>().expect("a number")
+    };
+    // The status follows a change within a second.
+    thread::sleep(Duration::from_millis(1500));
+    let before = switches(master);
+    thread::sleep(Duration::from_secs(4));
+    let woken = switches(master) - before;
+    assert!((2..=6).contains(&woken), "woken {woken} times in 4 s, with a ping each second");
+    assert_eq!(lab.master(), master, "an idle master is alive");
+
+    procfs::send(master, Signal::SIGSTOP);
+    lab.wait_for("NRestarts", |count| count == "1");
+    lab.wait_for("ActiveState", |state| state == "active");
+    assert_ne!(lab.master(), master);
+    lab.inside(|| assert_serves(&shipped_address()));
+    let told = lab.sh("journalctl --sync; journalctl --no-pager -u preforkd");
+    assert!(told.contains("Watchdog timeout"), "{told}");
+}
+
+fn the_status_tells_how_the_pools_are(suite: &'static str) {
+    let config = "
+        [pool.echo]
+        listen = \"127.0.0.1:7007\"
+        service = \"echo\"
+        workers = 3
+        [pool.weak]
+        listen = \"127.0.0.1:7008\"
+        service = \"echo\"
+        workers = 1
+        min_uptime = \"1h\"
+    ";
+    let Some(lab) = Lab::with_pools(suite, config) else { return };
+    let status = |wanted: [&str; 4]| {
+        lab.wait_for("StatusText", |status| wanted.iter().all(|part| status.contains(part)));
+    };
+    status(["2 pools", "0 workers busy", "4 idle", "0 slots throttled"]);
+    let mut client = lab.inside(|| Client::connect(&shipped_address()));
+    client.ping("hello");
+    // The master sleeps, and is woken by whatever comes next.
+    procfs::send(lab.master(), Signal::SIGUSR1);
+    status(["2 pools", "1 workers busy", "3 idle", "0 slots throttled"]);
+
+    // The worker of the second pool dies young until its slot backs off for long.
+    let weak = Address::Tcp("127.0.0.1:7008".parse().expect("an address"));
+    let all = lab.workers();
+    let victim = *all.last().expect("a worker");
+    drop(client);
+    procfs::send(victim, Signal::SIGKILL);
+    until("a slot backs off", || {
+        let new: Vec<_> = lab.workers().into_iter().filter(|pid| !all.contains(pid)).collect();
+        new.iter().for_each(|&pid| procfs::send_if_there(pid, Signal::SIGKILL));
+        lab.show("StatusText").contains("1 slots throttled").then_some(())
+    });
+    // It recovers by itself.
+    lab.inside(|| assert_serves(&weak));
+}
