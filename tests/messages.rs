@@ -327,10 +327,11 @@ fn every_fault_of_a_start_is_told_in_the_form() {
         "[daemon]\npid_file = \"{}\"\n[pool.a]\nlisten = \"{address}\"\nworkers = 1\nservice = \"echo\"\n",
         inside("pid")
     );
+    let testsvc = Setup::example("testsvc").program().to_owned();
     let run = |config: &str, script: &str, arguments: &[&str]| {
         let file = directory.write("main.toml", config);
         let mut command = Command::new("sh");
-        command.args(["-c", &format!("{script} exec \"$0\" \"$@\"")]).arg(preforkd().get_program());
+        command.args(["-c", &format!("{script} exec \"$0\" \"$@\"")]).arg(&testsvc);
         let ended = finish(command.arg("-c").arg(file).args(arguments));
         assert!(ended.code.is_some_and(|code| code > 65), "{config}\n{script}\n{ended:?}");
         // In the foreground the log is there too, in a form of its own.
@@ -345,6 +346,10 @@ fn every_fault_of_a_start_is_told_in_the_form() {
     run(&config, "ulimit -n 5;", &[]);
     run(&config.replace("/pid\"", "\""), "", &["--daemonize"]);
     run(&config.replace("/pid\"", "/main.toml/pid\""), "", &["--daemonize"]);
+    for options in ["code = 3", "signal = 9", "error = \"no luck\""] {
+        let service = format!("service.die_at_start = {{ {options} }}");
+        run(&config.replace("service = \"echo\"", &service), "", &["--daemonize"]);
+    }
     let _other = TcpListener::bind(address.tcp()).expect("take the address");
     run(&config, "", &[]);
     run(&config, "", &["--daemonize"]);

@@ -87,7 +87,7 @@ pub struct Master<'a> {
     /// The observer knows that every pool accepts.
     announced: bool,
     /// Why the last reload, or the start of a pool, failed.
-    trouble: Option<String>,
+    remark: Option<String>,
     news: Vec<News>,
 }
 
@@ -142,7 +142,7 @@ impl<'a> Master<'a> {
             cause: "",
             listeners_stay: false,
             announced: false,
-            trouble: None,
+            remark: None,
             news: plan.news,
         };
         master.keep_listeners();
@@ -277,9 +277,9 @@ impl<'a> Master<'a> {
         let (accepting, failed): (Vec<&Pool>, Vec<&Pool>) =
             self.pools.iter().partition(|pool| pool.standing() == Standing::Ready);
         let workers = accepting.iter().map(|pool| pool.size()).sum();
-        self.trouble = tell_failed(failed.into_iter());
+        self.remark = tell_failed(failed.into_iter());
         self.news.push(News::Ready { pools: accepting.len(), workers });
-        if let Some(warning) = &self.trouble {
+        if let Some(warning) = &self.remark {
             self.observer.partly_ready(warning);
         }
         self.enter(Phase::Running);
@@ -290,7 +290,7 @@ impl<'a> Master<'a> {
     fn announce(&mut self) {
         if !self.announced && self.pools.iter().all(|pool| pool.standing() == Standing::Ready) {
             self.announced = true;
-            self.trouble = None;
+            self.remark = None;
             self.observer.ready();
         }
     }
@@ -307,9 +307,9 @@ impl<'a> Master<'a> {
         };
         gone.iter_mut().for_each(|pool| pool.close(Asked::Retire));
         self.removed.append(&mut gone);
-        self.trouble = match &news {
-            News::ReloadFailed { reason } => Some(reason.clone()),
-            _ => None,
+        self.remark = match &news {
+            News::ReloadFailed { reason } => Some(format!("reload failed: {reason}")),
+            _ => Some("reloaded".to_owned()),
         };
         self.news.push(news);
         self.keep_listeners();
@@ -370,11 +370,11 @@ impl<'a> Master<'a> {
         for news in self.news.drain(..) {
             report::tell(&self.shared.log, news);
         }
-        let (pools, phase, trouble) = (&self.pools, self.phase, &self.trouble);
+        let (pools, phase, remark) = (&self.pools, self.phase, &self.remark);
         self.observer.turn(now, &mut || {
             let mut status =
                 Status { phase: phase.to_string(), pools: pools.len(), ..Status::default() };
-            status.trouble = trouble.clone();
+            status.remark = remark.clone();
             pools.iter().for_each(|pool| {
                 pool.count(&mut status.busy, &mut status.idle, &mut status.throttled)
             });
@@ -407,7 +407,7 @@ impl<'a> Master<'a> {
     }
 
     fn refuse_reload(&mut self, error: &Error) {
-        self.trouble = Some(format!("reload failed: {error}"));
+        self.remark = Some(format!("reload failed: {error}"));
         self.news.push(News::ReloadFailed { reason: error.to_string() });
         if self.announced {
             self.observer.ready();

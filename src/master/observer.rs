@@ -51,19 +51,19 @@ pub struct Status {
     /// How many slots back off.
     pub throttled: usize,
     /// What became of the last reload, or of the start of a pool.
-    pub trouble: Option<String>,
+    pub remark: Option<String>,
 }
 
 impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Status { phase, pools, busy, idle, throttled, trouble } = self;
+        let Status { phase, pools, busy, idle, throttled, remark } = self;
         write!(
             f,
             "{phase}; {pools} pools, {busy} workers busy, {idle} idle, {throttled} slots throttled"
         )?;
-        match trouble {
+        match remark {
             // A status is one line.
-            Some(trouble) => write!(f, "; {}", trouble.replace('\n', " ")),
+            Some(remark) => write!(f, "; {}", remark.replace('\n', " ")),
             None => Ok(()),
         }
     }
