@@ -7,6 +7,7 @@
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
+use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 use std::process::{self, ExitCode};
 use std::thread;
@@ -165,6 +166,7 @@ fn obey(connection: &Connection) -> io::Result<()> {
         "ids" => output.write_all(identity()?.as_bytes())?,
         "setuid0" => output.write_all(back_to_root().as_bytes())?,
         "scribble" => scribble(&mut output, Duration::from_secs(number.unwrap_or(1) as u64))?,
+        "grow" => writeln!(output, "{}", pages_behind_ours()?)?,
         "echo" => {
             let mut buffer = [0; 4096];
             loop {
@@ -243,9 +245,8 @@ fn back_to_root() -> String {
     text
 }
 
-/// Writes random bytes over every shared page that the worker has, for the
-/// given time; answers `pages N` before and `done` after.
-fn scribble(output: &mut impl Write, time: Duration) -> io::Result<()> {
+/// The memory that this process shares and may write to: from where to where.
+fn shared_areas() -> io::Result<Vec<(usize, usize)>> {
     let maps = fs::read_to_string("/proc/self/maps")?;
     let mut areas = Vec::new();
     for line in maps.lines() {
@@ -253,14 +254,44 @@ fn scribble(output: &mut impl Write, time: Duration) -> io::Result<()> {
         let (Some(range), Some("rw-s")) = (words.next(), words.next()) else {
             continue;
         };
+        let hex = |text: &str| usize::from_str_radix(text, 16).ok();
         let Some((from, to)) = range.split_once('-') else {
             continue;
         };
-        if let (Ok(from), Ok(to)) = (usize::from_str_radix(from, 16), usize::from_str_radix(to, 16))
-        {
-            areas.push((from, to));
+        areas.extend(hex(from).zip(hex(to)));
+    }
+    Ok(areas)
+}
+
+/// Maps what this process shares a second time, and more of it; gives how many
+/// pages that were not its own it can read then.
+fn pages_behind_ours() -> io::Result<usize> {
+    const PAGE: usize = 4096;
+    const PAGES: usize = 64;
+    let (_reader, writer) = io::pipe()?;
+    let mut reached = 0;
+    for (from, to) in shared_areas()? {
+        // SAFETY: mremap(2) with an old size of 0 makes another mapping of
+        // shared memory at an address of the kernel's choice.
+        let more = unsafe {
+            libc::mremap(from as *mut libc::c_void, 0, PAGES * PAGE, libc::MREMAP_MAYMOVE)
+        };
+        if more == libc::MAP_FAILED {
+            continue;
+        }
+        for page in (to - from) / PAGE..PAGES {
+            // SAFETY: write(2) itself tells an address that cannot be read.
+            let written = unsafe { libc::write(writer.as_raw_fd(), more.byte_add(page * PAGE), 1) };
+            reached += usize::from(written == 1);
         }
     }
+    Ok(reached)
+}
+
+/// Writes random bytes over every shared page that the worker has, for the
+/// given time; answers `pages N` before and `done` after.
+fn scribble(output: &mut impl Write, time: Duration) -> io::Result<()> {
+    let areas = shared_areas()?;
     let pages: usize = areas.iter().map(|(from, to)| (to - from) / 4096).sum();
     writeln!(output, "pages {pages}")?;
     let end = Instant::now() + time;

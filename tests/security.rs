@@ -67,21 +67,36 @@ fn a_worker_has_one_page_and_it_is_nobody_elses() {
     }
     workers = daemon.wait_for_idle("one", 12);
     workers.extend(daemon.wait_for_idle("other", 3));
-    // The master has them all, or it would not see what they tell.
-    let all = shared_memory(daemon.pid());
     let mut seen = BTreeSet::new();
     for &worker in &workers {
         let areas = shared_memory(worker);
         assert_eq!(areas.len(), 1, "{worker} shares {areas:x?}");
-        let Shared { from, to, object } = areas[0].clone();
-        assert_eq!(to - from, PAGE_BYTES, "{worker} shares {areas:x?}");
-        assert!(seen.insert(object.clone()), "two workers share {areas:x?}");
-        let is_the_masters = |area: &Shared| {
-            let pages = (area.to - area.from) / PAGE_BYTES;
-            area.object.0 == object.0
-                && (0..pages).any(|page| area.object.1 + page * PAGE_BYTES == object.1)
-        };
-        assert!(all.iter().any(is_the_masters), "{object:?} is not in {all:x?}");
+        assert_eq!(areas[0].to - areas[0].from, PAGE_BYTES, "{worker} shares {areas:x?}");
+        assert!(seen.insert(areas[0].object.clone()), "two workers share {areas:x?}");
+    }
+}
+
+/// Whether the kernel is one that can seal a mapping (mseal(2)).
+fn can_seal() -> bool {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let mut numbers = release.split('.').map(|number| number.parse().unwrap_or(0));
+    let version: (u32, u32) = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    version >= (6, 10)
+}
+
+// What is mapped can be mapped again, and more of it (mremap(2)): if the page of
+// a worker lies in one object with those of others, it reaches these.
+#[test]
+fn a_worker_cannot_map_more_than_its_page() {
+    if !provided(can_seal(), "Linux 6.10, for mseal") {
+        return;
+    }
+    let address = Address::fresh();
+    let daemon = Daemon::start_example("testsvc", &command("command", &address, 12, ""));
+    daemon.wait_for_idle("command", 12);
+    // In turn, so that it is not always the one with the last page.
+    for _ in 0..12 {
+        assert_eq!(ask(&address, "grow\n"), "0\n");
     }
 }
 
@@ -227,7 +242,7 @@ fn a_worker_that_scribbles_for_seconds_harms_nobody() {
     daemon.signal(Signal::SIGHUP);
     until("the pool is at size", || (daemon.workers("command").len() == 4).then_some(()));
     bystander.assert_alive();
-    assert_eq!(daemon.zombies(), [0; 0]);
+    until("no zombie is left", || daemon.zombies().is_empty().then_some(()));
 }
 
 #[test]

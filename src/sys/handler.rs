@@ -73,9 +73,9 @@ pub fn install(targets: &Targets<'_>) -> io::Result<()> {
         .store(targets.log_path.map_or(ptr::null_mut(), |path| path.as_ptr().cast_mut()), Relaxed);
     OVERDUE.store(ptr::from_ref(targets.overdue).cast_mut(), Relaxed);
 
-    handle(Signal::SIGTERM, handle_retire)?;
-    handle(Signal::SIGUSR1, handle_reopen)?;
-    handle(Signal::SIGALRM, handle_overdue)?;
+    for (signal, handler) in HANDLED {
+        handle(signal, handler)?;
+    }
     for signal in IGNORED {
         set_disposition(signal, SigHandler::SigIgn)?;
     }
@@ -104,21 +104,18 @@ const IGNORED: [Signal; 8] = [
 /// the first such signal that a person sends. A worker dies of them at once.
 const DEFAULT: [Signal; 3] = [Signal::SIGCHLD, Signal::SIGSEGV, Signal::SIGBUS];
 
-/// Every signal whose action [`install`] changes: what a program that this
-/// process starts must get its defaults back for.
-pub(super) const CHANGED: [Signal; 11] = [
-    Signal::SIGTERM,
-    Signal::SIGUSR1,
-    Signal::SIGALRM,
-    Signal::SIGINT,
-    Signal::SIGQUIT,
-    Signal::SIGHUP,
-    Signal::SIGUSR2,
-    Signal::SIGTTIN,
-    Signal::SIGTTOU,
-    Signal::SIGPIPE,
-    Signal::SIGXFSZ,
+/// What a worker handles.
+const HANDLED: [(Signal, extern "C" fn(c_int)); 3] = [
+    (Signal::SIGTERM, handle_retire),
+    (Signal::SIGUSR1, handle_reopen),
+    (Signal::SIGALRM, handle_overdue),
 ];
+
+/// Every signal that has not its default action after [`install`]: what a
+/// program that this process starts must get it back for.
+pub(super) fn changed() -> impl Iterator<Item = Signal> {
+    HANDLED.iter().map(|(signal, _)| *signal).chain(IGNORED)
+}
 
 /// Says that from now on there may be a connection in hand. Until then SIGTERM
 /// ends the process at once: nothing is lost by that, and what it prepares may

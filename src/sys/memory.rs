@@ -8,7 +8,7 @@ use std::os::unix::fs::FileExt;
 use std::rc::Rc;
 use std::sync::atomic::AtomicU64;
 
-use nix::libc::off_t;
+use nix::libc::{self, off_t};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap};
 
@@ -81,6 +81,10 @@ impl SharedPage {
 
     /// Maps the page, for good, in the process that it is for: a child, which
     /// closes the file and has no other page.
+    ///
+    /// A mapping could be moved along its file to the pages of others (mremap(2),
+    /// remap_file_pages(2)), so it is sealed where the kernel can (mseal(2),
+    /// Linux 6.10).
     pub fn map(&self) -> io::Result<&'static Page> {
         const ONE: NonZeroUsize = NonZeroUsize::new(PAGE_BYTES).expect("not zero");
         let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
@@ -89,10 +93,12 @@ impl SharedPage {
         // memory that anybody holds. It is never unmapped, so the reference is
         // good for as long as the process lives; any bits are valid atomics;
         // and the file has the page, for it is never made shorter.
-        unsafe {
-            let page = mmap(None, ONE, access, MapFlags::MAP_SHARED, &self.pages.file, at)?;
-            Ok(page.cast().as_ref())
-        }
+        let page = unsafe { mmap(None, ONE, access, MapFlags::MAP_SHARED, &self.pages.file, at) }?;
+        // SAFETY: the range is that mapping; sealing takes nothing from us, who
+        // never change it. An older kernel fails with ENOSYS.
+        let _ = unsafe { libc::syscall(libc::SYS_mseal, page.as_ptr(), PAGE_BYTES, 0) };
+        // SAFETY: see above.
+        Ok(unsafe { page.cast().as_ref() })
     }
 
     fn offset(&self, word: usize) -> u64 {

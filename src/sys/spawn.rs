@@ -175,7 +175,7 @@ fn follow(orders: &Orders<'_>) -> Errno {
     unsafe {
         let mut default: libc::sigaction = std::mem::zeroed();
         default.sa_sigaction = libc::SIG_DFL;
-        for signal in handler::CHANGED {
+        for signal in handler::changed() {
             if libc::sigaction(signal as Signal as c_int, &default, ptr::null_mut()) < 0 {
                 return Errno::last();
             }
