@@ -120,7 +120,10 @@ impl Setup {
         if let Some(user) = self.user {
             // The place of the build may be closed to others.
             let copy = self.directory.join("preforkd");
-            fs::copy(&self.program, &copy).expect("copy the program");
+            // By another process: were this one to hold the copy open for writing,
+            // a child that another test forks meanwhile would, too (ETXTBSY).
+            let copied = Command::new("cp").arg(&self.program).arg(&copy).status();
+            assert!(copied.is_ok_and(|status| status.success()), "copy the program");
             self.program = copy;
             std::os::unix::fs::chown(self.directory.path(), Some(user), Some(user))
                 .expect("give the directory away");
