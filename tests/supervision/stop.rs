@@ -15,11 +15,7 @@ fn a_worker_that_ignores_the_stop_is_killed_after_stop_timeout() {
         daemon.expect(&["worker killed", "stopping faster"]);
         let mut client = Client::connect(&address);
         client.send(request);
-        until("a worker is busy", || {
-            let busy =
-                daemon.workers("command").iter().filter(|&&pid| !procfs::is_in_accept(pid)).count();
-            (busy == 1).then_some(())
-        });
+        wait_for_busy(&daemon);
         daemon.signal(Signal::SIGTERM);
         let end = daemon.log().wait_for("worker killed", |_| true);
         assert_eq!(end.text("signal"), Some("SIGKILL"), "{end}");
@@ -33,6 +29,19 @@ fn a_worker_that_ignores_the_stop_is_killed_after_stop_timeout() {
 
 /// A daemon that waits for ever for a busy worker if it is asked politely, and
 /// the client that keeps the worker busy.
+/// Waits until a worker has accepted: it holds its listener and a connection.
+/// That it is not in accept would not do: one that was just woken is not.
+#[track_caller]
+fn wait_for_busy(daemon: &Daemon) {
+    until("a worker is busy", || {
+        let is_busy = |pid: &i32| {
+            let files = procfs::descriptors(*pid);
+            files.values().filter(|target| target.starts_with("socket:")).count() == 2
+        };
+        daemon.workers("command").iter().any(is_busy).then_some(())
+    });
+}
+
 fn busy_for_ever() -> (Daemon, Client) {
     let address = Address::fresh();
     let config = format!(
@@ -41,17 +50,9 @@ fn busy_for_ever() -> (Daemon, Client) {
     );
     let daemon = Daemon::start_example("testsvc", &config);
     daemon.expect(&["worker killed", "stopping faster"]);
-    // One that is still on its way to its first accept is not busy.
-    until("every worker accepts", || {
-        daemon.workers("command").into_iter().all(procfs::is_in_accept).then_some(())
-    });
     let mut client = Client::connect(&address);
     client.send("sleep\n");
-    until("a worker is busy", || {
-        let busy =
-            daemon.workers("command").iter().filter(|&&pid| !procfs::is_in_accept(pid)).count();
-        (busy == 1).then_some(())
-    });
+    wait_for_busy(&daemon);
     (daemon, client)
 }
 
