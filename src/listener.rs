@@ -117,9 +117,16 @@ impl Listener {
             _ => None,
         };
         let listener = Listener::new(socket, address.clone(), file);
-        // What a socket unit has made is the service manager's.
-        listener.stays.set(!is_ours);
+        // The service manager has it too: a start that fails must not take it
+        // away. See `own`.
+        listener.stays.set(true);
         Ok(listener)
+    }
+
+    /// Says that the socket is to go with this listener, now that the daemon
+    /// serves on it; but not what a socket unit has made.
+    pub fn own(&self) {
+        self.stays.set(matches!(self.address, Address::Systemd(_)));
     }
 
     fn new(socket: OwnedFd, address: Address, file: Option<SocketFile>) -> Self {
@@ -351,8 +358,9 @@ impl SocketFile {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        // Not in a child, where the socket is still the parent's.
-        if self.stays.get() || getpid() != self.made_by {
+        // Not in a child, where the socket is still the parent's; and not by a
+        // panic, after which the service manager starts us on it again.
+        if self.stays.get() || getpid() != self.made_by || std::thread::panicking() {
             return;
         }
         // A worker that is stopped or busy may hold the socket open for long.

@@ -721,3 +721,35 @@ fn every_exit_code_is_tested() {
         assert!(tests.contains(&format!("Some({code})")), "exit code {code} has no test");
     }
 }
+
+// A service manager passes the listeners that it keeps for us. A start that fails
+// must leave them as they are: the next one is given them again.
+#[test]
+fn a_start_that_fails_leaves_a_stored_listener_open() {
+    let directory = Home::new();
+    let stored = std::net::TcpListener::bind("127.0.0.1:0").expect("listen");
+    let busy = std::net::TcpListener::bind("127.0.0.1:0").expect("listen");
+    let address = |listener: &std::net::TcpListener| listener.local_addr().expect("bound");
+    let pool = |name: &str, listener: &std::net::TcpListener| {
+        let address = address(listener);
+        format!("[pool.{name}]\nlisten = \"{address}\"\nservice = \"echo\"\nworkers = 1\n")
+    };
+    let file = directory.write("preforkd.toml", &(pool("a", &stored) + &pool("b", &busy)));
+    let name: String =
+        address(&stored).to_string().bytes().map(|byte| format!("{byte:02x}")).collect();
+    // The shell gives it the number that a service manager would.
+    let script = format!(
+        "LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=listener-{name} exec \"$0\" \"$@\" 3<&0 </dev/null"
+    );
+    let socket = std::os::fd::OwnedFd::from(stored.try_clone().expect("another descriptor"));
+    let ended = Command::new("sh")
+        .args(["-c", &script])
+        .arg(preforkd().get_program())
+        .arg("-c")
+        .arg(file)
+        .stdin(socket)
+        .output()
+        .expect("run the daemon");
+    assert_eq!(ended.status.code(), Some(73), "{ended:?}");
+    std::net::TcpStream::connect(address(&stored)).expect("connect to the stored listener");
+}

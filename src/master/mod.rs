@@ -86,7 +86,7 @@ pub struct Master<'a> {
     listeners_stay: bool,
     /// The observer knows that every pool accepts.
     announced: bool,
-    /// Why the last reload, or the start of a pool, failed.
+    /// What became of the last reload, or why a pool has not started.
     remark: Option<String>,
     news: Vec<News>,
 }
@@ -146,6 +146,8 @@ impl<'a> Master<'a> {
             news: plan.news,
         };
         master.keep_listeners();
+        // From here on nothing of the start can fail.
+        master.pools.iter().flat_map(Pool::listeners).for_each(|listener| listener.own());
         Ok(master)
     }
 

@@ -32,7 +32,7 @@ pub struct Plan {
     pub news: Vec<News>,
 }
 
-/// Checks a configuration without binding or changing anything.
+/// Checks a configuration without leaving anything behind.
 ///
 /// # Errors
 ///

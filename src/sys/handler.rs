@@ -4,7 +4,7 @@
 //! the two would be lost until the next connection. So the handler takes the
 //! listener away. It makes the listener's number mean a *dead* file, one that
 //! cannot be listened on; an accept that has not begun fails at once, one that
-//! sleeps is restarted (SA_RESTART) on the dead socket and fails, and one that
+//! sleeps is restarted (SA_RESTART) on the dead file and fails, and one that
 //! already holds a connection returns it.
 //!
 //! SA_RESTART also keeps a service in the middle of a read or a write from
