@@ -6,7 +6,6 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::thread;
 use std::time::Instant;
 
@@ -16,7 +15,8 @@ use nix::unistd::{Group, User};
 use super::support::client::{ask, assert_serves};
 use super::support::command::finish;
 use super::support::{
-    Address, Client, Daemon, Directory, PATIENCE, Setup, is_root, procfs, provided, until,
+    Address, Client, Daemon, Directory, PATIENCE, Setup, has_strace, is_root, procfs, provided,
+    until,
 };
 
 /// A pool `echo` on the socket file `path`, with further keys of `listen`.
@@ -118,9 +118,7 @@ fn nobody_can_connect_before_owner_and_mode_are_set() {
 // The same by the order of the system calls, which no luck is in.
 #[test]
 fn owner_and_mode_are_set_before_listen() {
-    let tool = Command::new("strace").args(["-o", "/dev/null", "true"]).status();
-    let has_tool = tool.is_ok_and(|status| status.success());
-    if !provided(has_tool && is_root(), "strace and root") {
+    if !provided(has_strace() && is_root(), "strace and root") {
         return;
     }
     let setup = Setup::new();

@@ -23,6 +23,7 @@ pub use directory::Directory;
 pub use load::Load;
 pub use log::{Event, Log};
 
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -69,4 +70,10 @@ pub fn provided(it_can: bool, need: &str) -> bool {
 /// Whether the tests run as root.
 pub fn is_root() -> bool {
     nix::unistd::geteuid().is_root()
+}
+
+/// Whether strace(1) is there and may trace.
+pub fn has_strace() -> bool {
+    let tool = Command::new("strace").args(["-o", "/dev/null", "true"]).status();
+    tool.is_ok_and(|status| status.success())
 }
