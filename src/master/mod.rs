@@ -33,7 +33,7 @@ use crate::sys::signal::{Received, Waiting};
 use crate::sys::wait::reap_any;
 
 use phase::{Phase, together};
-use reload::{Pending, Plan, Target, could_not_start};
+use reload::{Pending, Plan, could_not_start};
 use report::News;
 
 pub use observer::{Observer, Status};
@@ -297,42 +297,6 @@ impl<'a> Master<'a> {
         }
     }
 
-    /// Ends a reload, once its pools have shown how they stand.
-    fn settle_reload(&mut self) {
-        let Some(pending) = self.pending.take() else { return };
-        let (mut gone, news) = match pending.conclude(self.reload_target()) {
-            Ok(concluded) => concluded,
-            Err(pending) => {
-                self.pending = Some(pending);
-                return;
-            }
-        };
-        gone.iter_mut().for_each(|pool| pool.close(Asked::Retire));
-        self.removed.append(&mut gone);
-        self.remark = match &news {
-            News::ReloadFailed { reason } => Some(format!("reload failed: {reason}")),
-            _ => Some("reloaded".to_owned()),
-        };
-        self.news.push(news);
-        self.keep_listeners();
-        if self.announced {
-            self.observer.ready();
-        }
-        if self.phase == Phase::Reloading {
-            self.enter(Phase::Running);
-        }
-    }
-
-    fn reload_target(&mut self) -> Target<'_> {
-        Target {
-            pools: &mut self.pools,
-            daemon: &mut self.daemon,
-            log: &mut self.log,
-            shared: &mut self.shared,
-            news: &mut self.news,
-        }
-    }
-
     /// Fills empty slots and watches connections.
     fn maintain(&mut self, now: Moment) {
         let mut events = Vec::new();
@@ -382,38 +346,6 @@ impl<'a> Master<'a> {
             });
             status
         });
-    }
-
-    fn reload(&mut self) {
-        self.observer.reloading();
-        let config = match config::load(&self.file) {
-            Ok(config) => config,
-            Err(problems) => return self.refuse_reload(&Error::from(problems)),
-        };
-        let plan = match Plan::make(
-            config,
-            &self.services,
-            &self.pools,
-            &self.inherited,
-            Some(self.shared.sink.kind()),
-        ) {
-            Ok(plan) => plan,
-            Err(error) => return self.refuse_reload(&error),
-        };
-        let earlier = self.pending.take();
-        self.pending = Some(Pending::begin(plan, self.reload_target(), earlier));
-        self.keep_listeners();
-        if self.phase == Phase::Running {
-            self.enter(Phase::Reloading);
-        }
-    }
-
-    fn refuse_reload(&mut self, error: &Error) {
-        self.remark = Some(format!("reload failed: {error}"));
-        self.news.push(News::ReloadFailed { reason: error.to_string() });
-        if self.announced {
-            self.observer.ready();
-        }
     }
 
     /// Tells the observer which listeners there are, and leaves the files of

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io;
 use std::path::Path;
 use std::rc::Rc;
@@ -11,14 +12,16 @@ use nix::errno::Errno;
 use nix::unistd::{AccessFlags, eaccess};
 
 use crate::config::{self, Address, Config, Listen, Problem, Problems};
-use crate::error::{Error, reason};
+use crate::error::{Code, Error, reason};
 use crate::listener::{Inherited, Listener, stored_name};
 use crate::log;
 use crate::log::sink::{Kind, Sink};
-use crate::pool::{Blueprint, Pool, Shared, Standing};
+use crate::pool::{Asked, Blueprint, Pool, Shared, Standing};
 use crate::service::Services;
 
+use super::Master;
 use super::changes::{Change, changes};
+use super::phase::Phase;
 use super::report::News;
 
 /// A checked configuration with its sockets bound: what cannot fail any more.
@@ -161,18 +164,18 @@ pub struct Pending {
 }
 
 /// The parts of the master that a reload changes.
-pub struct Target<'a> {
-    pub pools: &'a mut Vec<Pool>,
-    pub daemon: &'a mut config::Daemon,
-    pub log: &'a mut config::Log,
-    pub shared: &'a mut Shared,
-    pub news: &'a mut Vec<News>,
+struct Target<'a> {
+    pools: &'a mut Vec<Pool>,
+    daemon: &'a mut config::Daemon,
+    log: &'a mut config::Log,
+    shared: &'a mut Shared,
+    news: &'a mut Vec<News>,
 }
 
 impl Pending {
     /// Carries the plan out, as far as it can be undone. `earlier` is a reload
     /// that has not concluded: this one takes its place.
-    pub fn begin(plan: Plan, target: Target<'_>, earlier: Option<Pending>) -> Pending {
+    fn begin(plan: Plan, target: Target<'_>, earlier: Option<Pending>) -> Pending {
         let Target { pools, daemon, log, shared, news } = target;
         news.extend(plan.news);
         let changes: BTreeMap<String, Change> = {
@@ -202,7 +205,7 @@ impl Pending {
     /// Ends the reload once its pools have shown how they stand: with all of
     /// it in force, or, if the workers of one cannot start, with none of it.
     /// Gives the pools that go, and what to say; or itself, to be asked again.
-    pub fn conclude(self, target: Target<'_>) -> Result<(Vec<Pool>, News), Pending> {
+    fn conclude(self, target: Target<'_>) -> Result<(Vec<Pool>, Ended), Pending> {
         let Target { pools, daemon, log, shared, news } = target;
         let on_trial = |wanted| move |pool: &&Pool| pool.is_on_trial() && pool.standing() == wanted;
         let failures: Vec<_> =
@@ -212,7 +215,7 @@ impl Pending {
                 return Err(self);
             }
             let gone = pools.extract_if(.., |pool| !pool.commit()).collect();
-            return Ok((gone, self.success(shared.generation)));
+            return Ok((gone, Ok(Reloaded::new(shared.generation, &self.changes))));
         }
         *daemon = self.daemon;
         if *log != self.log {
@@ -220,20 +223,120 @@ impl Pending {
             change_log(log, self.log, sink, shared, news);
         }
         let gone = pools.extract_if(.., |pool| !pool.revert()).collect();
-        Ok((gone, News::ReloadFailed { reason: failures.join("; ") }))
+        Ok((gone, Err(Error::new(Code::Unavailable, failures.join("; ")))))
     }
+}
 
-    fn success(&self, generation: u64) -> News {
+/// How a reload has ended.
+type Ended = Result<Reloaded, Error>;
+
+/// A changed configuration that is in force; the pools by name, with spaces.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reloaded {
+    /// Its epoch.
+    pub generation: u64,
+    /// The pools that are new.
+    pub added: String,
+    /// The pools that are no more.
+    pub removed: String,
+    /// The pools with new workers.
+    pub renewed: String,
+    /// The pools with more workers or fewer.
+    pub resized: String,
+}
+
+impl Reloaded {
+    fn new(generation: u64, changes: &BTreeMap<String, Change>) -> Self {
         let named = |wanted| {
-            let names = self.changes.iter().filter(|(_, change)| **change == wanted);
+            let names = changes.iter().filter(|(_, change)| **change == wanted);
             names.map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(" ")
         };
-        News::Reloaded {
+        Reloaded {
             generation,
             added: named(Change::Add),
             removed: named(Change::Remove),
             renewed: named(Change::Renew),
             resized: named(Change::Resize),
+        }
+    }
+
+    /// What has changed, and the names of the pools of which this is true.
+    pub fn changes(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let Reloaded { generation: _, added, removed, renewed, resized } = self;
+        let all =
+            [("added", added), ("removed", removed), ("renewed", renewed), ("resized", resized)];
+        all.into_iter().filter(|(_, names)| !names.is_empty()).map(|(what, names)| (what, &**names))
+    }
+}
+
+impl fmt::Display for Reloaded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "reloaded, generation: {}", self.generation)?;
+        self.changes().try_for_each(|(what, names)| write!(f, ", {what}: {names}"))
+    }
+}
+
+impl Master<'_> {
+    /// Begins a reload, or refuses it.
+    pub(super) fn reload(&mut self) {
+        self.observer.reloading();
+        let plan = config::load(&self.file).map_err(Error::from).and_then(|config| {
+            let log = Some(self.shared.sink.kind());
+            Plan::make(config, &self.services, &self.pools, &self.inherited, log)
+        });
+        let plan = match plan {
+            Ok(plan) => plan,
+            Err(error) => return self.end_reload(Err(error)),
+        };
+        let earlier = self.pending.take();
+        self.pending = Some(Pending::begin(plan, self.reload_target(), earlier));
+        self.keep_listeners();
+        if self.phase == Phase::Running {
+            self.enter(Phase::Reloading);
+        }
+    }
+
+    /// Ends a reload, once its pools have shown how they stand.
+    pub(super) fn settle_reload(&mut self) {
+        let Some(pending) = self.pending.take() else { return };
+        let (mut gone, ended) = match pending.conclude(self.reload_target()) {
+            Ok(concluded) => concluded,
+            Err(pending) => {
+                self.pending = Some(pending);
+                return;
+            }
+        };
+        gone.iter_mut().for_each(|pool| pool.close(Asked::Retire));
+        self.removed.append(&mut gone);
+        self.keep_listeners();
+        self.end_reload(ended);
+        if self.phase == Phase::Reloading {
+            self.enter(Phase::Running);
+        }
+    }
+
+    /// Tells everybody how a reload has ended.
+    fn end_reload(&mut self, ended: Ended) {
+        self.remark = Some(match &ended {
+            Ok(_) => "reloaded".to_owned(),
+            Err(error) => format!("reload failed: {error}"),
+        });
+        self.news.push(match ended {
+            Ok(reloaded) => News::Reloaded(reloaded),
+            Err(error) => News::ReloadFailed { reason: error.to_string() },
+        });
+        if self.announced {
+            self.observer.ready();
+        }
+    }
+
+    fn reload_target(&mut self) -> Target<'_> {
+        Target {
+            pools: &mut self.pools,
+            daemon: &mut self.daemon,
+            log: &mut self.log,
+            shared: &mut self.shared,
+            news: &mut self.news,
         }
     }
 }

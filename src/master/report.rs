@@ -10,6 +10,8 @@ use crate::log::limit::HeldBack;
 use crate::pool::{Death, Event};
 use crate::sys::wait::{Exit, signal_name};
 
+use super::reload::Reloaded;
+
 /// Something that the log is to tell.
 #[derive(Debug)]
 pub enum News {
@@ -37,18 +39,7 @@ pub enum News {
         workers: u32,
     },
     /// A changed configuration is in force.
-    Reloaded {
-        /// Its epoch.
-        generation: u64,
-        /// The pools that are new.
-        added: String,
-        /// The pools that are no more.
-        removed: String,
-        /// The pools with new workers.
-        renewed: String,
-        /// The pools with more workers or fewer.
-        resized: String,
-    },
+    Reloaded(Reloaded),
     /// A changed configuration is not in force; nothing changed.
     ReloadFailed {
         /// Why.
@@ -123,9 +114,7 @@ pub fn tell(log: &Logger, news: News) {
         News::Ready { pools, workers } => {
             info!(log, "ready"; "pools" => pools, "workers" => workers)
         }
-        News::Reloaded { generation, added, removed, renewed, resized } => info!(log, "reloaded";
-            "generation" => generation, Names("added", added), Names("removed", removed),
-            Names("renewed", renewed), Names("resized", resized)),
+        News::Reloaded(reloaded) => info!(log, "reloaded"; Changed(reloaded)),
         News::ReloadFailed { reason } => error!(log, "reload failed"; "reason" => reason),
         News::Stopping { cause } => info!(log, "stopping"; "cause" => cause),
         News::Escalating { step, cause } => {
@@ -200,11 +189,12 @@ impl KV for Reason {
     }
 }
 
-/// A field with the names of pools, where there are any.
-struct Names(&'static str, String);
+/// The fields of a reload: its epoch, and the pools by what has become of them.
+struct Changed(Reloaded);
 
-impl KV for Names {
+impl KV for Changed {
     fn serialize(&self, _: &Record<'_>, serializer: &mut dyn Serializer) -> slog::Result {
-        if self.1.is_empty() { Ok(()) } else { serializer.emit_str(self.0, &self.1) }
+        serializer.emit_u64("generation", self.0.generation)?;
+        self.0.changes().try_for_each(|(what, names)| serializer.emit_str(what, names))
     }
 }
