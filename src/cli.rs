@@ -37,6 +37,13 @@ enum Subcommands {
     },
     /// Check the configuration, and change nothing.
     Check,
+    /// Let the daemon that runs reload its configuration; tell how that ended.
+    Reload {
+        /// Ask for none: wait for the one that a signal has asked for, and say
+        /// nothing unless it fails.
+        #[arg(long)]
+        result: bool,
+    },
 }
 
 /// What the command line asks for.
@@ -48,6 +55,10 @@ pub enum Command {
     Daemonize,
     /// To check the configuration.
     Check,
+    /// To reload the configuration of the daemon that runs.
+    Reload,
+    /// To tell how its last reload has ended.
+    Result,
 }
 
 impl Cli {
@@ -55,6 +66,8 @@ impl Cli {
     pub fn command(&self) -> Command {
         match self.command {
             Some(Subcommands::Check) => Command::Check,
+            Some(Subcommands::Reload { result: false }) => Command::Reload,
+            Some(Subcommands::Reload { result: true }) => Command::Result,
             Some(Subcommands::Run { daemonize: true }) => Command::Daemonize,
             Some(Subcommands::Run { daemonize: false }) | None if self.daemonize => {
                 Command::Daemonize
@@ -83,6 +96,8 @@ mod tests {
             (&["run", "--daemonize"], Command::Daemonize),
             (&["-c", "x.toml", "check"], Command::Check),
             (&["check", "-c", "x.toml"], Command::Check),
+            (&["reload"], Command::Reload),
+            (&["reload", "--result"], Command::Result),
         ] {
             let cli = Cli::try_parse_from([&["preforkd"], arguments].concat()).unwrap();
             assert_eq!(cli.command(), command, "{arguments:?}");

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 use crate::cli::{Cli, Command};
 use crate::config::{self, Config};
+use crate::control::{self, Reply, Request};
 use crate::daemon;
 use crate::error::{Code, Error};
 use crate::listener::Inherited;
@@ -21,6 +22,8 @@ pub fn obey(cli: Cli, services: Services) -> ExitCode {
         Command::Check => check(cli.config, &services),
         Command::Run => run(cli.config, services),
         Command::Daemonize => daemonize(cli.config, services),
+        Command::Reload => reload(cli.config, Request::Reload),
+        Command::Result => reload(cli.config, Request::Result),
     }));
     match done {
         Ok(Ok(code)) => code,
@@ -60,6 +63,18 @@ fn daemonize(file: PathBuf, services: Services) -> Result<ExitCode, Error> {
                 .inspect_err(|error| detached.failed(error))
         }
     }
+}
+
+/// Asks the daemon that runs with this configuration.
+fn reload(file: PathBuf, request: Request) -> Result<ExitCode, Error> {
+    let Reply { code, text } = control::ask(&config::control(&file), request)?;
+    // There is nothing to do about an output that is gone.
+    let _ = match code {
+        0 if request == Request::Result => Ok(()),
+        0 => writeln!(io::stdout(), "{text}"),
+        _ => writeln!(io::stderr(), "{text}"),
+    };
+    Ok(ExitCode::from(code))
 }
 
 fn supervise(

@@ -29,6 +29,7 @@
 pub mod cli;
 mod commands;
 pub mod config;
+mod control;
 mod daemon;
 pub mod error;
 mod listener;

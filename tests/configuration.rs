@@ -567,6 +567,8 @@ fn the_defaults_that_the_shipped_configuration_shows_are_the_defaults() {
     let with = |wanted: fn(&str) -> bool| -> String {
         text.lines()
             .map(|line| match commented_out(line) {
+                // In both: a reload does not move it.
+                Some(line) if key(line) == "control" => own(line),
                 Some(line) if wanted(key(line)) && key(line) != "format" => own(line),
                 _ if line.is_empty() || line.starts_with('#') => line.to_owned(),
                 _ if line == "[log]" => "[log]\nformat = \"json\"".to_owned(),

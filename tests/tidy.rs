@@ -15,21 +15,25 @@ use support::source::{Source, source, sources};
 /// What each part may know. What a row leaves out is as important as what it
 /// holds: the arrow of life is master, pool, worker, service, and none of them
 /// looks back up.
-const MAY_KNOW: [(&str, &[&str]); 15] = [
+const MAY_KNOW: [(&str, &[&str]); 16] = [
     ("sys", &[]),
     ("error", &[]),
     ("cli", &[]),
     ("config", &["error"]),
+    ("control", &["error"]),
     ("log", &["config", "error", "sys"]),
     ("scoreboard", &["sys"]),
     ("listener", &["config", "error", "sys"]),
     ("service", &["config", "error", "log", "sys"]),
     ("worker", &["config", "error", "log", "scoreboard", "service", "sys"]),
     ("pool", &["config", "error", "listener", "log", "scoreboard", "service", "sys", "worker"]),
-    ("master", &["config", "error", "listener", "log", "pool", "service", "sys"]),
+    ("master", &["config", "control", "error", "listener", "log", "pool", "service", "sys"]),
     ("notify", &["config", "error", "listener", "master", "sys"]),
     ("daemon", &["error", "master"]),
-    ("commands", &["cli", "config", "daemon", "error", "listener", "master", "notify", "service"]),
+    (
+        "commands",
+        &["cli", "config", "control", "daemon", "error", "listener", "master", "notify", "service"],
+    ),
     // `lib` is the map of all of them, and `main` calls the library.
     ("main", &[]),
 ];

@@ -22,6 +22,9 @@ _preforkd() {
             preforkd,help)
                 cmd="preforkd__subcmd__help"
                 ;;
+            preforkd,reload)
+                cmd="preforkd__subcmd__reload"
+                ;;
             preforkd,run)
                 cmd="preforkd__subcmd__run"
                 ;;
@@ -30,6 +33,9 @@ _preforkd() {
                 ;;
             preforkd__subcmd__help,help)
                 cmd="preforkd__subcmd__help__subcmd__help"
+                ;;
+            preforkd__subcmd__help,reload)
+                cmd="preforkd__subcmd__help__subcmd__reload"
                 ;;
             preforkd__subcmd__help,run)
                 cmd="preforkd__subcmd__help__subcmd__run"
@@ -41,7 +47,7 @@ _preforkd() {
 
     case "${cmd}" in
         preforkd)
-            opts="-c -h -V --config --daemonize --help --version run check help"
+            opts="-c -h -V --config --daemonize --help --version run check reload help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -85,7 +91,7 @@ _preforkd() {
             return 0
             ;;
         preforkd__subcmd__help)
-            opts="run check help"
+            opts="run check reload help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -126,6 +132,20 @@ _preforkd() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        preforkd__subcmd__help__subcmd__reload)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         preforkd__subcmd__help__subcmd__run)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
@@ -133,6 +153,28 @@ _preforkd() {
                 return 0
             fi
             case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        preforkd__subcmd__reload)
+            opts="-c -h --result --config --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -c)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 *)
                     COMPREPLY=()
                     ;;

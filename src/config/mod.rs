@@ -21,7 +21,7 @@ mod units;
 mod wording;
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::Deserialize;
@@ -62,6 +62,18 @@ pub fn load(path: &Path) -> Result<Config, Problems> {
     pools.sort_by(|one, other| one.name.cmp(&other.name));
     let config = Config { daemon: root.daemon, log: root.log, pools };
     Problems::unless_empty(problems, config)
+}
+
+/// The control socket of the daemon whose configuration the file `path` is. It
+/// is found in a file with faults, too, so that its daemon can be asked.
+pub fn control(path: &Path) -> PathBuf {
+    let found = files::read(path).ok().and_then(|source| {
+        let (values, _) = DeTable::parse_recoverable(source.text());
+        let daemon = values.get_ref().get("daemon")?.get_ref().as_table()?;
+        let control = daemon.get("control")?.get_ref().as_str()?;
+        Some(PathBuf::from(control))
+    });
+    found.filter(|path| path.is_absolute()).unwrap_or_else(|| Daemon::CONTROL.into())
 }
 
 /// The main file but for its pools.

@@ -37,7 +37,8 @@ pub struct Config {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Daemon {
-    /// The socket that takes commands.
+    /// The socket that takes commands. There may be none at
+    /// [`Daemon::CONTROL`], whose directory is that of a service.
     #[serde(deserialize_with = "plain::<AbsolutePath, _>")]
     pub control: PathBuf,
     /// The file that holds the master's pid; written only when it detaches.
@@ -48,10 +49,15 @@ pub struct Daemon {
     pub stop_timeout: Duration,
 }
 
+impl Daemon {
+    /// The default of `control`.
+    pub const CONTROL: &str = "/run/preforkd/control.sock";
+}
+
 impl Default for Daemon {
     fn default() -> Self {
         Daemon {
-            control: PathBuf::from("/run/preforkd/control.sock"),
+            control: PathBuf::from(Daemon::CONTROL),
             pid_file: PathBuf::from("/run/preforkd/preforkd.pid"),
             stop_timeout: Duration::from_secs(30),
         }

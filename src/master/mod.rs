@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod changes;
+mod control;
 mod observer;
 mod phase;
 mod reload;
@@ -21,6 +22,7 @@ use nix::poll::{PollFd, PollFlags};
 use nix::sys::signal::Signal;
 
 use crate::config::{self, Config};
+use crate::control::Reply;
 use crate::error::{Code, Error, reason};
 use crate::listener::{Inherited, is_stored};
 use crate::log;
@@ -32,6 +34,7 @@ use crate::sys::descriptor;
 use crate::sys::signal::{Received, Waiting};
 use crate::sys::wait::reap_any;
 
+use control::Control;
 use phase::{Phase, together};
 use reload::{Pending, Plan, could_not_start};
 use report::News;
@@ -77,6 +80,10 @@ pub struct Master<'a> {
     phase: Phase,
     /// A reload whose new workers have still to show that they start.
     pending: Option<Pending>,
+    /// How the last reload ended.
+    last_reload: Option<Reply>,
+    /// Who asks for one, or how it ended.
+    control: Control,
     /// When fork may be tried again, and how often it has failed.
     fork_pause: Option<Moment>,
     fork_failures: u64,
@@ -118,6 +125,7 @@ impl<'a> Master<'a> {
             Some(sink) => sink,
             None => reload::open_log(Kind::of(&plan.log))?,
         };
+        let control = Control::open(&plan.daemon.control, &mut plan.news)?;
         let logger = log::logger(&plan.log, &sink);
         let shared = Shared::new(logger, sink).map_err(failed("make scoreboard"))?;
         let mut master = Master {
@@ -137,6 +145,8 @@ impl<'a> Master<'a> {
             removed: Vec::new(),
             phase: Phase::Starting,
             pending: None,
+            last_reload: None,
+            control,
             fork_pause: None,
             fork_failures: 0,
             cause: "",
@@ -163,29 +173,40 @@ impl<'a> Master<'a> {
             if self.phase.is_over() {
                 return self.end();
             }
-            self.wait()?;
+            let heard = self.wait()?;
             let now = Moment::now();
             self.obey(Received::take(), now);
+            self.hear(&heard, now);
             self.reap(now);
             self.advance(now);
         }
     }
 
-    /// Sleeps until a signal, a worker that is ready, or a deadline.
-    fn wait(&mut self) -> Result<(), Error> {
+    /// Sleeps until a signal, a worker that is ready, a command or a deadline.
+    /// Gives what the control socket is ready for.
+    fn wait(&mut self) -> Result<Vec<PollFlags>, Error> {
+        let failed =
+            |error: io::Error| Error::system("wait for signals", &error).with_code(Code::Software);
         let timeout = self.deadline().map(|deadline| deadline - Moment::now());
-        let mut descriptors = [PollFd::new(self.shared.ready.as_fd(), PollFlags::POLLIN)];
-        self.signals
-            .wait(&mut descriptors, timeout)
-            .map_err(|error| Error::system("wait for signals", &error).with_code(Code::Software))?;
-        if descriptors[0].any() == Some(true) {
+        let mut descriptors = vec![PollFd::new(self.shared.ready.as_fd(), PollFlags::POLLIN)];
+        descriptors.extend(self.control.watched());
+        self.signals.wait(&mut descriptors, timeout).map_err(failed)?;
+        let flags = |descriptor: PollFd<'_>| descriptor.revents().unwrap_or(PollFlags::POLLERR);
+        let mut ready = descriptors.into_iter().map(flags);
+        let of_workers = ready.next().is_some_and(|flags| !flags.is_empty());
+        let of_control: Vec<_> = ready.collect();
+        if of_workers {
             // Its count does not matter: each pool looks for itself.
             let _ = self.shared.ready.read();
             for pool in &mut self.pools {
                 pool.look_who_accepts();
             }
         }
-        Ok(())
+        if of_control.iter().any(|flags| !flags.is_empty()) {
+            // A signal that came before a command is obeyed before it.
+            self.signals.let_in().map_err(failed)?;
+        }
+        Ok(of_control)
     }
 
     /// When there is something to do without being asked.
@@ -194,10 +215,8 @@ impl<'a> Master<'a> {
         let watches = pools().filter_map(Pool::next_watch).min();
         let spawns = pools().filter_map(Pool::next_spawn).min();
         let spawns = spawns.map(|due| self.fork_pause.map_or(due, |pause| due.max(pause)));
-        [watches, spawns, self.phase.deadline(), self.observer.deadline()]
-            .into_iter()
-            .flatten()
-            .min()
+        let others = [self.phase.deadline(), self.control.deadline(), self.observer.deadline()];
+        [watches, spawns].into_iter().chain(others).flatten().min()
     }
 
     /// Does what the signals ask for. Their flags are cleared already: one
@@ -218,6 +237,28 @@ impl<'a> Master<'a> {
             if received.has(signal) {
                 self.stop(signal, now);
             }
+        }
+    }
+
+    /// Takes in what the control socket is ready for.
+    fn hear(&mut self, ready: &[PollFlags], now: Moment) {
+        let wants_reload = self.control.hear(ready, now);
+        if wants_reload && !self.phase.is_stopping() {
+            self.reload();
+        }
+    }
+
+    /// Answers those who wait for a reload, if there is no more to wait for.
+    fn answer(&mut self) {
+        if !self.control.is_asked() {
+            return;
+        }
+        if self.phase.is_stopping() {
+            let error = Error::new(Code::Unavailable, "could not reload: the daemon is stopping");
+            self.control.answer(&Reply::from(&error));
+        } else if self.pending.is_none() {
+            let never = || Reply::done("not reloaded since the start");
+            self.control.answer(&self.last_reload.clone().unwrap_or_else(never));
         }
     }
 
@@ -346,6 +387,7 @@ impl<'a> Master<'a> {
             });
             status
         });
+        self.answer();
     }
 
     /// Tells the observer which listeners there are, and leaves the files of

@@ -12,6 +12,7 @@ use nix::errno::Errno;
 use nix::unistd::{AccessFlags, eaccess};
 
 use crate::config::{self, Address, Config, Listen, Problem, Problems};
+use crate::control::Reply;
 use crate::error::{Code, Error, reason};
 use crate::listener::{Inherited, Listener, stored_name};
 use crate::log;
@@ -21,6 +22,7 @@ use crate::service::Services;
 
 use super::Master;
 use super::changes::{Change, changes};
+use super::control;
 use super::phase::Phase;
 use super::report::News;
 
@@ -43,6 +45,9 @@ pub struct Plan {
 pub fn check(config: Config, services: &Services) -> Result<Vec<Blueprint>, Problems> {
     let mut problems = Vec::new();
     if let Err(error) = check_log(&Kind::of(&config.log)) {
+        problems.push(Problem::new(&error).with_code(error.code()));
+    }
+    if let Err(error) = control::check(&config.daemon.control) {
         problems.push(Problem::new(&error).with_code(error.code()));
     }
     let mut blueprints = Vec::new();
@@ -202,20 +207,14 @@ impl Pending {
         Pending { changes, daemon, log }
     }
 
-    /// Ends the reload once its pools have shown how they stand: with all of
-    /// it in force, or, if the workers of one cannot start, with none of it.
-    /// Gives the pools that go, and what to say; or itself, to be asked again.
-    fn conclude(self, target: Target<'_>) -> Result<(Vec<Pool>, Ended), Pending> {
+    /// Ends the reload: with all of it in force, or, if the workers of a pool
+    /// cannot start, with none of it. Gives the pools that go, and what to say.
+    fn conclude(self, target: Target<'_>) -> (Vec<Pool>, Ended) {
         let Target { pools, daemon, log, shared, news } = target;
-        let on_trial = |wanted| move |pool: &&Pool| pool.is_on_trial() && pool.standing() == wanted;
-        let failures: Vec<_> =
-            pools.iter().filter(on_trial(Standing::Failed)).map(could_not_start).collect();
+        let failures: Vec<_> = on_trial(pools, Standing::Failed).map(could_not_start).collect();
         if failures.is_empty() {
-            if pools.iter().any(|pool| on_trial(Standing::Starting)(&pool)) {
-                return Err(self);
-            }
             let gone = pools.extract_if(.., |pool| !pool.commit()).collect();
-            return Ok((gone, Ok(Reloaded::new(shared.generation, &self.changes))));
+            return (gone, Ok(Reloaded::new(shared.generation, &self.changes)));
         }
         *daemon = self.daemon;
         if *log != self.log {
@@ -223,8 +222,18 @@ impl Pending {
             change_log(log, self.log, sink, shared, news);
         }
         let gone = pools.extract_if(.., |pool| !pool.revert()).collect();
-        Ok((gone, Err(Error::new(Code::Unavailable, failures.join("; ")))))
+        (gone, Err(Error::new(Code::Unavailable, failures.join("; "))))
     }
+}
+
+/// Whether the pools of a reload have shown how they stand.
+fn is_settled(pools: &[Pool]) -> bool {
+    on_trial(pools, Standing::Failed).next().is_some()
+        || on_trial(pools, Standing::Starting).next().is_none()
+}
+
+fn on_trial(pools: &[Pool], wanted: Standing) -> impl Iterator<Item = &Pool> {
+    pools.iter().filter(move |pool| pool.is_on_trial() && pool.standing() == wanted)
 }
 
 /// How a reload has ended.
@@ -259,20 +268,16 @@ impl Reloaded {
             resized: named(Change::Resize),
         }
     }
-
-    /// What has changed, and the names of the pools of which this is true.
-    pub fn changes(&self) -> impl Iterator<Item = (&'static str, &str)> {
-        let Reloaded { generation: _, added, removed, renewed, resized } = self;
-        let all =
-            [("added", added), ("removed", removed), ("renewed", renewed), ("resized", resized)];
-        all.into_iter().filter(|(_, names)| !names.is_empty()).map(|(what, names)| (what, &**names))
-    }
 }
 
 impl fmt::Display for Reloaded {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "reloaded, generation: {}", self.generation)?;
-        self.changes().try_for_each(|(what, names)| write!(f, ", {what}: {names}"))
+        let Reloaded { generation, added, removed, renewed, resized } = self;
+        write!(f, "reloaded, generation: {generation}")?;
+        [("added", added), ("removed", removed), ("renewed", renewed), ("resized", resized)]
+            .into_iter()
+            .filter(|(_, names)| !names.is_empty())
+            .try_for_each(|(what, names)| write!(f, ", {what}: {names}"))
     }
 }
 
@@ -280,11 +285,7 @@ impl Master<'_> {
     /// Begins a reload, or refuses it.
     pub(super) fn reload(&mut self) {
         self.observer.reloading();
-        let plan = config::load(&self.file).map_err(Error::from).and_then(|config| {
-            let log = Some(self.shared.sink.kind());
-            Plan::make(config, &self.services, &self.pools, &self.inherited, log)
-        });
-        let plan = match plan {
+        let plan = match self.plan_reload() {
             Ok(plan) => plan,
             Err(error) => return self.end_reload(Err(error)),
         };
@@ -296,16 +297,25 @@ impl Master<'_> {
         }
     }
 
+    fn plan_reload(&self) -> Result<Plan, Error> {
+        let config = config::load(&self.file)?;
+        if config.daemon.control != self.daemon.control {
+            // Who asks for the reload looks for its answer at the new place.
+            let place = self.daemon.control.display();
+            let message = format!(
+                "could not move control socket \"{place}\": it stays while the daemon runs"
+            );
+            let hint = "restart the daemon, or take the change of [daemon].control back";
+            return Err(Error::new(Code::Config, message).with_hint(hint));
+        }
+        let log = Some(self.shared.sink.kind());
+        Plan::make(config, &self.services, &self.pools, &self.inherited, log)
+    }
+
     /// Ends a reload, once its pools have shown how they stand.
     pub(super) fn settle_reload(&mut self) {
-        let Some(pending) = self.pending.take() else { return };
-        let (mut gone, ended) = match pending.conclude(self.reload_target()) {
-            Ok(concluded) => concluded,
-            Err(pending) => {
-                self.pending = Some(pending);
-                return;
-            }
-        };
+        let Some(pending) = self.pending.take_if(|_| is_settled(&self.pools)) else { return };
+        let (mut gone, ended) = pending.conclude(self.reload_target());
         gone.iter_mut().for_each(|pool| pool.close(Asked::Retire));
         self.removed.append(&mut gone);
         self.keep_listeners();
@@ -317,6 +327,10 @@ impl Master<'_> {
 
     /// Tells everybody how a reload has ended.
     fn end_reload(&mut self, ended: Ended) {
+        self.last_reload = Some(match &ended {
+            Ok(reloaded) => Reply::done(reloaded),
+            Err(error) => Reply::from(error),
+        });
         self.remark = Some(match &ended {
             Ok(_) => "reloaded".to_owned(),
             Err(error) => format!("reload failed: {error}"),

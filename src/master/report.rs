@@ -114,7 +114,11 @@ pub fn tell(log: &Logger, news: News) {
         News::Ready { pools, workers } => {
             info!(log, "ready"; "pools" => pools, "workers" => workers)
         }
-        News::Reloaded(reloaded) => info!(log, "reloaded"; Changed(reloaded)),
+        News::Reloaded(Reloaded { generation, added, removed, renewed, resized }) => {
+            info!(log, "reloaded";
+            "generation" => generation, Names("added", added), Names("removed", removed),
+            Names("renewed", renewed), Names("resized", resized))
+        }
         News::ReloadFailed { reason } => error!(log, "reload failed"; "reason" => reason),
         News::Stopping { cause } => info!(log, "stopping"; "cause" => cause),
         News::Escalating { step, cause } => {
@@ -189,12 +193,11 @@ impl KV for Reason {
     }
 }
 
-/// The fields of a reload: its epoch, and the pools by what has become of them.
-struct Changed(Reloaded);
+/// A field with the names of pools, where there are any.
+struct Names(&'static str, String);
 
-impl KV for Changed {
+impl KV for Names {
     fn serialize(&self, _: &Record<'_>, serializer: &mut dyn Serializer) -> slog::Result {
-        serializer.emit_u64("generation", self.0.generation)?;
-        self.0.changes().try_for_each(|(what, names)| serializer.emit_str(what, names))
+        if self.1.is_empty() { Ok(()) } else { serializer.emit_str(self.0, &self.1) }
     }
 }

@@ -71,6 +71,12 @@ impl Waiting {
         Ok(Waiting { while_waiting })
     }
 
+    /// Lets in what came meanwhile: a wait that a descriptor has ended may have
+    /// left signals pending.
+    pub fn let_in(&self) -> io::Result<()> {
+        self.wait(&mut [], Some(Duration::ZERO))
+    }
+
     /// Sleeps until a signal comes, a descriptor is ready or `timeout` is over
     /// (ppoll(2)); `None` waits for ever.
     pub fn wait(

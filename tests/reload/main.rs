@@ -6,6 +6,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod command;
 mod failing;
 mod generations;
 mod log_file;

@@ -15,6 +15,8 @@ on_both_suites!(
     it_waits_for_a_master_that_is_busy,
     a_new_size_keeps_the_other_workers,
     a_bad_file_makes_it_fail_and_changes_nothing,
+    what_only_the_daemon_finds_makes_it_fail_too,
+    the_command_tells_the_reason_on_the_terminal,
 );
 
 const ECHO: &str = "[pool.echo]\nlisten = \"127.0.0.1:7007\"\nservice = \"echo\"\n";
@@ -128,4 +130,57 @@ fn a_bad_file_makes_it_fail_and_changes_nothing(suite: &'static str) {
     lab.sh("systemctl reload preforkd");
     assert_eq!(lab.wait_for_idle(4), old);
     lab.wait_for("StatusText", |status| !status.contains(fault));
+}
+
+// An address in use and workers that do not start are nothing that `check` could
+// see: the daemon itself has to say so.
+fn what_only_the_daemon_finds_makes_it_fail_too(suite: &'static str) {
+    let Some(lab) = Lab::with_pools(suite, &format!("{ECHO}workers = 4\n")) else { return };
+    let old = lab.wait_for_idle(4);
+    let _occupant = lab.inside(|| std::net::TcpListener::bind("127.0.0.1:7008").expect("bind"));
+    // The master has this directory, and no other process.
+    let nowhere = format!("/proc/self/task/{}", lab.show("MainPID"));
+    let bad = |rest: &str| format!("{ECHO}workers = 4\n[pool.bad]\nworkers = 1\n{rest}\n");
+    for (config, reason) in [
+        (
+            bad("listen = \"127.0.0.1:7008\"\nservice = \"echo\""),
+            "could not bind listener \"127.0.0.1:7008\": address already in use",
+        ),
+        (
+            bad(&format!(
+                "listen = \"127.0.0.1:7009\"\nservice = \"echo\"\nworking_directory = \"{nowhere}\""
+            )),
+            "could not start pool \"bad\": ",
+        ),
+    ] {
+        lab.configure(&config);
+        assert_ne!(lab.try_sh("systemctl reload preforkd").code, 0, "it succeeded: {reason}");
+        let told = lab.try_sh("systemctl status preforkd").out;
+        assert!(told.contains(reason), "{told}");
+        let entry = lab.wait_for_entry("reload failed", "-p err");
+        assert!(text(&entry, "REASON").contains(reason), "{entry}");
+        assert_eq!(lab.wait_for_idle(4), old, "the old workers serve on");
+        assert_eq!(lab.show("ActiveState"), "active");
+    }
+    lab.configure(&format!("{ECHO}workers = 4\n"));
+    lab.sh("systemctl reload preforkd");
+    assert_eq!(lab.wait_for_idle(4), old);
+}
+
+fn the_command_tells_the_reason_on_the_terminal(suite: &'static str) {
+    let Some(lab) = Lab::with_package(suite) else { return };
+    let old = lab.wait_for_idle(4);
+    let good = lab.read("/etc/preforkd/preforkd.toml");
+    lab.configure(&format!("{good}\nwokers = 5\n"));
+    let said = lab.try_sh("preforkd reload");
+    assert_eq!(said.code, 78, "{said:?}");
+    assert!(said.err.contains("unknown key \"wokers\" in pool.echo"), "{said:?}");
+    assert_eq!(lab.wait_for_idle(4), old);
+    lab.configure(&good.replace("workers = 4", "workers = 5"));
+    assert_eq!(lab.sh("preforkd reload"), "reloaded, generation: 2, resized: echo\n");
+    lab.wait_for_idle(5);
+    // It is for root and the service's own user.
+    let said = lab.try_sh("setpriv --reuid nobody --clear-groups preforkd reload");
+    assert_eq!(said.code, 77, "{said:?}");
+    assert_eq!(lab.show("ActiveState"), "active");
 }

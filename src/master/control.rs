@@ -1,0 +1,224 @@
+//! The control socket, on the master's side: requests are taken in and answered
+//! without ever waiting for who asks.
+#![forbid(unsafe_code)]
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::Shutdown;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags};
+
+use crate::config::{self, Address, Listen};
+use crate::control::{Reply, Request};
+use crate::error::{Code, Error};
+use crate::listener::{self, Listener, could_not_bind};
+use crate::sys::clock::Moment;
+use crate::sys::socket::accept;
+
+use super::report::News;
+
+/// How many may be connected at once.
+const MOST_CLIENTS: usize = 16;
+
+/// How long accept is left alone after it failed. The machine is short of
+/// descriptors or memory; asking more often would not help it.
+const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
+
+/// Finds what would keep the control socket from being bound at `path`.
+///
+/// # Errors
+///
+/// Those of [`Control::open`], but that the address is in use.
+pub fn check(path: &Path) -> Result<(), Error> {
+    if may_be_missing(path) {
+        return Ok(());
+    }
+    let listen = settings(path);
+    listener::check(&listen).map_err(|error| could_not_bind(&listen.address, &error))
+}
+
+/// Nobody has to make room for the default socket who does not use it.
+fn may_be_missing(path: &Path) -> bool {
+    path == config::Daemon::CONTROL
+}
+
+/// It is for the daemon's own user, who could send it signals as well, and for
+/// root.
+fn settings(path: &Path) -> Listen {
+    Listen { mode: 0o600, ..Listen::from(Address::Path(path.to_owned())) }
+}
+
+fn bind(path: &Path) -> Result<Listener, Error> {
+    let listener = Listener::bind(&settings(path))?;
+    fcntl(&listener, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))
+        .map_err(|errno| could_not_bind(listener.address(), &errno.into()))?;
+    Ok(listener)
+}
+
+/// The control socket, and who is connected to it.
+#[derive(Debug, Default)]
+pub struct Control {
+    listener: Option<Listener>,
+    clients: Vec<Client>,
+    pause: Option<Moment>,
+}
+
+impl Control {
+    /// Listens at `path`, with nobody connected yet; or does not, where that is
+    /// the default: without a word if its directory is missing, else with one.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Listener::bind`].
+    pub fn open(path: &Path, news: &mut Vec<News>) -> Result<Self, Error> {
+        let listener = match bind(path) {
+            Ok(listener) => Some(listener),
+            Err(error) if may_be_missing(path) => {
+                if path.parent().is_some_and(Path::exists) {
+                    let what = "no commands are taken".to_owned();
+                    news.push(News::Trouble { what, reason: error.to_string() });
+                }
+                None
+            }
+            Err(error) => return Err(error),
+        };
+        Ok(Control { listener, ..Control::default() })
+    }
+
+    /// When it wants the loop to go round again.
+    pub fn deadline(&self) -> Option<Moment> {
+        self.pause
+    }
+
+    /// What is to be waited for.
+    pub fn watched(&self) -> impl Iterator<Item = PollFd<'_>> {
+        let clients = self.clients.iter().map(|client| {
+            // Who waits for an answer has nothing to say, but may hang up.
+            let events =
+                if client.request.is_some() { PollFlags::empty() } else { PollFlags::POLLIN };
+            PollFd::new(client.stream.as_fd(), events)
+        });
+        let listener = self.listener.as_ref().filter(|_| self.pause.is_none() && self.has_room());
+        let listener = listener.map(|listener| PollFd::new(listener.as_fd(), PollFlags::POLLIN));
+        clients.chain(listener)
+    }
+
+    /// Takes in what has come, given for each of [`watched`](Self::watched)
+    /// what it is ready for. Says whether somebody wants a reload.
+    pub fn hear(&mut self, ready: &[PollFlags], now: Moment) -> bool {
+        if self.pause.is_some_and(|pause| now >= pause) {
+            self.pause = None;
+        }
+        let (of_clients, of_listener) = ready.split_at(ready.len().min(self.clients.len()));
+        let mut wants_reload = false;
+        let mut flags = of_clients.iter();
+        self.clients.retain_mut(|client| {
+            if flags.next().is_none_or(|flags| flags.is_empty()) {
+                return true;
+            }
+            let stays = client.hear();
+            wants_reload |= stays && client.request == Some(Request::Reload);
+            stays
+        });
+        if of_listener.iter().any(|flags| !flags.is_empty()) {
+            self.accept(now);
+        }
+        wants_reload
+    }
+
+    /// Whether somebody waits for an answer.
+    pub fn is_asked(&self) -> bool {
+        self.clients.iter().any(|client| client.request.is_some())
+    }
+
+    /// Answers everybody who waits.
+    pub fn answer(&mut self, reply: &Reply) {
+        for client in self.clients.extract_if(.., |client| client.request.is_some()) {
+            client.answer(reply);
+        }
+    }
+
+    /// Whether one more may connect: if need be in the place of a silent one.
+    fn has_room(&self) -> bool {
+        self.clients.len() < MOST_CLIENTS || self.oldest_silent().is_some()
+    }
+
+    fn oldest_silent(&self) -> Option<usize> {
+        self.clients.iter().position(|client| client.request.is_none())
+    }
+
+    fn accept(&mut self, now: Moment) {
+        let Some(listener) = &self.listener else { return };
+        let accepted = accept(listener.as_fd()).map(|(stream, _)| UnixStream::from(stream));
+        match accepted {
+            Ok(stream) => {
+                if self.clients.len() >= MOST_CLIENTS
+                    && let Some(silent) = self.oldest_silent()
+                {
+                    self.clients.remove(silent);
+                }
+                // One that could make us wait is not served.
+                if stream.set_nonblocking(true).is_ok() {
+                    self.clients.push(Client { stream, said: Vec::new(), request: None });
+                }
+            }
+            Err(Errno::EAGAIN | Errno::EINTR | Errno::ECONNABORTED) => {}
+            Err(_) => self.pause = Some(now + ACCEPT_PAUSE),
+        }
+    }
+}
+
+/// Somebody who is connected.
+#[derive(Debug)]
+struct Client {
+    stream: UnixStream,
+    said: Vec<u8>,
+    /// What it has asked for; it waits for the answer.
+    request: Option<Request>,
+}
+
+impl Client {
+    /// Reads on. Says whether it stays.
+    fn hear(&mut self) -> bool {
+        if self.request.is_some() {
+            // It has hung up.
+            return false;
+        }
+        // More than it may say: what stays unread is lost on it as a reset.
+        let mut bytes = [0; 16 * Request::MOST_BYTES];
+        match self.stream.read(&mut bytes) {
+            Ok(0) => return false,
+            Ok(count) => self.said.extend_from_slice(&bytes[..count]),
+            Err(error) => {
+                return matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted);
+            }
+        }
+        let line = self.said.iter().position(|&byte| byte == b'\n');
+        match line.map(|end| Request::parse(&self.said[..end])) {
+            Some(Some(request)) => self.request = Some(request),
+            None if self.said.len() < Request::MOST_BYTES => {}
+            _ => {
+                let error = Error::new(Code::Usage, "could not obey: no such command");
+                self.answer_with(&Reply::from(&error));
+                return false;
+            }
+        }
+        true
+    }
+
+    fn answer(mut self, reply: &Reply) {
+        self.answer_with(reply);
+    }
+
+    /// One write: who does not read loses the rest.
+    fn answer_with(&mut self, reply: &Reply) {
+        let _ = self.stream.write(reply.to_string().as_bytes());
+        // A worker that has just been forked may hold the stream for a moment.
+        let _ = self.stream.shutdown(Shutdown::Both);
+    }
+}
