@@ -182,25 +182,30 @@ impl<'a> Master<'a> {
         }
     }
 
-    /// Sleeps until a signal, a worker that is ready, a command or a deadline.
-    /// Gives what the control socket is ready for.
+    /// Sleeps until a signal, a worker that is ready, a kill for want of memory,
+    /// a command or a deadline. Gives what the control socket is ready for.
     fn wait(&mut self) -> Result<Vec<PollFlags>, Error> {
         let failed =
             |error: io::Error| Error::system("wait for signals", &error).with_code(Code::Software);
         let timeout = self.deadline().map(|deadline| deadline - Moment::now());
-        let mut descriptors = vec![PollFd::new(self.shared.ready.as_fd(), PollFlags::POLLIN)];
+        let Shared { ready, oom_kills, .. } = &self.shared;
+        let mut descriptors = vec![PollFd::new(ready.as_fd(), PollFlags::POLLIN)];
+        descriptors.extend(oom_kills.watched().map(|fd| PollFd::new(fd, PollFlags::POLLPRI)));
+        let of_shared = descriptors.len();
         descriptors.extend(self.control.watched());
         self.signals.wait(&mut descriptors, timeout).map_err(failed)?;
-        let flags = |descriptor: PollFd<'_>| descriptor.revents().unwrap_or(PollFlags::POLLERR);
-        let mut ready = descriptors.into_iter().map(flags);
-        let of_workers = ready.next().is_some_and(|flags| !flags.is_empty());
-        let of_control: Vec<_> = ready.collect();
-        if of_workers {
+        let flags = |descriptor: &PollFd<'_>| descriptor.revents().unwrap_or(PollFlags::POLLERR);
+        let mut flags: Vec<_> = descriptors.iter().map(flags).collect();
+        let of_control = flags.split_off(of_shared);
+        if !flags[0].is_empty() {
             // Its count does not matter: each pool looks for itself.
-            let _ = self.shared.ready.read();
+            let _ = ready.read();
             for pool in &mut self.pools {
                 pool.look_who_accepts();
             }
+        }
+        if flags.get(1).is_some_and(|flags| !flags.is_empty()) {
+            self.shared.oom_kills.look(Moment::now());
         }
         if of_control.iter().any(|flags| !flags.is_empty()) {
             // A signal that came before a command is obeyed before it.

@@ -1,18 +1,32 @@
 //! Whether the kernel has killed for want of memory.
 //!
 //! Nothing in the end of a process tells the OOM killer's SIGKILL from that of
-//! a person. The kernel counts its own in memory.events of the cgroup (cgroups
-//! v2, admin-guide/cgroup-v2).
+//! a person. The kernel counts its own in memory.events of the cgroup, and a
+//! poll of that file tells when it does (cgroups v2, admin-guide/cgroup-v2).
 #![forbid(unsafe_code)]
 
-use std::fs;
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::sys::clock::Moment;
+
+/// How long a kill waits for the worker that it ended. In the cgroup are the
+/// programs of workers, too: a kill of one of these must not explain the end of
+/// a worker that a person kills an hour later.
+const FRESH: Duration = Duration::from_secs(10);
 
 /// The counter of the daemon's cgroup, as far as it is known.
 #[derive(Debug, Default)]
 pub struct OomKills {
-    events: Option<PathBuf>,
+    events: Option<File>,
     seen: u64,
+    /// Kills that no worker has been found for, and when the last one was seen.
+    unclaimed: u64,
+    since: Moment,
 }
 
 impl OomKills {
@@ -21,25 +35,55 @@ impl OomKills {
     pub fn of_this_process() -> Self {
         let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
         let cgroup = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-        let events = events_file(&mounts, &cgroup).filter(|path| path.exists());
-        let mut kills = OomKills { events, seen: 0 };
-        kills.seen = kills.read();
+        OomKills::of(events_file(&mounts, &cgroup).and_then(|path| File::open(path).ok()))
+    }
+
+    /// The counter in this file, from now on.
+    fn of(events: Option<File>) -> Self {
+        let mut kills = OomKills { events, ..OomKills::default() };
+        kills.look(Moment::default());
+        kills.unclaimed = 0;
         kills
     }
 
-    /// Whether the kernel has killed a process of the cgroup since the last
-    /// call. Each kill is told once.
-    pub fn take_one(&mut self) -> bool {
-        let now = self.read();
-        let killed = now > self.seen;
-        self.seen += u64::from(killed);
-        killed
+    /// What is to be waited for (POLLPRI of poll(2)): the counter may have moved.
+    pub fn watched(&self) -> Option<BorrowedFd<'_>> {
+        self.events.as_ref().map(|file| file.as_fd())
     }
 
-    fn read(&self) -> u64 {
-        let text = self.events.as_ref().and_then(|path| fs::read_to_string(path).ok());
-        text.as_deref().map_or(0, oom_kills)
+    /// Looks how far the counter has moved.
+    pub fn look(&mut self, now: Moment) {
+        let Some(events) = &self.events else { return };
+        match read(events) {
+            Ok(count) if count > self.seen => {
+                self.unclaimed += count - self.seen;
+                self.since = now;
+                self.seen = count;
+            }
+            Ok(_) => {}
+            // What cannot be read would keep the poll awake.
+            Err(_) => self.events = None,
+        }
     }
+
+    /// Whether the kernel has just killed a process of the cgroup that nobody has
+    /// asked for yet.
+    pub fn take_one(&mut self, now: Moment) -> bool {
+        self.look(now);
+        if now.since(self.since) > FRESH {
+            self.unclaimed = 0;
+        }
+        let killed = self.unclaimed > 0;
+        self.unclaimed -= u64::from(killed);
+        killed
+    }
+}
+
+/// The count of kills. The poll waits for the next change from here on.
+fn read(events: &File) -> io::Result<u64> {
+    let mut bytes = [0; 1024];
+    let length = events.read_at(&mut bytes, 0)?;
+    Ok(oom_kills(&String::from_utf8_lossy(&bytes[..length])))
 }
 
 /// The file memory.events of the cgroup v2 that /proc/self/cgroup names, below
@@ -86,14 +130,50 @@ mod tests {
         assert_eq!(events_file("", service), None);
     }
 
+    /// A counter in a file, and what sets it.
+    fn counter(directory: &Path) -> (OomKills, impl Fn(u64)) {
+        let path = directory.join("memory.events");
+        let set = move |count| {
+            let recorded = RECORDED.replace("oom_kill 2", &format!("oom_kill {count}"));
+            fs::write(&path, recorded).unwrap();
+        };
+        set(5);
+        let file = File::open(directory.join("memory.events")).unwrap();
+        (OomKills::of(Some(file)), set)
+    }
+
     #[test]
     fn each_kill_is_told_once() {
         let directory = tempfile::tempdir().unwrap();
-        let events = directory.path().join("memory.events");
-        fs::write(&events, "oom_kill 1\n").unwrap();
-        let mut kills = OomKills { events: Some(events.clone()), seen: 1 };
-        assert!(!kills.take_one());
-        fs::write(&events, RECORDED.replace("oom_kill 2", "oom_kill 3")).unwrap();
-        assert_eq!([kills.take_one(), kills.take_one(), kills.take_one()], [true, true, false]);
+        let (mut kills, set) = counter(directory.path());
+        let now = Moment::from_nanos(1 << 40);
+        assert!(!kills.take_one(now), "what was before the start");
+        set(7);
+        assert_eq!([(); 3].map(|()| kills.take_one(now)), [true, true, false]);
+    }
+
+    #[test]
+    fn a_kill_explains_no_end_that_comes_much_later() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut kills, set) = counter(directory.path());
+        let now = Moment::from_nanos(1 << 40);
+        // That of a worker's program, say: no worker ends of it.
+        set(6);
+        kills.look(now);
+        assert!(!kills.take_one(now + FRESH + Duration::from_nanos(1)));
+        // A worker may take its time to end.
+        set(7);
+        kills.look(now + FRESH * 3);
+        assert!(kills.take_one(now + FRESH * 4));
+        // The first look at a kill may be that at the end of its worker.
+        set(8);
+        assert!(kills.take_one(now + FRESH * 9));
+    }
+
+    #[test]
+    fn without_a_counter_nothing_is_known() {
+        let mut kills = OomKills::of(None);
+        assert!(!kills.take_one(Moment::now()));
+        assert!(kills.watched().is_none());
     }
 }

@@ -423,7 +423,7 @@ impl Pool {
         let is_sigkill = matches!(reaped.exit, Exit::Signal { number: libc::SIGKILL, .. });
         let killer = match (is_sigkill, worker.killed) {
             (true, true) => Killer::Master,
-            (true, false) if shared.oom_kills.take_one() => Killer::Kernel,
+            (true, false) if shared.oom_kills.take_one(now) => Killer::Kernel,
             _ => Killer::Unknown,
         };
         Death {
