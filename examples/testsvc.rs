@@ -155,6 +155,12 @@ fn obey(connection: &Connection) -> io::Result<()> {
         // `thread::sleep` goes on after a signal, so this ignores politeness.
         "sleep" => thread::sleep(number.map_or(Duration::MAX, |s| Duration::from_secs(s as u64))),
         "pid" => writeln!(output, "{}", process::id())?,
+        // A line of so many bytes on the standard error, and a short one.
+        "complain" => {
+            eprintln!("{:0>1$}", "", number.unwrap_or(0) as usize);
+            eprintln!("a short line");
+            writeln!(output, "{}", process::id())?;
+        }
         "env" => {
             let mut text = String::new();
             for (name, value) in std::env::vars_os() {

@@ -46,16 +46,7 @@ impl Setup {
     /// A daemon of `examples/`.
     #[track_caller]
     pub fn example(name: &str) -> Self {
-        let test = std::env::current_exe().expect("the path of the test");
-        // target/PROFILE/deps/TEST, and the examples beside the last folder.
-        let profile = test.ancestors().nth(2).expect("the folder of the profile");
-        let program = profile.join("examples").join(name);
-        assert!(
-            program.exists(),
-            "there is no {}: run `cargo build --examples`",
-            program.display()
-        );
-        Setup { program, ..Setup::new() }
+        Setup { program: example(name), ..Setup::new() }
     }
 
     /// The private directory.
@@ -168,6 +159,17 @@ impl Setup {
             checks: true,
         }
     }
+}
+
+/// The path of a program of `examples/`.
+#[track_caller]
+pub fn example(name: &str) -> PathBuf {
+    let test = std::env::current_exe().expect("the path of the test");
+    // target/PROFILE/deps/TEST, and the examples beside the last folder.
+    let profile = test.ancestors().nth(2).expect("the folder of the profile");
+    let program = profile.join("examples").join(name);
+    assert!(program.exists(), "there is no {}: run `cargo build --examples`", program.display());
+    program
 }
 
 /// In the child, before the exec: a session of its own, which all that the

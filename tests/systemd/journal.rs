@@ -7,11 +7,13 @@ use nix::sys::signal::Signal;
 
 use crate::lab::{Lab, text};
 use crate::support::client::ask;
+use crate::support::daemon::example;
 use crate::support::{Address, Client, procfs, until};
 
 on_both_suites!(
     a_crash_is_told_in_one_line_and_explained,
     programs_speak_for_themselves,
+    workers_speak_for_themselves,
     every_event_is_a_native_entry,
 );
 
@@ -136,6 +138,22 @@ fn programs_speak_for_themselves(suite: &'static str) {
     let pid = run("echo $$; exit 0");
     let well = lab.wait_for_entry("program exited", &format!("PROGRAM_PID={}", pid.trim()));
     assert_eq!((text(&well, "EXIT_CODE"), text(&well, "PRIORITY")), ("0", "7"), "{well}");
+}
+
+// The standard error of a worker itself, as an embedding program may use it.
+fn workers_speak_for_themselves(suite: &'static str) {
+    let Some(lab) = Lab::with_package(suite) else { return };
+    lab.copy(&example("testsvc"), "/usr/local/sbin");
+    lab.configure("[pool.own]\nlisten = \"127.0.0.1:7001\"\nservice = \"command\"\nworkers = 2\n");
+    lab.edit("[Service]\nExecStart=\nExecStart=/usr/local/sbin/testsvc run\n");
+    lab.sh("systemctl restart preforkd");
+    const LINE: usize = 48 * 1024;
+    let pid = lab.inside(|| ask(&tcp(7001), &format!("complain {LINE}\n")));
+    let of_worker = format!("SYSLOG_IDENTIFIER=preforkd/own _PID={}", pid.trim());
+    lab.wait_for_entry("a short line", &of_worker);
+    let lines = lab.journal(&of_worker);
+    let lengths: Vec<_> = lines.iter().map(|entry| text(entry, "MESSAGE").len()).collect();
+    assert_eq!(lengths, [LINE, "a short line".len()], "whole lines");
 }
 
 fn every_event_is_a_native_entry(suite: &'static str) {
