@@ -1,11 +1,14 @@
 //! What leaves the house beside the service: the package as lintian sees it, the
 //! RPM, and the container.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crate::lab::package;
-use crate::support::{is_root, provided};
+use crate::lab::{Lab, package, shipped_address};
+use crate::support::client::assert_serves;
+use crate::support::{Client, Directory, is_root, provided};
+
+on_both_suites!(the_scripts_of_the_rpm_install_upgrade_and_remove);
 
 fn is_installed(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
@@ -37,19 +40,27 @@ fn lintian_has_nothing_to_say() {
     assert_eq!(run(&mut lintian), "");
 }
 
-#[test]
-fn the_rpm_has_the_same_files() {
+/// The RPM of this build, in a directory that goes with it; None if it cannot be
+/// built here.
+#[track_caller]
+fn rpm() -> Option<(Directory, PathBuf)> {
     let tool = package::tool("cargo-generate-rpm");
     if !provided(tool.is_some() && is_installed("rpm"), "cargo-generate-rpm and rpm") {
-        return;
+        return None;
     }
     let target = package::target();
     let rpm = target.join("preforkd.rpm");
-    let mut generate = Command::new(tool.expect("it is there"));
+    let mut generate = Command::new(tool?);
     generate
         .args(["generate-rpm", "--payload-compress", "gzip", "--target-dir"])
         .arg(target.path());
     run(generate.arg("--output").arg(&rpm));
+    Some((target, rpm))
+}
+
+#[test]
+fn the_rpm_has_the_same_files() {
+    let Some((_target, rpm)) = rpm() else { return };
     let files = run(Command::new("rpm").args(["--query", "--list", "--package"]).arg(&rpm));
     assert_eq!(
         files.lines().collect::<Vec<_>>(),
@@ -74,6 +85,49 @@ fn the_rpm_has_the_same_files() {
     let configuration =
         run(Command::new("rpm").args(["-q", "--configfiles", "--package"]).arg(&rpm));
     assert!(configuration.contains("/etc/preforkd/preforkd.toml"), "{configuration}");
+}
+
+// What rpm(8) would do with it, by hand, on what has systemd and no RPM: its files,
+// and its scripts with the number of packages that will be there.
+fn the_scripts_of_the_rpm_install_upgrade_and_remove(suite: &'static str) {
+    let Some(lab) = Lab::boot(suite) else { return };
+    let Some((target, rpm)) = rpm() else { return };
+    run(Command::new("rpm2archive").arg(&rpm));
+    lab.copy(&target.join("preforkd.rpm.tgz"), "/root");
+    for (name, tag) in [("post", "POSTIN"), ("preun", "PREUN"), ("postun", "POSTUN")] {
+        let query = format!("%{{{tag}}}");
+        let mut query_script = Command::new("rpm");
+        query_script.args(["--query", "--queryformat", &query, "--package"]).arg(&rpm);
+        lab.write(&format!("/root/{name}"), &run(&mut query_script));
+    }
+    let unpack = "tar --extract --gzip --directory / --file /root/preforkd.rpm.tgz";
+    let dropin = "/usr/lib/systemd/system/preforkd.service.d/10-notify-reload.conf";
+
+    lab.sh(&format!("{unpack}; sh -e /root/post 1"));
+    lab.sh("getent passwd preforkd; journalctl --list-catalog | grep preforkd:");
+    assert_eq!(lab.show("ActiveState"), "inactive", "an RPM starts nothing");
+    assert_eq!(lab.has(dropin), lab.is_modern());
+    lab.sh("systemctl start preforkd");
+    let kind = if lab.is_modern() { "notify-reload" } else { "notify" };
+    assert_eq!(lab.show("Type"), kind);
+    lab.inside(|| assert_serves(&shipped_address()));
+
+    let master = lab.master();
+    let mut client = lab.inside(|| Client::connect(&shipped_address()));
+    client.ping("before the upgrade");
+    let upgrade =
+        format!("{unpack}; sh -e /root/post 2; sh -e /root/preun 1; sh -e /root/postun 1");
+    let upgrade = lab.spawn(&upgrade);
+    lab.wait_for("ActiveState", |state| state == "deactivating");
+    client.ping("during the upgrade");
+    drop(client);
+    assert_eq!(upgrade.join().expect("the upgrade").code, 0);
+    assert_ne!(lab.master(), master);
+    lab.inside(|| assert_serves(&shipped_address()));
+
+    lab.sh("sh -e /root/preun 0; rm /usr/lib/systemd/system/preforkd.*; sh -e /root/postun 0");
+    assert_eq!(lab.show("ActiveState"), "inactive");
+    assert!(!lab.has(dropin));
 }
 
 #[test]
