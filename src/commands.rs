@@ -1,14 +1,15 @@
 //! What each command does, from its configuration to its exit code.
 #![forbid(unsafe_code)]
 
+use std::fs;
 use std::io::{self, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use crate::cli::{Cli, Command};
 use crate::config::{self, Config};
-use crate::control::{self, Reply, Request};
+use crate::control::{self, Action, Reply, Request};
 use crate::daemon;
 use crate::error::{Code, Error};
 use crate::listener::Inherited;
@@ -22,8 +23,8 @@ pub fn obey(cli: Cli, services: Services) -> ExitCode {
         Command::Check => check(cli.config, &services),
         Command::Run => run(cli.config, services),
         Command::Daemonize => daemonize(cli.config, services),
-        Command::Reload => reload(cli.config, Request::Reload),
-        Command::Result => reload(cli.config, Request::Result),
+        Command::Reload => reload(&cli.config, Action::Reload),
+        Command::Result => reload(&cli.config, Action::Result),
     }));
     match done {
         Ok(Ok(code)) => code,
@@ -66,11 +67,13 @@ fn daemonize(file: PathBuf, services: Services) -> Result<ExitCode, Error> {
 }
 
 /// Asks the daemon that runs with this configuration.
-fn reload(file: PathBuf, request: Request) -> Result<ExitCode, Error> {
-    let Reply { code, text } = control::ask(&config::control(&file), request)?;
+fn reload(file: &Path, action: Action) -> Result<ExitCode, Error> {
+    let socket = config::control(file)?;
+    let file = fs::canonicalize(file).unwrap_or_else(|_| file.to_owned());
+    let Reply { code, text } = control::ask(&socket, &Request { action, file })?;
     // There is nothing to do about an output that is gone.
     let _ = match code {
-        0 if request == Request::Result => Ok(()),
+        0 if action == Action::Result => Ok(()),
         0 => writeln!(io::stdout(), "{text}"),
         _ => writeln!(io::stderr(), "{text}"),
     };

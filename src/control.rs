@@ -1,42 +1,63 @@
 //! Commands to a daemon that runs: what is said over its control socket, and
 //! the side that asks.
 //!
-//! A command is a line. The answer is the exit code of the command that was
+//! A command is a line: a word, a space, and the configuration file. The answer is the exit code of the command that was
 //! run, in decimal, a space, and a text that lasts to the end of the stream.
 #![forbid(unsafe_code)]
 
+use std::ffi::OsStr;
 use std::fmt;
 use std::io::{self, Read, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::error::{Code, Error, reason};
 
 /// What a daemon can be asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Request {
+pub enum Action {
     /// To reload its configuration, and to tell how that ended.
     Reload,
     /// To tell how the last reload ended, once it has.
     Result,
 }
 
+impl Action {
+    fn as_str(self) -> &'static str {
+        match self {
+            Action::Reload => "reload",
+            Action::Result => "result",
+        }
+    }
+}
+
+/// A request to the daemon that runs with a certain configuration, and to no other
+/// that has the same control socket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// What it is asked for.
+    pub action: Action,
+    /// The configuration file, without symbolic links.
+    pub file: PathBuf,
+}
+
 impl Request {
-    /// The most bytes that a request has, with the end of its line.
-    pub const MOST_BYTES: usize = 64;
+    /// The most bytes that a request has, with the end of its line: a word, and a
+    /// path (PATH_MAX).
+    pub const MOST_BYTES: usize = 8 + 4096;
 
     /// The request that this line is, if it is one.
     pub fn parse(line: &[u8]) -> Option<Self> {
-        [Request::Reload, Request::Result]
-            .into_iter()
-            .find(|request| request.as_str().as_bytes() == line)
+        let space = line.iter().position(|&byte| byte == b' ')?;
+        let (word, file) = (&line[..space], &line[space + 1..]);
+        let mut actions = [Action::Reload, Action::Result].into_iter();
+        let action = actions.find(|action| action.as_str().as_bytes() == word)?;
+        Some(Request { action, file: PathBuf::from(OsStr::from_bytes(file)) })
     }
 
-    fn as_str(self) -> &'static str {
-        match self {
-            Request::Reload => "reload",
-            Request::Result => "result",
-        }
+    fn line(&self) -> Vec<u8> {
+        [self.action.as_str().as_bytes(), b" ", self.file.as_os_str().as_bytes(), b"\n"].concat()
     }
 }
 
@@ -79,23 +100,25 @@ impl fmt::Display for Reply {
 ///
 /// Code 77 if the permission is missing, else 69: no daemon listens there, or
 /// it went away before it had answered.
-pub fn ask(path: &Path, request: Request) -> Result<Reply, Error> {
+pub fn ask(path: &Path, request: &Request) -> Result<Reply, Error> {
     let failed = |error: io::Error| {
         let message = format!("could not ask daemon \"{}\": {}", path.display(), reason(&error));
         match error.kind() {
             io::ErrorKind::PermissionDenied => Error::new(Code::NoPermission, message),
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
-                let hint = "is it running? [daemon].control names its socket";
+                let hint = "is it running? [daemon].control names its socket, \
+                            and must be what it was when the daemon was started";
                 Error::new(Code::Unavailable, message).with_hint(hint)
             }
             _ => Error::new(Code::Unavailable, message),
         }
     };
     let mut stream = UnixStream::connect(path).map_err(failed)?;
-    writeln!(stream, "{}", request.as_str()).map_err(failed)?;
-    let mut text = String::new();
-    stream.read_to_string(&mut text).map_err(failed)?;
-    Reply::parse(&text).ok_or_else(|| failed(io::Error::other("it went away without an answer")))
+    stream.write_all(&request.line()).map_err(failed)?;
+    let mut text = Vec::new();
+    stream.read_to_end(&mut text).map_err(failed)?;
+    Reply::parse(&String::from_utf8_lossy(&text))
+        .ok_or_else(|| failed(io::Error::other("it went away without an answer")))
 }
 
 #[cfg(test)]
@@ -104,11 +127,12 @@ mod tests {
 
     #[test]
     fn what_is_asked_is_understood() {
-        for request in [Request::Reload, Request::Result] {
-            assert_eq!(Request::parse(request.as_str().as_bytes()), Some(request));
-            assert!(request.as_str().len() < Request::MOST_BYTES);
+        for action in [Action::Reload, Action::Result] {
+            let request = Request { action, file: PathBuf::from("/a b/\u{e4}.toml") };
+            let line = request.line();
+            assert_eq!(Request::parse(line.strip_suffix(b"\n").unwrap()), Some(request));
         }
-        for line in ["", "Reload", "reload ", "stop"] {
+        for line in ["", "reload", "Reload /a", "stop /a"] {
             assert_eq!(Request::parse(line.as_bytes()), None, "{line:?}");
         }
     }

@@ -26,6 +26,10 @@ const STATUS_PAUSE: Duration = Duration::from_secs(1);
 /// What stopping may take beyond the time-outs that were announced.
 const STOP_MARGIN: Duration = Duration::from_secs(15);
 
+/// What a start may take that waits for a pool which cannot start: for ever, for
+/// systemd takes no such word.
+const AS_LONG_AS_IT_TAKES: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
+
 /// The sockets that were passed to this process.
 pub fn inherited() -> Result<Vec<Inherited>, Error> {
     let failed = |error: io::Error| {
@@ -86,6 +90,11 @@ impl Observer for Notifier {
         self.next_status = Moment::default();
     }
 
+    fn partly_ready(&mut self, _warning: &str) {
+        // The pools that accept must not end with the patience of systemd.
+        tell(&[NotifyState::Custom(&extension(AS_LONG_AS_IT_TAKES))]);
+    }
+
     fn reloading(&mut self) {
         match NotifyState::monotonic_usec_now() {
             Ok(now) => tell(&[NotifyState::Reloading, now]),
@@ -94,8 +103,10 @@ impl Observer for Notifier {
     }
 
     fn stopping(&mut self, within: Duration) {
-        let micros = u32::try_from((within + STOP_MARGIN).as_micros()).unwrap_or(u32::MAX);
-        tell(&[NotifyState::Stopping, NotifyState::ExtendTimeoutUsec(micros)]);
+        tell(&[
+            NotifyState::Stopping,
+            NotifyState::Custom(&extension(within.saturating_add(STOP_MARGIN))),
+        ]);
     }
 
     fn turn(&mut self, now: Moment, status: &mut dyn FnMut() -> Status) {
@@ -143,6 +154,12 @@ impl Observer for Notifier {
         }
         true
     }
+}
+
+/// That what is under way may take this long from now on. The crate's own has room
+/// for 71 minutes.
+fn extension(within: Duration) -> String {
+    format!("EXTEND_TIMEOUT_USEC={}", within.min(AS_LONG_AS_IT_TAKES).as_micros())
 }
 
 /// The number of a socket, by which it is told from another of the same name.

@@ -11,7 +11,7 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, Error, MapAccess, Visitor};
 
 use super::fault::Fault;
-use super::units::{Mode, Name, Unit, Within, optional, plain};
+use super::units::{AbsolutePath, Mode, Name, Unit, Within, optional, plain};
 
 /// The size of `sun_path`, unix(7): a path needs a NUL behind it, and an abstract
 /// name a NUL before it.
@@ -179,6 +179,22 @@ fn not_an_address(text: &str) -> Fault {
             fault.with_hint("write the IP address: names are not looked up")
         }
         _ => fault.with_hint(r#"write "IP:PORT", "/path", "@abstract" or "systemd:NAME""#),
+    }
+}
+
+/// The path of a Unix socket.
+pub(super) struct SocketPath;
+
+impl Unit for SocketPath {
+    type Value = PathBuf;
+
+    fn expected(f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        AbsolutePath::expected(f)
+    }
+
+    fn text(text: &str) -> Result<PathBuf, Fault> {
+        let path = AbsolutePath::text(text)?;
+        socket_name(text, text).map(|()| path)
     }
 }
 

@@ -66,14 +66,17 @@ pub fn load(path: &Path) -> Result<Config, Problems> {
 
 /// The control socket of the daemon whose configuration the file `path` is. It
 /// is found in a file with faults, too, so that its daemon can be asked.
-pub fn control(path: &Path) -> PathBuf {
-    let found = files::read(path).ok().and_then(|source| {
-        let (values, _) = DeTable::parse_recoverable(source.text());
-        let daemon = values.get_ref().get("daemon")?.get_ref().as_table()?;
-        let control = daemon.get("control")?.get_ref().as_str()?;
-        Some(PathBuf::from(control))
-    });
-    found.filter(|path| path.is_absolute()).unwrap_or_else(|| Daemon::CONTROL.into())
+///
+/// # Errors
+///
+/// The file cannot be read.
+pub fn control(path: &Path) -> Result<PathBuf, Problems> {
+    let source = files::read(path)?;
+    let (values, _) = DeTable::parse_recoverable(source.text());
+    let daemon = values.get_ref().get("daemon").and_then(|daemon| daemon.get_ref().as_table());
+    let control = daemon.and_then(|daemon| daemon.get("control")?.get_ref().as_str());
+    let control = control.map(Path::new).filter(|control| control.is_absolute());
+    Ok(control.unwrap_or(Path::new(Daemon::CONTROL)).to_owned())
 }
 
 /// The main file but for its pools.

@@ -14,7 +14,7 @@ use toml::Spanned;
 
 use super::diagnostics::{Problem, Source};
 use super::limits::Limits;
-use super::listen::Listen;
+use super::listen::{Listen, SocketPath};
 use super::peers::Peers;
 use super::service::ServiceChoice;
 use super::units::{
@@ -39,7 +39,7 @@ pub struct Config {
 pub struct Daemon {
     /// The socket that takes commands. There may be none at
     /// [`Daemon::CONTROL`], whose directory is that of a service.
-    #[serde(deserialize_with = "plain::<AbsolutePath, _>")]
+    #[serde(deserialize_with = "plain::<SocketPath, _>")]
     pub control: PathBuf,
     /// The file that holds the master's pid; written only when it detaches.
     #[serde(deserialize_with = "plain::<AbsolutePath, _>")]

@@ -2,11 +2,12 @@
 //! without ever waiting for who asks.
 #![forbid(unsafe_code)]
 
+use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -14,7 +15,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags};
 
 use crate::config::{self, Address, Listen};
-use crate::control::{Reply, Request};
+use crate::control::{Action, Reply, Request};
 use crate::error::{Code, Error};
 use crate::listener::{self, Listener, could_not_bind};
 use crate::sys::clock::Moment;
@@ -61,21 +62,24 @@ fn bind(path: &Path) -> Result<Listener, Error> {
 }
 
 /// The control socket, and who is connected to it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Control {
     listener: Option<Listener>,
+    /// The configuration of this daemon.
+    file: PathBuf,
     clients: Vec<Client>,
     pause: Option<Moment>,
 }
 
 impl Control {
-    /// Listens at `path`, with nobody connected yet; or does not, where that is
-    /// the default: without a word if its directory is missing, else with one.
+    /// Listens at `path` for who asks the daemon of the configuration `file`; or
+    /// does not, where that path is the default: without a word if its directory
+    /// is missing, else with one.
     ///
     /// # Errors
     ///
     /// Those of [`Listener::bind`].
-    pub fn open(path: &Path, news: &mut Vec<News>) -> Result<Self, Error> {
+    pub fn open(path: &Path, file: &Path, news: &mut Vec<News>) -> Result<Self, Error> {
         let listener = match bind(path) {
             Ok(listener) => Some(listener),
             Err(error) if may_be_missing(path) => {
@@ -87,7 +91,12 @@ impl Control {
             }
             Err(error) => return Err(error),
         };
-        Ok(Control { listener, ..Control::default() })
+        Ok(Control { listener, file: file.to_owned(), clients: Vec::new(), pause: None })
+    }
+
+    /// Takes in nobody any more, and lets a successor have the socket.
+    pub fn close(&mut self) {
+        self.listener = None;
     }
 
     /// When it wants the loop to go round again.
@@ -117,12 +126,13 @@ impl Control {
         let (of_clients, of_listener) = ready.split_at(ready.len().min(self.clients.len()));
         let mut wants_reload = false;
         let mut flags = of_clients.iter();
+        let file = &self.file;
         self.clients.retain_mut(|client| {
             if flags.next().is_none_or(|flags| flags.is_empty()) {
                 return true;
             }
-            let stays = client.hear();
-            wants_reload |= stays && client.request == Some(Request::Reload);
+            let stays = client.hear(file);
+            wants_reload |= stays && client.request == Some(Action::Reload);
             stays
         });
         if of_listener.iter().any(|flags| !flags.is_empty()) {
@@ -131,16 +141,22 @@ impl Control {
         wants_reload
     }
 
-    /// Whether somebody waits for an answer.
-    pub fn is_asked(&self) -> bool {
-        self.clients.iter().any(|client| client.request.is_some())
+    /// Who has been heard since the last call waits for this reload.
+    pub fn expect(&mut self, reload: u64) {
+        for client in self.clients.iter_mut().filter(|client| client.request.is_some()) {
+            client.reload.get_or_insert(reload);
+        }
     }
 
-    /// Answers everybody who waits.
-    pub fn answer(&mut self, reply: &Reply) {
-        for client in self.clients.extract_if(.., |client| client.request.is_some()) {
-            client.answer(reply);
-        }
+    /// Answers those who wait for a reload of which `ended` knows.
+    pub fn answer(&mut self, ended: impl Fn(u64) -> Option<Reply>) {
+        self.clients.retain_mut(|client| match client.reload.and_then(&ended) {
+            Some(reply) => {
+                client.answer(&reply);
+                false
+            }
+            None => true,
+        });
     }
 
     /// Whether one more may connect: if need be in the place of a silent one.
@@ -153,7 +169,7 @@ impl Control {
     }
 
     fn accept(&mut self, now: Moment) {
-        let Some(listener) = &self.listener else { return };
+        let Some(listener) = self.listener.as_ref().filter(|_| self.has_room()) else { return };
         let accepted = accept(listener.as_fd()).map(|(stream, _)| UnixStream::from(stream));
         match accepted {
             Ok(stream) => {
@@ -164,7 +180,7 @@ impl Control {
                 }
                 // One that could make us wait is not served.
                 if stream.set_nonblocking(true).is_ok() {
-                    self.clients.push(Client { stream, said: Vec::new(), request: None });
+                    self.clients.push(Client::new(stream));
                 }
             }
             Err(Errno::EAGAIN | Errno::EINTR | Errno::ECONNABORTED) => {}
@@ -179,18 +195,24 @@ struct Client {
     stream: UnixStream,
     said: Vec<u8>,
     /// What it has asked for; it waits for the answer.
-    request: Option<Request>,
+    request: Option<Action>,
+    /// The number of the reload that it waits for.
+    reload: Option<u64>,
 }
 
 impl Client {
-    /// Reads on. Says whether it stays.
-    fn hear(&mut self) -> bool {
+    fn new(stream: UnixStream) -> Self {
+        Client { stream, said: Vec::new(), request: None, reload: None }
+    }
+
+    /// Reads on; `file` is the configuration of this daemon. Says whether it stays.
+    fn hear(&mut self, file: &Path) -> bool {
         if self.request.is_some() {
             // It has hung up.
             return false;
         }
-        // More than it may say: what stays unread is lost on it as a reset.
-        let mut bytes = [0; 16 * Request::MOST_BYTES];
+        // What stays unread would be lost on it as a reset.
+        let mut bytes = [0; Request::MOST_BYTES];
         match self.stream.read(&mut bytes) {
             Ok(0) => return false,
             Ok(count) => self.said.extend_from_slice(&bytes[..count]),
@@ -199,26 +221,35 @@ impl Client {
             }
         }
         let line = self.said.iter().position(|&byte| byte == b'\n');
-        match line.map(|end| Request::parse(&self.said[..end])) {
-            Some(Some(request)) => self.request = Some(request),
-            None if self.said.len() < Request::MOST_BYTES => {}
-            _ => {
-                let error = Error::new(Code::Usage, "could not obey: no such command");
-                self.answer_with(&Reply::from(&error));
-                return false;
-            }
+        if line.is_none() && self.said.len() < Request::MOST_BYTES {
+            return true;
         }
-        true
-    }
-
-    fn answer(mut self, reply: &Reply) {
-        self.answer_with(reply);
+        match read(&self.said[..line.unwrap_or(0)], file) {
+            Ok(action) => self.request = Some(action),
+            Err(error) => self.answer(&Reply::from(&error)),
+        }
+        self.request.is_some()
     }
 
     /// One write: who does not read loses the rest.
-    fn answer_with(&mut self, reply: &Reply) {
+    fn answer(&mut self, reply: &Reply) {
         let _ = self.stream.write(reply.to_string().as_bytes());
         // A worker that has just been forked may hold the stream for a moment.
         let _ = self.stream.shutdown(Shutdown::Both);
     }
+}
+
+/// What this line asks the daemon of the configuration `file` for.
+fn read(line: &[u8], file: &Path) -> Result<Action, Error> {
+    let Some(request) = Request::parse(line) else {
+        return Err(Error::new(Code::Usage, "could not obey: no such command"));
+    };
+    let file = fs::canonicalize(file).unwrap_or_else(|_| file.to_owned());
+    if request.file != file {
+        let (asked, own) = (request.file.display(), file.display());
+        let message = format!("could not reload \"{asked}\": the daemon here runs with \"{own}\"");
+        let hint = "each daemon needs a [daemon].control of its own";
+        return Err(Error::new(Code::Unavailable, message).with_hint(hint));
+    }
+    Ok(request.action)
 }

@@ -7,6 +7,7 @@
 mod changes;
 mod control;
 mod observer;
+mod outcomes;
 mod phase;
 mod reload;
 mod report;
@@ -35,6 +36,7 @@ use crate::sys::signal::{Received, Waiting};
 use crate::sys::wait::reap_any;
 
 use control::Control;
+use outcomes::Outcomes;
 use phase::{Phase, together};
 use reload::{Pending, Plan, could_not_start};
 use report::News;
@@ -80,8 +82,8 @@ pub struct Master<'a> {
     phase: Phase,
     /// A reload whose new workers have still to show that they start.
     pending: Option<Pending>,
-    /// How the last reload ended.
-    last_reload: Option<Reply>,
+    /// How the reloads have ended.
+    outcomes: Outcomes,
     /// Who asks for one, or how it ended.
     control: Control,
     /// When fork may be tried again, and how often it has failed.
@@ -125,7 +127,7 @@ impl<'a> Master<'a> {
             Some(sink) => sink,
             None => reload::open_log(Kind::of(&plan.log))?,
         };
-        let control = Control::open(&plan.daemon.control, &mut plan.news)?;
+        let control = Control::open(&plan.daemon.control, &file, &mut plan.news)?;
         let logger = log::logger(&plan.log, &sink);
         let shared = Shared::new(logger, sink).map_err(failed("make scoreboard"))?;
         let mut master = Master {
@@ -145,7 +147,7 @@ impl<'a> Master<'a> {
             removed: Vec::new(),
             phase: Phase::Starting,
             pending: None,
-            last_reload: None,
+            outcomes: Outcomes::default(),
             control,
             fork_pause: None,
             fork_failures: 0,
@@ -187,10 +189,11 @@ impl<'a> Master<'a> {
     fn wait(&mut self) -> Result<Vec<PollFlags>, Error> {
         let failed =
             |error: io::Error| Error::system("wait for signals", &error).with_code(Code::Software);
-        let timeout = self.deadline().map(|deadline| deadline - Moment::now());
+        let now = Moment::now();
+        let timeout = self.deadline(now).map(|deadline| deadline - now);
         let Shared { ready, oom_kills, .. } = &self.shared;
         let mut descriptors = vec![PollFd::new(ready.as_fd(), PollFlags::POLLIN)];
-        descriptors.extend(oom_kills.watched().map(|fd| PollFd::new(fd, PollFlags::POLLPRI)));
+        descriptors.extend(oom_kills.watched(now).map(|fd| PollFd::new(fd, PollFlags::POLLPRI)));
         let of_shared = descriptors.len();
         descriptors.extend(self.control.watched());
         self.signals.wait(&mut descriptors, timeout).map_err(failed)?;
@@ -215,13 +218,14 @@ impl<'a> Master<'a> {
     }
 
     /// When there is something to do without being asked.
-    fn deadline(&self) -> Option<Moment> {
+    fn deadline(&self, now: Moment) -> Option<Moment> {
         let pools = || self.pools.iter().chain(&self.removed);
         let watches = pools().filter_map(Pool::next_watch).min();
         let spawns = pools().filter_map(Pool::next_spawn).min();
         let spawns = spawns.map(|due| self.fork_pause.map_or(due, |pause| due.max(pause)));
+        let of_pools = [watches, spawns, self.shared.oom_kills.deadline(now)];
         let others = [self.phase.deadline(), self.control.deadline(), self.observer.deadline()];
-        [watches, spawns].into_iter().chain(others).flatten().min()
+        of_pools.into_iter().chain(others).flatten().min()
     }
 
     /// Does what the signals ask for. Their flags are cleared already: one
@@ -251,19 +255,16 @@ impl<'a> Master<'a> {
         if wants_reload && !self.phase.is_stopping() {
             self.reload();
         }
+        self.control.expect(self.outcomes.last());
     }
 
-    /// Answers those who wait for a reload, if there is no more to wait for.
+    /// Answers those who wait for a reload that has ended.
     fn answer(&mut self) {
-        if !self.control.is_asked() {
-            return;
-        }
         if self.phase.is_stopping() {
             let error = Error::new(Code::Unavailable, "could not reload: the daemon is stopping");
-            self.control.answer(&Reply::from(&error));
-        } else if self.pending.is_none() {
-            let never = || Reply::done("not reloaded since the start");
-            self.control.answer(&self.last_reload.clone().unwrap_or_else(never));
+            self.control.answer(|_| Some(Reply::from(&error)));
+        } else {
+            self.control.answer(|number| self.outcomes.of(number));
         }
     }
 
@@ -322,11 +323,10 @@ impl<'a> Master<'a> {
     }
 
     fn begin_service(&mut self) {
-        let (accepting, failed): (Vec<&Pool>, Vec<&Pool>) =
-            self.pools.iter().partition(|pool| pool.standing() == Standing::Ready);
-        let workers = accepting.iter().map(|pool| pool.size()).sum();
-        self.remark = tell_failed(failed.into_iter());
-        self.news.push(News::Ready { pools: accepting.len(), workers });
+        let accept = || self.pools.iter().filter(|pool| pool.standing() == Standing::Ready);
+        let (pools, workers) = (accept().count(), accept().map(Pool::size).sum());
+        self.remark = self.tell_failed();
+        self.news.push(News::Ready { pools, workers });
         if let Some(warning) = &self.remark {
             self.observer.partly_ready(warning);
         }
@@ -438,15 +438,16 @@ impl<'a> Master<'a> {
         if self.phase == Phase::Stopped {
             return Ok(());
         }
-        let reason = tell_failed(self.pools.iter()).unwrap_or_default();
+        let reason = self.tell_failed().unwrap_or_default();
         self.news.push(News::Failed { reason: reason.clone() });
         self.report(Moment::now());
         Err(Error::new(Code::Unavailable, reason))
     }
-}
 
-/// The pools that do not work, and why, in words.
-fn tell_failed<'a>(failed: impl Iterator<Item = &'a Pool>) -> Option<String> {
-    let told: Vec<_> = failed.map(could_not_start).collect();
-    (!told.is_empty()).then(|| told.join("\n"))
+    /// The pools that have not started, and why, in words.
+    fn tell_failed(&self) -> Option<String> {
+        let failed = self.pools.iter().filter(|pool| pool.standing() == Standing::Failed);
+        let told: Vec<_> = failed.map(could_not_start).collect();
+        (!told.is_empty()).then(|| told.join("\n"))
+    }
 }

@@ -284,11 +284,18 @@ impl fmt::Display for Reloaded {
 impl Master<'_> {
     /// Begins a reload, or refuses it.
     pub(super) fn reload(&mut self) {
-        self.observer.reloading();
+        if self.announced {
+            self.observer.reloading();
+        }
+        self.outcomes.ask();
         let plan = match self.plan_reload() {
             Ok(plan) => plan,
-            Err(error) => return self.end_reload(Err(error)),
+            Err(error) => {
+                self.outcomes.refuse(Reply::from(&error));
+                return self.tell_reload(Err(error));
+            }
         };
+        self.outcomes.begin();
         let earlier = self.pending.take();
         self.pending = Some(Pending::begin(plan, self.reload_target(), earlier));
         self.keep_listeners();
@@ -319,27 +326,28 @@ impl Master<'_> {
         gone.iter_mut().for_each(|pool| pool.close(Asked::Retire));
         self.removed.append(&mut gone);
         self.keep_listeners();
-        self.end_reload(ended);
+        self.outcomes.end(match &ended {
+            Ok(reloaded) => Reply::done(reloaded),
+            Err(error) => Reply::from(error),
+        });
+        self.tell_reload(ended);
         if self.phase == Phase::Reloading {
             self.enter(Phase::Running);
         }
     }
 
     /// Tells everybody how a reload has ended.
-    fn end_reload(&mut self, ended: Ended) {
-        self.last_reload = Some(match &ended {
-            Ok(reloaded) => Reply::done(reloaded),
-            Err(error) => Reply::from(error),
-        });
-        self.remark = Some(match &ended {
-            Ok(_) => "reloaded".to_owned(),
-            Err(error) => format!("reload failed: {error}"),
+    fn tell_reload(&mut self, ended: Ended) {
+        self.remark = self.outcomes.of(self.outcomes.last()).and_then(|last| match last.code {
+            0 => self.tell_failed().or(Some("reloaded".to_owned())),
+            _ => Some(format!("reload failed: {}", last.text)),
         });
         self.news.push(match ended {
             Ok(reloaded) => News::Reloaded(reloaded),
             Err(error) => News::ReloadFailed { reason: error.to_string() },
         });
-        if self.announced {
+        // One that was begun before this one was refused is still on its way.
+        if self.announced && self.pending.is_none() {
             self.observer.ready();
         }
     }

@@ -26,6 +26,7 @@ impl Master<'_> {
                 self.pending = None;
                 self.news.push(News::Stopping { cause });
                 self.pools.append(&mut self.removed);
+                self.control.close();
                 self.leave_listeners();
                 self.pools.iter_mut().for_each(|pool| pool.close(Asked::Stop));
                 if signal == Signal::SIGTERM {

@@ -19,10 +19,16 @@ use crate::sys::clock::Moment;
 /// a worker that a person kills an hour later.
 const FRESH: Duration = Duration::from_secs(10);
 
+/// The pause after a look that found no kill: where memory is short, the file tells
+/// of that a hundred times a second.
+const PAUSE: Duration = Duration::from_secs(1);
+
 /// The counter of the daemon's cgroup, as far as it is known.
 #[derive(Debug, Default)]
 pub struct OomKills {
     events: Option<File>,
+    /// When the next look is worth its while.
+    next_look: Moment,
     seen: u64,
     /// Kills that no worker has been found for, and when the last one was seen.
     unclaimed: u64,
@@ -41,18 +47,31 @@ impl OomKills {
     /// The counter in this file, from now on.
     fn of(events: Option<File>) -> Self {
         let mut kills = OomKills { events, ..OomKills::default() };
-        kills.look(Moment::default());
+        kills.count(Moment::default());
         kills.unclaimed = 0;
         kills
     }
 
     /// What is to be waited for (POLLPRI of poll(2)): the counter may have moved.
-    pub fn watched(&self) -> Option<BorrowedFd<'_>> {
-        self.events.as_ref().map(|file| file.as_fd())
+    pub fn watched(&self, now: Moment) -> Option<BorrowedFd<'_>> {
+        self.events.as_ref().filter(|_| now >= self.next_look).map(|file| file.as_fd())
     }
 
-    /// Looks how far the counter has moved.
+    /// When there is something to be waited for again.
+    pub fn deadline(&self, now: Moment) -> Option<Moment> {
+        (self.events.is_some() && now < self.next_look).then_some(self.next_look)
+    }
+
+    /// Looks at what has woken us.
     pub fn look(&mut self, now: Moment) {
+        let before = self.seen;
+        self.count(now);
+        if self.seen == before {
+            self.next_look = now + PAUSE;
+        }
+    }
+
+    fn count(&mut self, now: Moment) {
         let Some(events) = &self.events else { return };
         match read(events) {
             Ok(count) if count > self.seen => {
@@ -69,7 +88,7 @@ impl OomKills {
     /// Whether the kernel has just killed a process of the cgroup that nobody has
     /// asked for yet.
     pub fn take_one(&mut self, now: Moment) -> bool {
-        self.look(now);
+        self.count(now);
         if now.since(self.since) > FRESH {
             self.unclaimed = 0;
         }
@@ -171,9 +190,26 @@ mod tests {
     }
 
     #[test]
+    fn other_events_are_looked_at_once_a_second() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut kills, set) = counter(directory.path());
+        let now = Moment::from_nanos(1 << 40);
+        assert!(kills.watched(now).is_some() && kills.deadline(now).is_none());
+        // The file has told of something, and the count has not moved.
+        kills.look(now);
+        assert!(kills.watched(now).is_none());
+        assert_eq!(kills.deadline(now), Some(now + PAUSE));
+        assert!(kills.watched(now + PAUSE).is_some() && kills.deadline(now + PAUSE).is_none());
+        set(6);
+        kills.look(now + PAUSE);
+        assert!(kills.watched(now + PAUSE).is_some(), "a kill may not be the only one");
+    }
+
+    #[test]
     fn without_a_counter_nothing_is_known() {
+        let now = Moment::now();
         let mut kills = OomKills::of(None);
-        assert!(!kills.take_one(Moment::now()));
-        assert!(kills.watched().is_none());
+        assert!(!kills.take_one(now));
+        assert!(kills.watched(now).is_none() && kills.deadline(now).is_none());
     }
 }

@@ -74,7 +74,14 @@ impl Waiting {
     /// Lets in what came meanwhile: a wait that a descriptor has ended may have
     /// left signals pending.
     pub fn let_in(&self) -> io::Result<()> {
-        self.wait(&mut [], Some(Duration::ZERO))
+        // Each ppoll takes one: the handler runs with the others blocked.
+        loop {
+            match ppoll(&mut [], Some(TimeSpec::from(Duration::ZERO)), Some(self.while_waiting)) {
+                Ok(_) => return Ok(()),
+                Err(Errno::EINTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
     }
 
     /// Sleeps until a signal comes, a descriptor is ready or `timeout` is over

@@ -3,8 +3,8 @@
 use std::fs::{self, File};
 use std::io::Write;
 use std::net::TcpListener;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
-use std::path::Path;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
 use std::thread;
 
 use nix::libc;
@@ -28,6 +28,15 @@ fn control(daemon: &Daemon) -> Address {
     Address::unix(&daemon.directory().join("control.sock"))
 }
 
+/// Somebody who says this on the control socket, as `preforkd reload` would.
+#[track_caller]
+fn ask(daemon: &Daemon, word: &str) -> Client {
+    let mut client = Client::connect(&control(daemon));
+    let file = fs::canonicalize(daemon.config_path()).expect("the configuration");
+    client.send(&format!("{word} {}\n", file.display()));
+    client
+}
+
 fn done(text: &str) -> Finished {
     Finished { code: Some(0), out: format!("{text}\n"), err: String::new() }
 }
@@ -40,14 +49,12 @@ fn it_returns_when_the_new_generation_accepts() {
     let old = daemon.wait_for_idle("echo", 30);
     daemon.rewrite_config(&format!("{config}env.NEW = \"1\"\n"));
     assert_eq!(reload(&daemon, &[]), done("reloaded, generation: 2, renewed: echo"));
-    // No waiting here: they accept by now. The old ones are on their way.
-    let new: Vec<_> = daemon.children().into_iter().filter(|pid| !old.contains(pid)).collect();
-    let accept = new.iter().filter(|&&pid| procfs::is_in_accept(pid)).count();
-    assert_eq!(accept, 30, "of {new:?}");
-    // The log has it by then, and one reload it was.
-    assert_eq!(daemon.log().events().iter().filter(|e| e.message() == "reloaded").count(), 1);
+    // No waiting here: they are there. The old ones are on their way.
+    let new = procfs::all_children(daemon.pid()).into_iter().filter(|pid| !old.contains(pid));
+    assert_eq!(new.count(), 30);
     daemon.wait_for_idle("echo", 30);
     assert_eq!(reload(&daemon, &["--result"]), Finished { out: String::new(), ..done("") });
+    assert_eq!(daemon.log().events().iter().filter(|e| e.message() == "reloaded").count(), 1);
 }
 
 #[test]
@@ -109,8 +116,7 @@ fn a_signal_that_came_first_is_obeyed_first() {
         (procfs::system_call(daemon.pid())? == libc::SYS_openat).then_some(())
     });
     daemon.signal(Signal::SIGHUP);
-    let mut client = Client::connect(&control(&daemon));
-    client.send("result\n");
+    let mut client = ask(&daemon, "result");
     let mark = daemon.log().mark();
     feed(file, &first);
     daemon.log().wait_since(mark, "reloaded", |_| true);
@@ -131,57 +137,134 @@ fn feed(fifo: &Path, text: &str) {
 
 #[test]
 fn the_question_waits_for_the_reload_that_runs() {
-    let (address, slow) = (Address::fresh(), Address::fresh());
-    let good = echo("echo", &address, 2);
+    let good = echo("echo", &Address::fresh(), 2);
     let daemon = Setup::example("testsvc").config(&good).start();
-    let gate = daemon.directory().write("gate", "");
-    let service = format!("service.die_at_start.gate = \"{}\"\n", gate.display());
-    let service = service + "service.die_at_start.while_exists = \"/nowhere/at/all\"\n";
-    let with_slow = format!("{good}[pool.slow]\nlisten = \"{slow}\"\nworkers = 1\n{service}");
-    daemon.rewrite_config(&with_slow);
+    let (slow, gate) = with_slow(&daemon, &good);
+    daemon.rewrite_config(&slow);
     // One that asks, one that asks for the result, one that hangs up.
-    let mut asking = Client::connect(&control(&daemon));
-    asking.send("reload\n");
+    let mut asking = ask(&daemon, "reload");
     until("the reload runs", || (daemon.children().len() == 3).then_some(()));
-    let mut waiting = Client::connect(&control(&daemon));
-    waiting.send("result\n");
-    let mut gone = Client::connect(&control(&daemon));
-    gone.send("result\n");
-    drop(gone);
+    let mut waiting = ask(&daemon, "result");
+    drop(ask(&daemon, "result"));
     // A signal begins another reload: they are told of what is in force then.
     daemon.signal(Signal::SIGHUP);
+    until("the signal is obeyed", || {
+        let pending = procfs::status(daemon.pid(), "ShdPnd")?;
+        let is_taken = pending.chars().all(|digit| digit == '0');
+        (is_taken && procfs::is_in_ppoll(daemon.pid())).then_some(())
+    });
     fs::remove_file(gate).expect("open the gate");
     let answer = "0 reloaded, generation: 3";
     assert_eq!([asking.rest(), waiting.rest()], [answer, answer]);
     daemon.wait_for_idle("slow", 1);
 }
 
+/// A configuration with a pool that starts when the file is removed which it gives.
+fn with_slow(daemon: &Daemon, good: &str) -> (String, PathBuf) {
+    let gate = daemon.directory().write("gate", "");
+    let config = format!(
+        "{good}[pool.slow]\nlisten = \"{}\"\nworkers = 1\n[pool.slow.service.die_at_start]\n\
+         gate = \"{}\"\nwhile_exists = \"/nowhere/at/all\"\n",
+        Address::fresh(),
+        gate.display()
+    );
+    (config, gate)
+}
+
+// Each is told of its own reload, and not of one that runs meanwhile.
+#[test]
+fn a_reload_that_is_refused_says_so_while_another_runs() {
+    let good = echo("echo", &Address::fresh(), 2);
+    let daemon = Setup::example("testsvc").config(&good).start();
+    daemon.expect(&["reload failed"]);
+    daemon.wait_for_idle("echo", 2);
+    let (slow, gate) = with_slow(&daemon, &good);
+    daemon.rewrite_config(&slow);
+    let mut first = ask(&daemon, "reload");
+    until("the reload runs", || (daemon.children().len() == 3).then_some(()));
+    daemon.rewrite_config(&format!("{good}wokers = 3\n"));
+    let refused = reload(&daemon, &[]);
+    assert_eq!(refused.code, Some(78), "{refused:?}");
+    assert!(refused.err.contains("wokers"), "{refused:?}");
+    assert_eq!(reload(&daemon, &["--result"]), refused);
+    daemon.signal(Signal::SIGHUP);
+    assert_eq!(reload(&daemon, &["--result"]), refused);
+    fs::remove_file(gate).expect("open the gate");
+    assert_eq!(first.rest(), "0 reloaded, generation: 2, added: slow");
+    assert_eq!(reload(&daemon, &["--result"]), refused, "the last one was that");
+}
+
+#[test]
+fn there_is_room_for_few_who_wait() {
+    let good = echo("echo", &Address::fresh(), 2);
+    let daemon = Setup::example("testsvc").config(&good).start();
+    daemon.wait_for_idle("echo", 2);
+    let (slow, gate) = with_slow(&daemon, &good);
+    daemon.rewrite_config(&slow);
+    let mut first = ask(&daemon, "reload");
+    until("the reload runs", || (daemon.children().len() == 3).then_some(()));
+    let used = procfs::descriptors(daemon.pid()).len();
+    let mut clients: Vec<_> = (0..100).map(|_| ask(&daemon, "result")).collect();
+    // It takes in what it has room for, and then sleeps.
+    until("the master has taken some in", || {
+        (procfs::descriptors(daemon.pid()).len() >= used + 15).then_some(())
+    });
+    until("the master waits", || procfs::is_in_ppoll(daemon.pid()).then_some(()));
+    assert_eq!(procfs::descriptors(daemon.pid()).len(), used + 15);
+    fs::remove_file(gate).expect("open the gate");
+    // The others had to wait, and are answered in their turn.
+    let answer = "0 reloaded, generation: 2, added: slow";
+    assert_eq!(first.rest(), answer);
+    clients.iter_mut().for_each(|client| assert_eq!(client.rest(), answer));
+}
+
+#[test]
+fn a_daemon_answers_for_its_own_configuration() {
+    let daemon = Daemon::start(&echo("echo", &Address::fresh(), 2));
+    let text = fs::read_to_string(daemon.config_path()).expect("the configuration");
+    let other = daemon.directory().write("other.toml", &text);
+    let asked = finish(preforkd().arg("-c").arg(&other).arg("reload"));
+    assert_eq!(asked.code, Some(69), "{asked:?}");
+    assert!(asked.err.contains("other.toml\": the daemon here runs with "), "{asked:?}");
+    assert!(asked.err.contains("\nhint: each daemon needs a [daemon].control"), "{asked:?}");
+    // The same file by another name is its own.
+    let link = daemon.directory().join("link.toml");
+    symlink(daemon.config_path(), &link).expect("make a link");
+    let asked = finish(preforkd().arg("-c").arg(&link).arg("reload"));
+    assert_eq!(asked, done("reloaded, generation: 2"));
+}
+
 #[test]
 fn who_waits_is_told_of_a_stop() {
-    let (address, slow) = (Address::fresh(), Address::fresh());
+    let address = Address::fresh();
     let good = echo("echo", &address, 1);
     let daemon = Setup::example("testsvc").config(&good).start();
     daemon.wait_for_idle("echo", 1);
-    let gate = daemon.directory().write("gate", "");
-    let service = format!("service.die_at_start.gate = \"{}\"\n", gate.display());
-    daemon
-        .rewrite_config(&format!("{good}[pool.slow]\nlisten = \"{slow}\"\nworkers = 1\n{service}"));
+    daemon.rewrite_config(&with_slow(&daemon, &good).0);
     // It finishes what it has in hand, and so the daemon drains.
     let mut busy = Client::connect(&address);
     busy.ping("hello");
     thread::scope(|scope| {
         let asking = scope.spawn(|| reload(&daemon, &[]));
         until("the reload runs", || (daemon.children().len() == 2).then_some(()));
-        let mut waiting = Client::connect(&control(&daemon));
-        waiting.send("result\n");
+        let connected = procfs::descriptors(daemon.pid()).len();
+        let mut waiting = ask(&daemon, "result");
+        until("both are heard", || {
+            let heard = procfs::descriptors(daemon.pid()).len() > connected;
+            (heard && procfs::is_in_ppoll(daemon.pid())).then_some(())
+        });
         daemon.signal(Signal::SIGTERM);
         let stopping = "could not reload: the daemon is stopping";
         assert_eq!(waiting.rest(), format!("69 {stopping}"));
         let asked = asking.join().expect("the command");
         assert_eq!((asked.code, asked.err), (Some(69), format!("{stopping}\n")));
-        let late = reload(&daemon, &[]);
-        assert_eq!((late.code, late.err), (Some(69), format!("{stopping}\n")));
     });
+    // It has let go of the socket: nobody is there, and a successor may start.
+    let late = reload(&daemon, &[]);
+    assert!(late.code == Some(69) && late.err.contains("is it running?"), "{late:?}");
+    let successor = echo("echo", &Address::fresh(), 1);
+    let successor = format!("{successor}[daemon]\ncontrol = \"{}\"\n", control(&daemon));
+    drop(Setup::new().config(&successor).start());
     busy.ping("still there");
     drop(busy);
     daemon.wait_for_code(0);
@@ -190,9 +273,14 @@ fn who_waits_is_told_of_a_stop() {
     let control = control(&daemon);
     let expected = format!(
         "could not ask daemon \"{control}\": no such file or directory\n\
-         hint: is it running? [daemon].control names its socket\n"
+         hint: is it running? [daemon].control names its socket, \
+         and must be what it was when the daemon was started\n"
     );
     assert_eq!(told.err, expected);
+    fs::remove_file(daemon.config_path()).expect("remove the configuration");
+    let told = reload(&daemon, &[]);
+    assert_eq!(told.code, Some(66), "{told:?}");
+    assert!(told.err.starts_with("could not read configuration "), "{told:?}");
 }
 
 #[test]
@@ -204,20 +292,24 @@ fn strange_clients_disturb_nobody() {
     // More than it keeps, all silent; the newest ones have their say.
     let silent: Vec<_> = (0..100).map(|_| Client::connect(&control(&daemon))).collect();
     assert_eq!(reload(&daemon, &[]).code, Some(0));
-    for words in ["stop\n", "\n", "RELOAD\n", &"x".repeat(100), &"reload".repeat(50)] {
+    for words in ["stop\n", "\n", "RELOAD\n", "reload\n", &"x".repeat(4104), "reload /other\n"] {
         let mut client = Client::connect(&control(&daemon));
         client.send(words);
-        assert_eq!(client.rest(), "64 could not obey: no such command", "{words:?}");
+        let answer = client.rest();
+        let refused = answer == "64 could not obey: no such command"
+            || answer.starts_with("69 could not reload \"/other\": the daemon here runs with ");
+        assert!(refused, "{words:?}: {answer}");
     }
     // In two parts; with a half that is closed; and with more than one line.
+    let file = fs::canonicalize(daemon.config_path()).expect("the configuration");
     let mut client = Client::connect(&control(&daemon));
     client.send("rel");
     assert_serves(&address);
-    client.send("oad\n");
+    client.send(&format!("oad {}\n", file.display()));
     client.half_close().expect("close one half");
     assert_eq!(client.rest(), "0 reloaded, generation: 3");
     let mut client = Client::connect(&control(&daemon));
-    client.send("reload\nreload\n");
+    client.send(&format!("reload {}\nreload\n", file.display()));
     assert_eq!(client.rest(), "0 reloaded, generation: 4");
     drop(silent);
     until("they are forgotten", || (procfs::descriptors(daemon.pid()) == before).then_some(()));
@@ -236,8 +328,7 @@ fn without_descriptors_it_waits_for_some() {
     let used = procfs::descriptors(daemon.pid());
     let free = (0..).find(|number| !used.contains_key(number)).expect("a free number");
     let before = procfs::limit(daemon.pid(), None, "nofile", &free.to_string());
-    let mut client = Client::connect(&control(&daemon));
-    client.send("result\n");
+    let mut client = ask(&daemon, "result");
     // It has tried, and sleeps until it tries again.
     let sleeps =
         || procfs::is_in_ppoll(daemon.pid()).then(|| procfs::context_switches(daemon.pid()));
@@ -285,7 +376,7 @@ fn the_socket_is_for_the_daemon_alone() {
     let next =
         Setup::new().config(&format!("{config}[daemon]\ncontrol = \"{}\"\n", path.display()));
     let next = next.start();
-    assert_eq!(reload(&daemon, &[]).code, Some(0), "what was left is replaced");
+    assert_eq!(reload(&next, &[]).code, Some(0), "what was left is replaced");
     next.stop();
     assert!(!path.exists(), "it goes with the daemon");
 }

@@ -67,6 +67,12 @@ pub fn processes(fits: impl Fn(&Process) -> bool) -> Vec<Process> {
     found
 }
 
+/// The pids of the children of `pid`, every one that is there all the while: what
+/// [`children`] reads leaves some out when others end meanwhile (proc_pid_children(5)).
+pub fn all_children(pid: i32) -> Vec<i32> {
+    processes(|process| process.parent == pid).iter().map(|process| process.pid).collect()
+}
+
 /// The children of `pid`, zombies included.
 pub fn children(pid: i32) -> Vec<Process> {
     // A kernel without this file, or a process that ended: look at all.

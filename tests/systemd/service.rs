@@ -2,15 +2,19 @@
 
 use std::fs;
 use std::process::Command;
+use std::thread;
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
 use crate::lab::{Lab, shipped_address};
 use crate::support::client::{ask, assert_serves};
+use crate::support::daemon::example;
 use crate::support::{Address, Client, Directory, has_strace, procfs, provided, until};
 
 on_both_suites!(
     it_is_ready_when_every_pool_accepts,
+    a_pool_that_cannot_start_does_not_end_the_others,
     what_a_restart_cannot_mend_is_not_restarted,
     a_hung_master_is_restarted_and_an_idle_one_sleeps,
     the_status_tells_how_the_pools_are,
@@ -36,6 +40,37 @@ fn it_is_ready_when_every_pool_accepts(suite: &'static str) {
     for name in ["NOTIFY_SOCKET", "FDSTORE", "WATCHDOG_", "LISTEN_", "INVOCATION_ID"] {
         assert!(!environment.contains(name), "{environment}");
     }
+}
+
+// systemd gives a start 90 s by default; here it is less.
+fn a_pool_that_cannot_start_does_not_end_the_others(suite: &'static str) {
+    let Some(lab) = Lab::with_package(suite) else { return };
+    lab.copy(&example("testsvc"), "/usr/local/sbin");
+    let good = lab.read("/etc/preforkd/preforkd.toml");
+    let bad =
+        "[pool.bad]\nlisten = \"127.0.0.1:7001\"\nworkers = 1\nservice.die_at_start.code = 3\n";
+    lab.configure(&format!("{good}{bad}"));
+    lab.edit("[Service]\nExecStart=\nExecStart=/usr/local/sbin/testsvc run\nTimeoutStartSec=2s\n");
+    let start = lab.spawn("systemctl restart preforkd");
+    let reason = "could not start pool \"bad\": its worker exited with code 3";
+    lab.wait_for("StatusText", |status| status.contains(reason));
+    let master = lab.master();
+    thread::sleep(Duration::from_secs(4));
+    assert!(!start.is_finished(), "it waits for every pool");
+    assert_eq!(lab.show("ActiveState"), "activating");
+    lab.inside(|| assert_serves(&shipped_address()));
+
+    // A reload that does not mend it does not hide it, and one that does ends it.
+    lab.configure(&format!("{}{bad}", good.replace("workers = 4", "workers = 5")));
+    lab.sh("preforkd reload");
+    lab.wait_for("StatusText", |status| status.contains("5 idle"));
+    assert!(lab.show("StatusText").contains(reason), "{}", lab.show("StatusText"));
+    assert!(!start.is_finished());
+    lab.configure(&good);
+    lab.sh("preforkd reload");
+    assert_eq!(start.join().expect("the start").code, 0);
+    assert_eq!((lab.show("ActiveState"), lab.show("NRestarts")), ("active".into(), "0".into()));
+    assert_eq!(lab.master(), master);
 }
 
 fn what_a_restart_cannot_mend_is_not_restarted(suite: &'static str) {
