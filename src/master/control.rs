@@ -84,7 +84,7 @@ impl Control {
             Ok(listener) => Some(listener),
             Err(error) if may_be_missing(path) => {
                 if path.parent().is_some_and(Path::exists) {
-                    let what = "no commands are taken".to_owned();
+                    let what = "could not take commands".to_owned();
                     news.push(News::Trouble { what, reason: error.to_string() });
                 }
                 None

@@ -7,6 +7,7 @@ use crate::support::{Client, Load};
 on_both_suites!(
     it_installs_a_service_that_serves,
     an_upgrade_loses_no_connection,
+    an_upgrade_over_a_fault_keeps_the_old_daemon,
     what_the_administrator_changed_stays,
     the_units_follow_an_upgrade_of_systemd,
 );
@@ -76,6 +77,26 @@ fn an_upgrade_loses_no_connection(suite: &'static str) {
     assert_eq!(lost, 0, "{tally:?}");
     assert_ne!(lab.master(), master, "the new daemon runs");
     assert_eq!(lab.show("NRestarts"), "0");
+}
+
+// Over a file with a fault the new daemon would not start, and the listeners be lost.
+fn an_upgrade_over_a_fault_keeps_the_old_daemon(suite: &'static str) {
+    let Some(lab) = Lab::with_package(suite) else { return };
+    lab.copy(package::second(), "/root");
+    let master = lab.master();
+    let good = lab.read("/etc/preforkd/preforkd.toml");
+    lab.configure(&format!("{good}\nwokers = 3\n"));
+    let said = lab.try_sh(&format!("{APT} /root/preforkd_0.1.0-2_*.deb"));
+    assert_eq!(said.code, 0, "{said:?}");
+    // apt gives the scripts a terminal of its own.
+    assert!(said.out.contains("unknown key \"wokers\""), "{said:?}");
+    assert!(said.out.contains("preforkd was not restarted"), "{said:?}");
+    assert_eq!((lab.master(), lab.show("ActiveState")), (master, "active".into()));
+    lab.inside(|| assert_serves(&shipped_address()));
+    lab.configure(&good);
+    lab.sh("systemctl restart preforkd");
+    assert_ne!(lab.master(), master);
+    lab.inside(|| assert_serves(&shipped_address()));
 }
 
 fn what_the_administrator_changed_stays(suite: &'static str) {
