@@ -49,8 +49,9 @@ fn it_returns_when_the_new_generation_accepts() {
     let old = daemon.wait_for_idle("echo", 30);
     daemon.rewrite_config(&format!("{config}env.NEW = \"1\"\n"));
     assert_eq!(reload(&daemon, &[]), done("reloaded, generation: 2, renewed: echo"));
-    // No waiting here: they are there. The old ones are on their way.
-    let new = procfs::all_children(daemon.pid()).into_iter().filter(|pid| !old.contains(pid));
+    // No waiting here: they accept by now. The old ones are on their way.
+    let workers = procfs::all_children(daemon.pid()).into_iter();
+    let new = workers.filter(|pid| !old.contains(pid) && procfs::is_settled(*pid));
     assert_eq!(new.count(), 30);
     daemon.wait_for_idle("echo", 30);
     assert_eq!(reload(&daemon, &["--result"]), Finished { out: String::new(), ..done("") });

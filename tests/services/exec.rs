@@ -6,6 +6,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
 use std::thread;
 
+use nix::libc;
 use nix::sys::signal::Signal;
 
 use super::support::client::ask;
@@ -161,6 +162,11 @@ fn look_at_a_program(daemon: &Daemon, address: &Address) -> Seen {
     let worker = the_worker(daemon, "exec");
     let mut client = Client::connect(address);
     let program = the_program(worker, "sleep");
+    // Until then it has files of its own open, those of its locale.
+    until("the program sleeps", || {
+        let sleeps = [libc::SYS_clock_nanosleep, libc::SYS_nanosleep];
+        sleeps.contains(&procfs::system_call(program)?).then_some(())
+    });
     let process = procfs::Process::of(program).expect("the program");
     assert_eq!(process.group, program, "a process group of its own");
     let seen =

@@ -1,5 +1,7 @@
 //! Workers that die, each in its own way.
 
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
 
@@ -7,7 +9,7 @@ use nix::libc;
 use nix::sys::signal::Signal;
 
 use super::support::client::assert_serves;
-use super::support::{Address, Daemon, Directory, Event, procfs, provided, until};
+use super::support::{Address, Daemon, Directory, Event, is_root, procfs, provided, until};
 use super::{assert_explained, assert_replaced, command, echo, end_a_worker, sturdy};
 
 #[test]
@@ -87,20 +89,26 @@ fn a_worker_that_dumps_core_says_so() {
     if !provided(control.core_dumped(), "a kernel that dumps core here") {
         return;
     }
-    let (with, without) = (Address::fresh(), Address::fresh());
-    let daemon = Daemon::start_example(
-        "testsvc",
-        &format!(
-            "[pool.with]\nlisten = \"{with}\"\nworkers = 2\nservice = \"command\"\n\
-             working_directory = \"{place}\"\nlimits.core = \"1GiB\"\n\
-             [pool.without]\nlisten = \"{without}\"\nworkers = 2\nservice = \"command\"\n\
-             working_directory = \"{place}\"\nlimits.core = \"0\"\n",
-            place = directory.path().display()
-        ),
-    );
-    for (address, pool, dumps) in [(&with, "with", true), (&without, "without", false)] {
+    fs::set_permissions(directory.path(), Permissions::from_mode(0o777)).expect("open it to all");
+    // The kernel lets nobody dump who has changed users, unless the daemon asks it to.
+    let user = if is_root() { "user = \"nobody\"" } else { "" };
+    let pools = [
+        ("with", "limits.core = \"1GiB\"", true),
+        ("without", "limits.core = \"0\"", false),
+        ("changed", &format!("limits.core = \"1GiB\"\n{user}"), true),
+    ]
+    .map(|(pool, settings, dumps)| (pool, settings.to_owned(), dumps, Address::fresh()));
+    let config = pools.iter().map(|(pool, settings, _, address)| {
+        let place = directory.path().display();
+        format!(
+            "[pool.{pool}]\nlisten = \"{address}\"\nworkers = 2\nservice = \"command\"\n\
+             working_directory = \"{place}\"\n{settings}\n"
+        )
+    });
+    let daemon = Daemon::start_example("testsvc", &config.collect::<String>());
+    for (pool, _, dumps, address) in &pools {
         let (mark, end) = end_a_worker(&daemon, address, "signal 11");
-        assert_eq!(end.flag("core_dumped"), Some(dumps), "{end}");
+        assert_eq!(end.flag("core_dumped"), Some(*dumps), "{end}");
         assert_explained(&end, pool);
         assert_replaced(&daemon, mark, &end, 2);
     }

@@ -105,6 +105,12 @@ pub fn is_in_accept(pid: i32) -> bool {
     system_call(pid) == Some(libc::SYS_accept4)
 }
 
+/// Whether a worker is about to accept, or does: it blocks no signal any more. It
+/// reports that it accepts after this, and before it is in the call.
+pub fn is_settled(pid: i32) -> bool {
+    status(pid, "SigBlk").is_some_and(|mask| mask.chars().all(|digit| digit == '0'))
+}
+
 pub fn is_in_ppoll(pid: i32) -> bool {
     system_call(pid) == Some(libc::SYS_ppoll)
 }

@@ -50,6 +50,7 @@ fn every_drop_in_of_the_manual_works(suite: &'static str) {
     let Some(lab) = Lab::with_package(suite) else { return };
     let examples = examples();
     assert!(examples.len() >= 5, "the examples are not found");
+    lab.sh("cp /etc/preforkd/preforkd.toml /etc/preforkd/other.toml");
     for example in examples {
         lab.edit(&example);
         let verified = lab.try_sh("systemd-analyze verify preforkd.service 2>&1");
@@ -57,6 +58,7 @@ fn every_drop_in_of_the_manual_works(suite: &'static str) {
         let said = lab.try_sh("systemctl restart preforkd");
         assert_eq!(said.code, 0, "{example}{}", said.err);
         let master = lab.master();
+        lab.sh("systemctl reload preforkd");
         let writable = |path: &str| {
             let said = lab.try_sh(&format!(
                 "nsenter --target $(systemctl show -P MainPID preforkd) \

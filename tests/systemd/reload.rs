@@ -31,9 +31,9 @@ fn it_returns_when_the_new_generation_accepts(suite: &'static str) {
     for round in 1..=3 {
         lab.configure(&format!("{ECHO}workers = 60\nenv.ROUND = \"{round}\"\n"));
         lab.sh("systemctl reload preforkd");
-        // No waiting here: they are there by now. The old ones are on their way.
-        let workers = procfs::all_children(lab.master());
-        let new = workers.iter().filter(|pid| !old.contains(pid)).count();
+        // No waiting here: they accept by now. The old ones are on their way.
+        let workers = procfs::all_children(lab.master()).into_iter();
+        let new = workers.filter(|pid| !old.contains(pid) && procfs::is_settled(*pid)).count();
         assert!(new >= 60, "round {round}: {new} new workers");
     }
     lab.wait_for_idle(60);

@@ -31,8 +31,9 @@ fn it_is_ready_when_every_pool_accepts(suite: &'static str) {
         "[pool.env]\nlisten = \"127.0.0.1:8100\"\nservice.exec.command = [\"env\"]\nworkers = 1\n";
     let config = pools.chain([program.to_owned()]).collect::<String>();
     let Some(lab) = Lab::with_pools(suite, &config) else { return };
-    let accept = lab.workers().into_iter().filter(|&pid| procfs::is_in_accept(pid)).count();
-    assert_eq!(accept, 151, "workers that accept when the start is over");
+    let workers = procfs::all_children(lab.master());
+    let settled = workers.into_iter().filter(|&pid| procfs::is_settled(pid)).count();
+    assert_eq!(settled, 151, "workers that accept when the start is over");
     // A program has nothing by which it could speak for the service.
     let address = Address::Tcp("127.0.0.1:8100".parse().expect("an address"));
     let environment = lab.inside(|| ask(&address, ""));
