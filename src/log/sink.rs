@@ -229,13 +229,14 @@ impl Write for LineWriter {
             // What follows half a line must not be taken for its other half.
             self.line.insert(0, b'\n');
         }
-        match write_once(&self.target, &self.line) {
-            Ok(written) => self.torn = written < self.line.len(),
-            Err(_) => {
-                // A full disk, a reader that is gone or asleep. There is no
-                // place to say so, and nothing to stop for; it is counted.
-                count_lost();
-            }
+        let written = write_patiently(&self.target, &self.line);
+        if written < self.line.len() {
+            // A full disk, a reader that is gone or asleep. There is no place to
+            // say so, and nothing to stop for; it is counted.
+            count_lost();
+        }
+        if written > 0 {
+            self.torn = written < self.line.len();
         }
         self.line.clear();
         Ok(())
@@ -243,16 +244,19 @@ impl Write for LineWriter {
 }
 
 /// Writes, without waiting for long: a reader that sleeps must not stop a
-/// supervisor.
-fn write_once(target: &OwnedFd, line: &[u8]) -> io::Result<usize> {
-    await_room(target)?;
-    loop {
-        match nix::unistd::write(target, line) {
-            Ok(written) => return Ok(written),
-            Err(Errno::EINTR) => {}
-            Err(errno) => return Err(errno.into()),
+/// supervisor. Gives how much was written: a pipe takes a long line in parts, as it
+/// has room.
+fn write_patiently(target: &OwnedFd, line: &[u8]) -> usize {
+    let mut written = 0;
+    while written < line.len() && await_room(target).is_ok() {
+        match nix::unistd::write(target, &line[written..]) {
+            Ok(count) => written += count,
+            // Another process has taken the room that there was.
+            Err(Errno::EINTR | Errno::EAGAIN) => {}
+            Err(_) => break,
         }
     }
+    written
 }
 
 /// Waits until something can be written, as long as there is patience left.
@@ -278,5 +282,75 @@ fn has_room(target: &OwnedFd, patience_ms: u16) -> io::Result<bool> {
             Err(Errno::EINTR) => {}
             Err(errno) => return Err(errno.into()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::thread;
+
+    use nix::fcntl::OFlag;
+    use nix::unistd::pipe2;
+
+    use super::*;
+
+    fn pipe() -> (File, LineWriter) {
+        let (reader, writer) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).unwrap();
+        let writer = LineWriter { target: Arc::new(writer), line: Vec::new(), torn: false };
+        (reader.into(), writer)
+    }
+
+    /// What the pipe holds now.
+    fn drain(reader: &mut File) -> String {
+        let mut text = Vec::new();
+        let end = reader.read_to_end(&mut text);
+        assert!(end.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock));
+        String::from_utf8(text).unwrap()
+    }
+
+    // One test, for the patience is one for the process.
+    #[test]
+    fn a_long_line_is_written_in_parts_while_there_is_patience() {
+        let line = "x".repeat(50_000) + "\n";
+        have_patience(60_000);
+        let (mut reader, mut writer) = pipe();
+        writer.write_all(line.as_bytes()).unwrap();
+        writer.flush().unwrap();
+        let full = Arc::clone(&writer.target);
+        // It reads when the pipe has taken a part of the second line and no more.
+        let reading = thread::spawn(move || {
+            while has_room(&full, 0).unwrap() {
+                thread::yield_now();
+            }
+            drop(full);
+            let mut text = String::new();
+            while text.len() < 2 * 50_001 {
+                text += &drain(&mut reader);
+                thread::yield_now();
+            }
+            text
+        });
+        writer.write_all(line.as_bytes()).unwrap();
+        writer.flush().unwrap();
+        assert_eq!(reading.join().unwrap(), line.repeat(2));
+        tell_lost(|count| panic!("{count} lines lost"));
+
+        // Without patience the rest is lost, and the next line begins a new one.
+        have_patience(0);
+        let (mut reader, mut writer) = pipe();
+        for _ in 0..3 {
+            writer.write_all(line.as_bytes()).unwrap();
+            writer.flush().unwrap();
+        }
+        let text = drain(&mut reader);
+        let whole = text.strip_prefix(&line).unwrap();
+        assert!(!whole.is_empty() && whole.bytes().all(|byte| byte == b'x'), "{}", whole.len());
+        writer.write_all(b"next\n").unwrap();
+        writer.flush().unwrap();
+        assert_eq!(drain(&mut reader), "\nnext\n");
+        let mut lost = 0;
+        tell_lost(|count| lost = count);
+        assert_eq!(lost, 2);
     }
 }
