@@ -37,10 +37,10 @@ enum Subcommands {
     },
     /// Check the configuration, and change nothing.
     Check,
-    /// Let the daemon that runs reload its configuration; tell how that ended.
+    /// Make the running daemon reload its configuration, and tell how that ended.
     Reload {
-        /// Ask for none: wait for the one that a signal has asked for, and say
-        /// nothing unless it fails.
+        /// Only wait for the reload that a signal has asked for; print nothing
+        /// unless it failed.
         #[arg(long)]
         result: bool,
     },
@@ -58,7 +58,7 @@ pub enum Command {
     /// To reload the configuration of the daemon that runs.
     Reload,
     /// To tell how its last reload has ended.
-    Result,
+    LastResult,
 }
 
 impl Cli {
@@ -67,7 +67,7 @@ impl Cli {
         match self.command {
             Some(Subcommands::Check) => Command::Check,
             Some(Subcommands::Reload { result: false }) => Command::Reload,
-            Some(Subcommands::Reload { result: true }) => Command::Result,
+            Some(Subcommands::Reload { result: true }) => Command::LastResult,
             Some(Subcommands::Run { daemonize: true }) => Command::Daemonize,
             Some(Subcommands::Run { daemonize: false }) | None if self.daemonize => {
                 Command::Daemonize
@@ -97,7 +97,7 @@ mod tests {
             (&["-c", "x.toml", "check"], Command::Check),
             (&["check", "-c", "x.toml"], Command::Check),
             (&["reload"], Command::Reload),
-            (&["reload", "--result"], Command::Result),
+            (&["reload", "--result"], Command::LastResult),
         ] {
             let cli = Cli::try_parse_from([&["preforkd"], arguments].concat()).unwrap();
             assert_eq!(cli.command(), command, "{arguments:?}");

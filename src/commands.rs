@@ -1,7 +1,6 @@
 //! What each command does, from its configuration to its exit code.
 #![forbid(unsafe_code)]
 
-use std::fs;
 use std::io::{self, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -24,7 +23,7 @@ pub fn obey(cli: Cli, services: Services) -> ExitCode {
         Command::Run => run(cli.config, services),
         Command::Daemonize => daemonize(cli.config, services),
         Command::Reload => reload(&cli.config, Action::Reload),
-        Command::Result => reload(&cli.config, Action::Result),
+        Command::LastResult => reload(&cli.config, Action::LastResult),
     }));
     match done {
         Ok(Ok(code)) => code,
@@ -69,11 +68,10 @@ fn daemonize(file: PathBuf, services: Services) -> Result<ExitCode, Error> {
 /// Asks the daemon that runs with this configuration.
 fn reload(file: &Path, action: Action) -> Result<ExitCode, Error> {
     let socket = config::control(file)?;
-    let file = fs::canonicalize(file).unwrap_or_else(|_| file.to_owned());
-    let Reply { code, text } = control::ask(&socket, &Request { action, file })?;
+    let Reply { code, text } = control::ask(&socket, &Request::new(action, file))?;
     // There is nothing to do about an output that is gone.
     let _ = match code {
-        0 if action == Action::Result => Ok(()),
+        0 if action == Action::LastResult => Ok(()),
         0 => writeln!(io::stdout(), "{text}"),
         _ => writeln!(io::stderr(), "{text}"),
     };

@@ -1,12 +1,14 @@
 //! Commands to a daemon that runs: what is said over its control socket, and
 //! the side that asks.
 //!
-//! A command is a line: a word, a space, and the configuration file. The answer is the exit code of the command that was
-//! run, in decimal, a space, and a text that lasts to the end of the stream.
+//! A command is a line: a word, a space, and the configuration file. The answer is
+//! the exit code of the command that was run, in decimal, a space, and a text that
+//! lasts to the end of the stream.
 #![forbid(unsafe_code)]
 
 use std::ffi::OsStr;
 use std::fmt;
+use std::fs;
 use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
@@ -20,14 +22,14 @@ pub enum Action {
     /// To reload its configuration, and to tell how that ended.
     Reload,
     /// To tell how the last reload ended, once it has.
-    Result,
+    LastResult,
 }
 
 impl Action {
     fn as_str(self) -> &'static str {
         match self {
             Action::Reload => "reload",
-            Action::Result => "result",
+            Action::LastResult => "result",
         }
     }
 }
@@ -43,6 +45,17 @@ pub struct Request {
 }
 
 impl Request {
+    /// A request to the daemon of this configuration.
+    pub fn new(action: Action, file: &Path) -> Self {
+        Request { action, file: resolved(file) }
+    }
+
+    /// Whether it is to the daemon of this configuration. A link may point elsewhere
+    /// since that was started, so this looks each time.
+    pub fn is_for(&self, file: &Path) -> bool {
+        self.file == resolved(file)
+    }
+
     /// The most bytes that a request has, with the end of its line: a word, and a
     /// path (PATH_MAX).
     pub const MOST_BYTES: usize = 8 + 4096;
@@ -51,7 +64,7 @@ impl Request {
     pub fn parse(line: &[u8]) -> Option<Self> {
         let space = line.iter().position(|&byte| byte == b' ')?;
         let (word, file) = (&line[..space], &line[space + 1..]);
-        let mut actions = [Action::Reload, Action::Result].into_iter();
+        let mut actions = [Action::Reload, Action::LastResult].into_iter();
         let action = actions.find(|action| action.as_str().as_bytes() == word)?;
         Some(Request { action, file: PathBuf::from(OsStr::from_bytes(file)) })
     }
@@ -59,6 +72,10 @@ impl Request {
     fn line(&self) -> Vec<u8> {
         [self.action.as_str().as_bytes(), b" ", self.file.as_os_str().as_bytes(), b"\n"].concat()
     }
+}
+
+fn resolved(file: &Path) -> PathBuf {
+    fs::canonicalize(file).unwrap_or_else(|_| file.to_owned())
 }
 
 /// What a daemon answers.
@@ -102,11 +119,12 @@ impl fmt::Display for Reply {
 /// it went away before it had answered.
 pub fn ask(path: &Path, request: &Request) -> Result<Reply, Error> {
     let failed = |error: io::Error| {
-        let message = format!("could not ask daemon \"{}\": {}", path.display(), reason(&error));
+        let socket = path.display();
+        let message = format!("could not ask control socket \"{socket}\": {}", reason(&error));
         match error.kind() {
             io::ErrorKind::PermissionDenied => Error::new(Code::NoPermission, message),
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
-                let hint = "is it running? [daemon].control names its socket, \
+                let hint = "is the daemon running? [daemon].control names its socket, \
                             and must be what it was when the daemon was started";
                 Error::new(Code::Unavailable, message).with_hint(hint)
             }
@@ -118,7 +136,7 @@ pub fn ask(path: &Path, request: &Request) -> Result<Reply, Error> {
     let mut text = Vec::new();
     stream.read_to_end(&mut text).map_err(failed)?;
     Reply::parse(&String::from_utf8_lossy(&text))
-        .ok_or_else(|| failed(io::Error::other("it went away without an answer")))
+        .ok_or_else(|| failed(io::Error::other("the daemon went away without an answer")))
 }
 
 #[cfg(test)]
@@ -127,7 +145,7 @@ mod tests {
 
     #[test]
     fn what_is_asked_is_understood() {
-        for action in [Action::Reload, Action::Result] {
+        for action in [Action::Reload, Action::LastResult] {
             let request = Request { action, file: PathBuf::from("/a b/\u{e4}.toml") };
             let line = request.line();
             assert_eq!(Request::parse(line.strip_suffix(b"\n").unwrap()), Some(request));

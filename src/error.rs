@@ -13,11 +13,11 @@ use nix::errno::Errno;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Code {
-    /// The command line is wrong (EX_USAGE).
+    /// The command line, or a command over the control socket, is wrong (EX_USAGE).
     Usage = 64,
     /// The configuration file is missing or cannot be read (EX_NOINPUT).
     NoInput = 66,
-    /// No pool could start its workers (EX_UNAVAILABLE).
+    /// Workers could not start, or no daemon answers (EX_UNAVAILABLE).
     Unavailable = 69,
     /// A bug in the daemon or in a service (EX_SOFTWARE).
     Software = 70,

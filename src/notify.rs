@@ -26,8 +26,8 @@ const STATUS_PAUSE: Duration = Duration::from_secs(1);
 /// What stopping may take beyond the time-outs that were announced.
 const STOP_MARGIN: Duration = Duration::from_secs(15);
 
-/// What a start may take that waits for a pool which cannot start: for ever, for
-/// systemd takes no such word.
+/// How long a start may wait for a pool that cannot start. systemd has no word for
+/// "for ever"; ten years will do.
 const AS_LONG_AS_IT_TAKES: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 
 /// The sockets that were passed to this process.

@@ -157,6 +157,7 @@ fn the_configuration_makes_no_system_call_but_reading() {
 fn what_decides_is_pure() {
     let cores = [
         "master/changes.rs",
+        "master/outcomes.rs",
         "master/phase.rs",
         "pool/cause.rs",
         "pool/overdue.rs",

@@ -37,8 +37,8 @@ pub struct Config {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Daemon {
-    /// The socket that takes commands. There may be none at
-    /// [`Daemon::CONTROL`], whose directory is that of a service.
+    /// The socket that takes commands. At its default, [`Daemon::CONTROL`], it is
+    /// optional: that directory exists only under the service.
     #[serde(deserialize_with = "plain::<SocketPath, _>")]
     pub control: PathBuf,
     /// The file that holds the master's pid; written only when it detaches.

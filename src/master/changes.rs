@@ -44,6 +44,25 @@ pub fn changes<'a>(
     changes
 }
 
+/// What becomes of each pool by `earlier`, which has not ended, and by `later`, which
+/// takes its place, together.
+pub fn merge(
+    earlier: &BTreeMap<String, Change>,
+    later: BTreeMap<String, Change>,
+) -> BTreeMap<String, Change> {
+    let merged = later.into_iter().filter_map(|(name, later)| {
+        let change = match (earlier.get(&name), later) {
+            (Some(Change::Add), Change::Remove) => return None,
+            (Some(Change::Add), _) => Change::Add,
+            (Some(Change::Renew), Change::Keep | Change::Resize) => Change::Renew,
+            (Some(Change::Resize), Change::Keep) => Change::Resize,
+            (_, later) => later,
+        };
+        Some((name, change))
+    });
+    merged.collect()
+}
+
 fn change(old: &Pool, size: u32, new: &Pool) -> Change {
     let mut resized = old.clone();
     resized.workers = new.workers;
@@ -92,5 +111,27 @@ mod tests {
         let all_new = changes(running(), &new, true);
         assert_eq!(all_new["kept"], Change::Renew);
         assert_eq!(all_new["gone"], Change::Remove);
+    }
+
+    #[test]
+    fn what_two_reloads_change_is_told_together() {
+        use Change::{Add, Keep, Remove, Renew, Resize};
+        for (earlier, later, together) in [
+            (Add, Keep, Some(Add)),
+            (Add, Renew, Some(Add)),
+            (Add, Remove, None),
+            (Renew, Keep, Some(Renew)),
+            (Renew, Resize, Some(Renew)),
+            (Resize, Keep, Some(Resize)),
+            (Resize, Renew, Some(Renew)),
+            (Remove, Keep, Some(Keep)),
+            (Keep, Remove, Some(Remove)),
+        ] {
+            let of = |change| BTreeMap::from([("pool".to_owned(), change)]);
+            let merged = merge(&of(earlier), of(later));
+            assert_eq!(merged.get("pool").copied(), together, "{earlier:?}, {later:?}");
+        }
+        let new = BTreeMap::from([("new".to_owned(), Add)]);
+        assert_eq!(merge(&BTreeMap::new(), new.clone()), new);
     }
 }

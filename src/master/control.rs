@@ -2,7 +2,6 @@
 //! without ever waiting for who asks.
 #![forbid(unsafe_code)]
 
-use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::AsFd;
@@ -43,7 +42,8 @@ pub fn check(path: &Path) -> Result<(), Error> {
     listener::check(&listen).map_err(|error| could_not_bind(&listen.address, &error))
 }
 
-/// Nobody has to make room for the default socket who does not use it.
+/// The default may fail: a daemon for which nobody has configured a control socket
+/// must still start.
 fn may_be_missing(path: &Path) -> bool {
     path == config::Daemon::CONTROL
 }
@@ -72,13 +72,13 @@ pub struct Control {
 }
 
 impl Control {
-    /// Listens at `path` for who asks the daemon of the configuration `file`; or
-    /// does not, where that path is the default: without a word if its directory
-    /// is missing, else with one.
+    /// Listens at `path` for who asks the daemon of the configuration `file`. If the
+    /// default path cannot be bound, the daemon goes on without: silently if its
+    /// directory is missing, else with a word of it in `news`.
     ///
     /// # Errors
     ///
-    /// Those of [`Listener::bind`].
+    /// Those of [`Listener::bind`], if `path` is not the default.
     pub fn open(path: &Path, file: &Path, news: &mut Vec<News>) -> Result<Self, Error> {
         let listener = match bind(path) {
             Ok(listener) => Some(listener),
@@ -108,8 +108,10 @@ impl Control {
     pub fn watched(&self) -> impl Iterator<Item = PollFd<'_>> {
         let clients = self.clients.iter().map(|client| {
             // Who waits for an answer has nothing to say, but may hang up.
-            let events =
-                if client.request.is_some() { PollFlags::empty() } else { PollFlags::POLLIN };
+            let events = match client.state {
+                State::Speaking(_) => PollFlags::POLLIN,
+                State::Asked(_) | State::Waiting(_) => PollFlags::empty(),
+            };
             PollFd::new(client.stream.as_fd(), events)
         });
         let listener = self.listener.as_ref().filter(|_| self.pause.is_none() && self.has_room());
@@ -132,7 +134,7 @@ impl Control {
                 return true;
             }
             let stays = client.hear(file);
-            wants_reload |= stays && client.request == Some(Action::Reload);
+            wants_reload |= stays && matches!(client.state, State::Asked(Action::Reload));
             stays
         });
         if of_listener.iter().any(|flags| !flags.is_empty()) {
@@ -141,21 +143,22 @@ impl Control {
         wants_reload
     }
 
-    /// Who has been heard since the last call waits for this reload.
+    /// Who has asked and waits for nothing yet waits for this reload.
     pub fn expect(&mut self, reload: u64) {
-        for client in self.clients.iter_mut().filter(|client| client.request.is_some()) {
-            client.reload.get_or_insert(reload);
+        for client in &mut self.clients {
+            if let State::Asked(_) = client.state {
+                client.state = State::Waiting(reload);
+            }
         }
     }
 
     /// Answers those who wait for a reload of which `ended` knows.
     pub fn answer(&mut self, ended: impl Fn(u64) -> Option<Reply>) {
-        self.clients.retain_mut(|client| match client.reload.and_then(&ended) {
-            Some(reply) => {
-                client.answer(&reply);
-                false
-            }
-            None => true,
+        self.clients.retain_mut(|client| {
+            let State::Waiting(reload) = client.state else { return true };
+            let Some(reply) = ended(reload) else { return true };
+            client.answer(&reply);
+            false
         });
     }
 
@@ -165,7 +168,7 @@ impl Control {
     }
 
     fn oldest_silent(&self) -> Option<usize> {
-        self.clients.iter().position(|client| client.request.is_none())
+        self.clients.iter().position(|client| matches!(client.state, State::Speaking(_)))
     }
 
     fn accept(&mut self, now: Moment) {
@@ -180,7 +183,7 @@ impl Control {
                 }
                 // One that could make us wait is not served.
                 if stream.set_nonblocking(true).is_ok() {
-                    self.clients.push(Client::new(stream));
+                    self.clients.push(Client { stream, state: State::Speaking(Vec::new()) });
                 }
             }
             Err(Errno::EAGAIN | Errno::EINTR | Errno::ECONNABORTED) => {}
@@ -193,42 +196,50 @@ impl Control {
 #[derive(Debug)]
 struct Client {
     stream: UnixStream,
-    said: Vec<u8>,
-    /// What it has asked for; it waits for the answer.
-    request: Option<Action>,
-    /// The number of the reload that it waits for.
-    reload: Option<u64>,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    /// It has said this much of its request.
+    Speaking(Vec<u8>),
+    /// It has asked for this.
+    Asked(Action),
+    /// It waits for the end of the reload with this number.
+    Waiting(u64),
 }
 
 impl Client {
-    fn new(stream: UnixStream) -> Self {
-        Client { stream, said: Vec::new(), request: None, reload: None }
-    }
-
     /// Reads on; `file` is the configuration of this daemon. Says whether it stays.
     fn hear(&mut self, file: &Path) -> bool {
-        if self.request.is_some() {
+        let State::Speaking(said) = &mut self.state else {
             // It has hung up.
             return false;
-        }
-        // What stays unread would be lost on it as a reset.
+        };
+        // All there is: what is left unread when the stream is closed becomes a
+        // reset, and the client would lose its answer.
         let mut bytes = [0; Request::MOST_BYTES];
         match self.stream.read(&mut bytes) {
             Ok(0) => return false,
-            Ok(count) => self.said.extend_from_slice(&bytes[..count]),
+            Ok(count) => said.extend_from_slice(&bytes[..count]),
             Err(error) => {
                 return matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted);
             }
         }
-        let line = self.said.iter().position(|&byte| byte == b'\n');
-        if line.is_none() && self.said.len() < Request::MOST_BYTES {
+        let line = said.iter().position(|&byte| byte == b'\n');
+        if line.is_none() && said.len() < Request::MOST_BYTES {
             return true;
         }
-        match read(&self.said[..line.unwrap_or(0)], file) {
-            Ok(action) => self.request = Some(action),
-            Err(error) => self.answer(&Reply::from(&error)),
+        match read(&said[..line.unwrap_or(said.len())], file) {
+            Ok(action) => {
+                self.state = State::Asked(action);
+                true
+            }
+            Err(error) => {
+                self.answer(&Reply::from(&error));
+                false
+            }
         }
-        self.request.is_some()
     }
 
     /// One write: who does not read loses the rest.
@@ -242,12 +253,14 @@ impl Client {
 /// What this line asks the daemon of the configuration `file` for.
 fn read(line: &[u8], file: &Path) -> Result<Action, Error> {
     let Some(request) = Request::parse(line) else {
-        return Err(Error::new(Code::Usage, "could not obey: no such command"));
+        let word: String = String::from_utf8_lossy(line).chars().take(20).collect();
+        let message = format!("could not obey command {word:?}: there is no such command");
+        return Err(Error::new(Code::Usage, message));
     };
-    let file = fs::canonicalize(file).unwrap_or_else(|_| file.to_owned());
-    if request.file != file {
+    if !request.is_for(file) {
         let (asked, own) = (request.file.display(), file.display());
-        let message = format!("could not reload \"{asked}\": the daemon here runs with \"{own}\"");
+        let message =
+            format!("could not reload configuration \"{asked}\": the daemon runs with \"{own}\"");
         let hint = "each daemon needs a [daemon].control of its own";
         return Err(Error::new(Code::Unavailable, message).with_hint(hint));
     }

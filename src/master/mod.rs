@@ -84,7 +84,7 @@ pub struct Master<'a> {
     pending: Option<Pending>,
     /// How the reloads have ended.
     outcomes: Outcomes,
-    /// Who asks for one, or how it ended.
+    /// The control socket, and who is connected to it.
     control: Control,
     /// When fork may be tried again, and how often it has failed.
     fork_pause: Option<Moment>,
@@ -172,6 +172,8 @@ impl<'a> Master<'a> {
         loop {
             self.maintain(Moment::now());
             self.report(Moment::now());
+            // Who has an answer finds it in the log.
+            self.answer();
             if self.phase.is_over() {
                 return self.end();
             }
@@ -392,7 +394,6 @@ impl<'a> Master<'a> {
             });
             status
         });
-        self.answer();
     }
 
     /// Tells the observer which listeners there are, and leaves the files of

@@ -10,13 +10,14 @@ use crate::sys::clock::Moment;
 /// Somebody who waits for the daemon: the command that detached it, or a
 /// service manager.
 pub trait Observer {
-    /// Every pool accepts: at the start, and after each reload, failed or not.
+    /// Every pool accepts: at the start, and whenever no reload is under way any
+    /// more, whatever became of it.
     fn ready(&mut self) {}
 
     /// At the start some pools accept, and the others are tried again.
     fn partly_ready(&mut self, _warning: &str) {}
 
-    /// A reload has begun.
+    /// A reload was asked for, after `ready`. It may be refused.
     fn reloading(&mut self) {}
 
     /// The daemon stops, and takes no longer than this.

@@ -27,12 +27,12 @@ impl Outcomes {
         self.asked += 1;
     }
 
-    /// It is refused. One that was begun earlier goes on.
+    /// The last one asked for is refused. One that was begun earlier goes on.
     pub fn refuse(&mut self, reply: Reply) {
         self.refused = Some((self.asked, reply));
     }
 
-    /// It is begun, in the place of one that has not ended.
+    /// The last one asked for is begun, in the place of one that has not ended.
     pub fn begin(&mut self) {
         self.begun = self.asked;
     }

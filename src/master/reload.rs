@@ -21,7 +21,7 @@ use crate::pool::{Asked, Blueprint, Pool, Shared, Standing};
 use crate::service::Services;
 
 use super::Master;
-use super::changes::{Change, changes};
+use super::changes::{Change, changes, merge};
 use super::control;
 use super::phase::Phase;
 use super::report::News;
@@ -191,20 +191,13 @@ impl Pending {
             changes.into_iter().map(|(name, change)| (name.to_owned(), change)).collect()
         };
         shared.generation += 1;
-        let (daemon, log) = match earlier {
-            Some(earlier) => {
-                *daemon = plan.daemon;
-                change_log(log, plan.log, plan.sink, shared, news);
-                (earlier.daemon, earlier.log)
-            }
-            None => {
-                let before = (std::mem::replace(daemon, plan.daemon), log.clone());
-                change_log(log, plan.log, plan.sink, shared, news);
-                before
-            }
-        };
+        let before = (std::mem::replace(daemon, plan.daemon), log.clone());
+        change_log(log, plan.log, plan.sink, shared, news);
         apply(&changes, plan.pools, pools, news);
-        Pending { changes, daemon, log }
+        match earlier {
+            Some(earlier) => Pending { changes: merge(&earlier.changes, changes), ..earlier },
+            None => Pending { changes, daemon: before.0, log: before.1 },
+        }
     }
 
     /// Ends the reload: with all of it in force, or, if the workers of a pool
@@ -240,7 +233,7 @@ fn on_trial(pools: &[Pool], wanted: Standing) -> impl Iterator<Item = &Pool> {
 type Ended = Result<Reloaded, Error>;
 
 /// A changed configuration that is in force; the pools by name, with spaces.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Reloaded {
     /// Its epoch.
     pub generation: u64,
@@ -338,6 +331,8 @@ impl Master<'_> {
 
     /// Tells everybody how a reload has ended.
     fn tell_reload(&mut self, ended: Ended) {
+        // Of the last one: an older one that ends now must not hide that a newer one
+        // was refused.
         self.remark = self.outcomes.of(self.outcomes.last()).and_then(|last| match last.code {
             0 => self.tell_failed().or(Some("reloaded".to_owned())),
             _ => Some(format!("reload failed: {}", last.text)),

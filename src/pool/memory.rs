@@ -32,7 +32,7 @@ pub struct OomKills {
     seen: u64,
     /// Kills that no worker has been found for, and when the last one was seen.
     unclaimed: u64,
-    since: Moment,
+    last_kill: Moment,
 }
 
 impl OomKills {
@@ -72,11 +72,14 @@ impl OomKills {
     }
 
     fn count(&mut self, now: Moment) {
+        if now.since(self.last_kill) > FRESH {
+            self.unclaimed = 0;
+        }
         let Some(events) = &self.events else { return };
         match read(events) {
             Ok(count) if count > self.seen => {
                 self.unclaimed += count - self.seen;
-                self.since = now;
+                self.last_kill = now;
                 self.seen = count;
             }
             Ok(_) => {}
@@ -89,9 +92,6 @@ impl OomKills {
     /// asked for yet.
     pub fn take_one(&mut self, now: Moment) -> bool {
         self.count(now);
-        if now.since(self.since) > FRESH {
-            self.unclaimed = 0;
-        }
         let killed = self.unclaimed > 0;
         self.unclaimed -= u64::from(killed);
         killed
@@ -184,8 +184,14 @@ mod tests {
         set(7);
         kills.look(now + FRESH * 3);
         assert!(kills.take_one(now + FRESH * 4));
-        // The first look at a kill may be that at the end of its worker.
+        // Nor does the next kill bring an old one back.
         set(8);
+        kills.look(now + FRESH * 5);
+        set(9);
+        kills.look(now + FRESH * 7);
+        assert_eq!([(); 2].map(|()| kills.take_one(now + FRESH * 7)), [true, false]);
+        // The first look at a kill may be that at the end of its worker.
+        set(10);
         assert!(kills.take_one(now + FRESH * 9));
     }
 

@@ -155,7 +155,7 @@ fn the_question_waits_for_the_reload_that_runs() {
         (is_taken && procfs::is_in_ppoll(daemon.pid())).then_some(())
     });
     fs::remove_file(gate).expect("open the gate");
-    let answer = "0 reloaded, generation: 3";
+    let answer = "0 reloaded, generation: 3, added: slow";
     assert_eq!([asking.rest(), waiting.rest()], [answer, answer]);
     daemon.wait_for_idle("slow", 1);
 }
@@ -226,7 +226,7 @@ fn a_daemon_answers_for_its_own_configuration() {
     let other = daemon.directory().write("other.toml", &text);
     let asked = finish(preforkd().arg("-c").arg(&other).arg("reload"));
     assert_eq!(asked.code, Some(69), "{asked:?}");
-    assert!(asked.err.contains("other.toml\": the daemon here runs with "), "{asked:?}");
+    assert!(asked.err.contains("other.toml\": the daemon runs with "), "{asked:?}");
     assert!(asked.err.contains("\nhint: each daemon needs a [daemon].control"), "{asked:?}");
     // The same file by another name is its own.
     let link = daemon.directory().join("link.toml");
@@ -262,10 +262,8 @@ fn who_waits_is_told_of_a_stop() {
     });
     // It has let go of the socket: nobody is there, and a successor may start.
     let late = reload(&daemon, &[]);
-    assert!(late.code == Some(69) && late.err.contains("is it running?"), "{late:?}");
-    let successor = echo("echo", &Address::fresh(), 1);
-    let successor = format!("{successor}[daemon]\ncontrol = \"{}\"\n", control(&daemon));
-    drop(Setup::new().config(&successor).start());
+    assert!(late.code == Some(69) && late.err.contains("is the daemon running?"), "{late:?}");
+    drop(Setup::new().config(&with_the_same_socket(&daemon)).start());
     busy.ping("still there");
     drop(busy);
     daemon.wait_for_code(0);
@@ -273,8 +271,8 @@ fn who_waits_is_told_of_a_stop() {
     assert_eq!(told.code, Some(69), "{told:?}");
     let control = control(&daemon);
     let expected = format!(
-        "could not ask daemon \"{control}\": no such file or directory\n\
-         hint: is it running? [daemon].control names its socket, \
+        "could not ask control socket \"{control}\": no such file or directory\n\
+         hint: is the daemon running? [daemon].control names its socket, \
          and must be what it was when the daemon was started\n"
     );
     assert_eq!(told.err, expected);
@@ -297,8 +295,8 @@ fn strange_clients_disturb_nobody() {
         let mut client = Client::connect(&control(&daemon));
         client.send(words);
         let answer = client.rest();
-        let refused = answer == "64 could not obey: no such command"
-            || answer.starts_with("69 could not reload \"/other\": the daemon here runs with ");
+        let refused = answer.starts_with("64 could not obey command \"")
+            || answer.starts_with("69 could not reload configuration \"/other\": ");
         assert!(refused, "{words:?}: {answer}");
     }
     // In two parts; with a half that is closed; and with more than one line.
@@ -326,15 +324,17 @@ fn without_descriptors_it_waits_for_some() {
     let address = Address::fresh();
     let daemon = Daemon::start(&echo("echo", &address, 2));
     daemon.wait_for_idle("echo", 2);
+    let switches = || {
+        let sleeps = procfs::is_in_ppoll(daemon.pid());
+        sleeps.then(|| procfs::context_switches(daemon.pid())).flatten()
+    };
+    let asleep = until("the master waits", switches);
     let used = procfs::descriptors(daemon.pid());
     let free = (0..).find(|number| !used.contains_key(number)).expect("a free number");
     let before = procfs::limit(daemon.pid(), None, "nofile", &free.to_string());
     let mut client = ask(&daemon, "result");
-    // It has tried, and sleeps until it tries again.
-    let sleeps =
-        || procfs::is_in_ppoll(daemon.pid()).then(|| procfs::context_switches(daemon.pid()));
-    let asleep = until("the master waits", sleeps);
-    until("the master has tried again", || (sleeps()? > asleep).then_some(()));
+    let tried = until("the master has tried", || switches().filter(|&now| now > asleep));
+    until("the master has tried again", || switches().filter(|&now| now > tried));
     assert_eq!(procfs::descriptors(daemon.pid()), used);
     assert_serves(&address);
     procfs::limit(daemon.pid(), None, "nofile", &before);
@@ -342,44 +342,47 @@ fn without_descriptors_it_waits_for_some() {
 }
 
 #[test]
-fn the_socket_is_for_the_daemon_alone() {
-    let address = Address::fresh();
-    let config = echo("echo", &address, 2);
-    let daemon = Daemon::start(&config);
+fn only_the_master_has_the_socket() {
+    let daemon = Daemon::start(&echo("echo", &Address::fresh(), 2));
     let workers = daemon.wait_for_idle("echo", 2);
     let path = daemon.directory().join("control.sock");
     let file = fs::metadata(&path).expect("the socket");
     assert_eq!(file.permissions().mode() & 0o7777, 0o600);
     assert_eq!(file.uid(), geteuid().as_raw());
-    // The workers do not have it: when the master is killed, nobody listens.
     let inode = format!("socket:[{}]", listener_inode(&path));
-    assert!(procfs::descriptors(daemon.pid()).values().any(|socket| *socket == inode));
-    for worker in workers {
-        assert!(!procfs::descriptors(worker).values().any(|socket| *socket == inode));
-    }
-    // A daemon that serves something else is refused it.
-    let other = Setup::new().config(&format!(
-        "{}[daemon]\ncontrol = \"{}\"\n",
-        echo("other", &Address::fresh(), 1),
-        path.display()
-    ));
-    let mut other = other.launch();
+    let has = |pid: i32| procfs::descriptors(pid).values().any(|socket| *socket == inode);
+    assert!(has(daemon.pid()));
+    assert!(!workers.into_iter().any(has));
+}
+
+/// The configuration of another daemon with the control socket of this one.
+fn with_the_same_socket(daemon: &Daemon) -> String {
+    let pool = echo("other", &Address::fresh(), 1);
+    format!("{pool}[daemon]\ncontrol = \"{}\"\n", control(daemon))
+}
+
+#[test]
+fn a_socket_in_use_is_refused() {
+    let daemon = Daemon::start(&echo("echo", &Address::fresh(), 2));
+    let mut other = Setup::new().config(&with_the_same_socket(&daemon)).launch();
     other.expect_anything();
     other.wait_for_code(73);
     assert_eq!(reload(&daemon, &[]).code, Some(0), "the first one listens on");
+}
 
+#[test]
+fn a_socket_that_was_left_is_replaced_and_goes_with_its_daemon() {
+    let daemon = Daemon::start(&echo("echo", &Address::fresh(), 2));
     daemon.signal(Signal::SIGKILL);
     daemon.wait();
     daemon.wait_for_nothing_left();
     let left = reload(&daemon, &[]);
     assert_eq!(left.code, Some(69));
     assert!(left.err.contains("connection refused"), "{left:?}");
-    let next =
-        Setup::new().config(&format!("{config}[daemon]\ncontrol = \"{}\"\n", path.display()));
-    let next = next.start();
-    assert_eq!(reload(&next, &[]).code, Some(0), "what was left is replaced");
+    let next = Setup::new().config(&with_the_same_socket(&daemon)).start();
+    assert_eq!(reload(&next, &[]).code, Some(0));
     next.stop();
-    assert!(!path.exists(), "it goes with the daemon");
+    assert!(!daemon.directory().join("control.sock").exists());
 }
 
 /// The inode of the socket that listens at this path.

@@ -1,7 +1,7 @@
 //! Starting, being watched, and what the status tells.
 
 use std::fs;
-use std::process::Command;
+use std::process::{Child, Command};
 use std::thread;
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use crate::support::{Address, Client, Directory, has_strace, procfs, provided, u
 on_both_suites!(
     it_is_ready_when_every_pool_accepts,
     a_pool_that_cannot_start_does_not_end_the_others,
+    without_a_control_socket_it_serves_and_says_so,
     what_a_restart_cannot_mend_is_not_restarted,
     a_hung_master_is_restarted_and_an_idle_one_sleeps,
     the_status_tells_how_the_pools_are,
@@ -56,6 +57,7 @@ fn a_pool_that_cannot_start_does_not_end_the_others(suite: &'static str) {
     let reason = "could not start pool \"bad\": its worker exited with code 3";
     lab.wait_for("StatusText", |status| status.contains(reason));
     let master = lab.master();
+    // Twice TimeoutStartSec=: what must not happen has had its time.
     thread::sleep(Duration::from_secs(4));
     assert!(!start.is_finished(), "it waits for every pool");
     assert_eq!(lab.show("ActiveState"), "activating");
@@ -72,6 +74,20 @@ fn a_pool_that_cannot_start_does_not_end_the_others(suite: &'static str) {
     assert_eq!(start.join().expect("the start").code, 0);
     assert_eq!((lab.show("ActiveState"), lab.show("NRestarts")), ("active".into(), "0".into()));
     assert_eq!(lab.master(), master);
+}
+
+fn without_a_control_socket_it_serves_and_says_so(suite: &'static str) {
+    let Some(lab) = Lab::with_package(suite) else { return };
+    lab.sh("systemctl stop preforkd; mkdir -p /run/preforkd/control.sock");
+    lab.sh("systemctl start preforkd");
+    lab.inside(|| assert_serves(&shipped_address()));
+    let entry = lab.wait_for_entry("trouble", "-p warning");
+    assert!(entry.to_string().contains("could not take commands"), "{entry}");
+    // The reload is done; that nobody answers for it is told.
+    lab.configure("[pool.echo]\nlisten = \"127.0.0.1:7007\"\nservice = \"echo\"\nworkers = 6\n");
+    assert_ne!(lab.try_sh("systemctl reload preforkd").code, 0);
+    lab.wait_for_idle(6);
+    assert_eq!(lab.show("ActiveState"), "active");
 }
 
 fn what_a_restart_cannot_mend_is_not_restarted(suite: &'static str) {
@@ -138,19 +154,24 @@ fn a_hung_master_is_restarted_and_an_idle_one_sleeps(suite: &'static str) {
 fn calls_until(pid: i32, wanted: impl Fn(&str) -> bool, count: usize) -> Vec<String> {
     let directory = Directory::new();
     let trace = directory.join("trace");
-    let mut strace = Command::new("strace")
-        .args(["-qq", "-o", &trace.display().to_string(), "-p", &pid.to_string()])
-        .spawn()
-        .expect("run strace");
-    let calls = until("the system calls of the master", || {
+    let mut strace = Command::new("strace");
+    strace.args(["-qq", "-o", &trace.display().to_string(), "-p", &pid.to_string()]);
+    let _strace = Strace(strace.spawn().expect("run strace"));
+    until("the system calls of the master", || {
         let text = fs::read_to_string(&trace).unwrap_or_default();
         let calls: Vec<_> = text.lines().map(str::to_owned).collect();
         (calls.iter().filter(|call| wanted(call)).count() >= count).then_some(calls)
-    });
-    // It lets go of whom it traces.
-    procfs::send(strace.id() as i32, Signal::SIGTERM);
-    strace.wait().expect("the end of strace");
-    calls
+    })
+}
+
+/// A process of strace, which at its end lets go of whom it traces.
+struct Strace(Child);
+
+impl Drop for Strace {
+    fn drop(&mut self) {
+        procfs::send_if_there(self.0.id() as i32, Signal::SIGTERM);
+        let _ = self.0.wait();
+    }
 }
 
 fn the_status_tells_how_the_pools_are(suite: &'static str) {
