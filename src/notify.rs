@@ -3,13 +3,19 @@
 //! systemd.service(5)).
 #![forbid(unsafe_code)]
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, VecDeque};
 use std::env;
-use std::io;
-use std::os::fd::AsFd;
+use std::ffi::OsStr;
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, sendmsg, socket,
+};
 use nix::sys::stat::fstat;
 use sd_notify::NotifyState;
 
@@ -22,6 +28,12 @@ use crate::sys::descriptor;
 
 /// How often the status text may change.
 const STATUS_PAUSE: Duration = Duration::from_secs(1);
+
+/// The most bytes of a status. systemd ignores a message of more than 4,096 whole.
+const STATUS_BYTES: usize = 2048;
+
+/// How soon what could not be told is told again.
+const RETRY_PAUSE: Duration = Duration::from_millis(200);
 
 /// What stopping may take beyond the time-outs that were announced.
 const STOP_MARGIN: Duration = Duration::from_secs(15);
@@ -47,6 +59,7 @@ pub fn inherited() -> Result<Vec<Inherited>, Error> {
 
 /// Tells the service manager of the master's life.
 pub struct Notifier {
+    manager: Manager,
     /// How often the watchdog wants to hear of us: twice in its time.
     watchdog: Option<Duration>,
     next_ping: Moment,
@@ -62,13 +75,14 @@ impl Notifier {
     /// The notifier, if a service manager listens. `inherited` are the names
     /// of the sockets that were passed.
     pub fn from_environment(inherited: &[Inherited]) -> Option<Self> {
-        env::var_os("NOTIFY_SOCKET")?;
+        let manager = Manager::at(&env::var_os("NOTIFY_SOCKET")?).ok()?;
         let stored = inherited
             .iter()
             .filter(|socket| is_stored(&socket.name))
             .map(|socket| (socket.name.clone(), inode(&socket.socket)))
             .collect();
         Some(Notifier {
+            manager,
             watchdog: sd_notify::watchdog_enabled().map(|limit| limit / 2),
             next_ping: Moment::default(),
             status: String::new(),
@@ -79,50 +93,46 @@ impl Notifier {
     }
 }
 
-/// A service manager that is gone is no reason to stop serving.
-fn tell(states: &[NotifyState<'_>]) {
-    let _ = sd_notify::notify(states);
-}
-
 impl Observer for Notifier {
     fn ready(&mut self) {
-        tell(&[NotifyState::Ready]);
+        self.manager.tell(&[NotifyState::Ready], None);
         self.next_status = Moment::default();
     }
 
     fn partly_ready(&mut self, _warning: &str) {
         // The pools that accept must not end with the patience of systemd.
-        tell(&[NotifyState::Custom(&extension(AS_LONG_AS_IT_TAKES))]);
+        self.manager.tell(&[NotifyState::Custom(&extension(AS_LONG_AS_IT_TAKES))], None);
     }
 
     fn reloading(&mut self) {
         match NotifyState::monotonic_usec_now() {
-            Ok(now) => tell(&[NotifyState::Reloading, now]),
-            Err(_) => tell(&[NotifyState::Reloading]),
+            Ok(now) => self.manager.tell(&[NotifyState::Reloading, now], None),
+            Err(_) => self.manager.tell(&[NotifyState::Reloading], None),
         }
     }
 
     fn stopping(&mut self, within: Duration) {
-        tell(&[
-            NotifyState::Stopping,
-            NotifyState::Custom(&extension(within.saturating_add(STOP_MARGIN))),
-        ]);
+        let extension = extension(within.saturating_add(STOP_MARGIN));
+        self.manager.tell(&[NotifyState::Stopping, NotifyState::Custom(&extension)], None);
     }
 
     fn turn(&mut self, now: Moment, status: &mut dyn FnMut() -> Status) {
+        self.manager.catch_up(now);
         if let Some(pace) = self.watchdog
             && now >= self.next_ping
         {
-            self.next_ping = now + pace;
-            tell(&[NotifyState::Watchdog]);
+            let told = self.manager.hint(&NotifyState::Watchdog);
+            self.next_ping = now + if told { pace } else { RETRY_PAUSE };
         }
         self.is_stale = now < self.next_status;
         if !self.is_stale {
             self.next_status = now + STATUS_PAUSE;
-            let status = status().to_string();
+            let status = shortened(status().to_string());
             if status != self.status {
-                tell(&[NotifyState::Status(&status)]);
-                self.status = status;
+                self.is_stale = !self.manager.hint(&NotifyState::Status(&status));
+                if !self.is_stale {
+                    self.status = status;
+                }
             }
         }
     }
@@ -130,7 +140,7 @@ impl Observer for Notifier {
     fn deadline(&self) -> Option<Moment> {
         let ping = self.watchdog.map(|_| self.next_ping);
         let status = self.is_stale.then_some(self.next_status);
-        ping.into_iter().chain(status).min()
+        [ping, status, self.manager.deadline()].into_iter().flatten().min()
     }
 
     fn keep(&mut self, listeners: &mut dyn Iterator<Item = &Listener>) -> bool {
@@ -141,18 +151,92 @@ impl Observer for Notifier {
         self.stored.retain(|name, socket| {
             let stays = wanted.get(name).is_some_and(|listener| same(socket, listener));
             if !stays {
-                tell(&[NotifyState::FdStoreRemove, NotifyState::FdName(name)]);
+                let states = [NotifyState::FdStoreRemove, NotifyState::FdName(name)];
+                self.manager.tell(&states, None);
             }
             stays
         });
         for (name, listener) in wanted {
             if let Entry::Vacant(entry) = self.stored.entry(name) {
                 let states = [NotifyState::FdStore, NotifyState::FdName(entry.key())];
-                let _ = sd_notify::notify_with_fds(&states, &[listener.as_fd()]);
+                self.manager.tell(&states, Some(listener.as_fd()));
                 entry.insert(inode(listener));
             }
         }
         true
+    }
+}
+
+/// The way to the service manager (sd_notify(3)). Whoever reads there may be slow or
+/// hang; nothing here waits for that, as the send of the crate would.
+struct Manager {
+    socket: OwnedFd,
+    address: UnixAddr,
+    /// What could not be told yet, in its order.
+    waiting: VecDeque<Message>,
+    retry: Moment,
+}
+
+struct Message {
+    text: String,
+    descriptor: Option<OwnedFd>,
+}
+
+impl Manager {
+    /// The one that listens at the address in NOTIFY_SOCKET.
+    fn at(address: &OsStr) -> io::Result<Self> {
+        let address = match address.as_bytes().strip_prefix(b"@") {
+            Some(name) => UnixAddr::new_abstract(name)?,
+            None => UnixAddr::new(address.as_bytes())?,
+        };
+        let socket = socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
+        Ok(Manager { socket, address, waiting: VecDeque::new(), retry: Moment::default() })
+    }
+
+    /// Tells this, at once or later.
+    fn tell(&mut self, states: &[NotifyState<'_>], descriptor: Option<BorrowedFd<'_>>) {
+        let text = states.iter().map(|state| format!("{state}\n")).collect();
+        // A descriptor that cannot be kept until then is not passed on.
+        let descriptor = descriptor.and_then(|fd| fd.try_clone_to_owned().ok());
+        self.waiting.push_back(Message { text, descriptor });
+        self.send_all();
+    }
+
+    /// Tells this now, or not at all. Says whether it did.
+    fn hint(&mut self, state: &NotifyState<'_>) -> bool {
+        let message = Message { text: state.to_string(), descriptor: None };
+        self.waiting.is_empty() && self.send(&message).is_ok()
+    }
+
+    /// Tells what could not be told before.
+    fn catch_up(&mut self, now: Moment) {
+        if now >= self.retry {
+            self.send_all();
+            self.retry = now + RETRY_PAUSE;
+        }
+    }
+
+    fn deadline(&self) -> Option<Moment> {
+        (!self.waiting.is_empty()).then_some(self.retry)
+    }
+
+    fn send_all(&mut self) {
+        while let Some(message) = self.waiting.front() {
+            if self.send(message) == Err(Errno::EAGAIN) {
+                return;
+            }
+            // A service manager that is gone is no reason to stop serving.
+            self.waiting.pop_front();
+        }
+    }
+
+    fn send(&self, message: &Message) -> nix::Result<()> {
+        let descriptor = message.descriptor.as_ref().map(|fd| [fd.as_raw_fd()]);
+        let control = descriptor.as_ref().map(|fd| ControlMessage::ScmRights(fd));
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+        let text = [IoSlice::new(message.text.as_bytes())];
+        sendmsg(self.socket.as_raw_fd(), &text, control.as_slice(), flags, Some(&self.address))?;
+        Ok(())
     }
 }
 
@@ -162,6 +246,16 @@ fn extension(within: Duration) -> String {
     format!("EXTEND_TIMEOUT_USEC={}", within.min(AS_LONG_AS_IT_TAKES).as_micros())
 }
 
+/// As much of a status as may be told.
+fn shortened(mut status: String) -> String {
+    let end = (0..=STATUS_BYTES).rfind(|&end| status.is_char_boundary(end));
+    if status.len() > STATUS_BYTES {
+        status.truncate(end.unwrap_or(0));
+        status.push('\u{2026}');
+    }
+    status
+}
+
 /// The number of a socket, by which it is told from another of the same name.
 fn inode(socket: impl AsFd) -> Option<u64> {
     fstat(socket).ok().map(|socket| socket.st_ino)
@@ -169,4 +263,66 @@ fn inode(socket: impl AsFd) -> Option<u64> {
 
 fn same(stored: &Option<u64>, listener: &Listener) -> bool {
     stored.is_some() && *stored == inode(listener)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixDatagram;
+
+    use super::*;
+
+    #[test]
+    fn what_a_slow_manager_cannot_take_is_told_later_and_in_order() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("notify");
+        let reader = UnixDatagram::bind(&path).unwrap();
+        reader.set_nonblocking(true).unwrap();
+        let mut manager = Manager::at(path.as_os_str()).unwrap();
+        let mut hints = 0;
+        while manager.hint(&NotifyState::Watchdog) {
+            hints += 1;
+        }
+        assert!(hints > 0);
+        manager.tell(&[NotifyState::Reloading], None);
+        manager.tell(&[NotifyState::FdStore], Some(reader.as_fd()));
+        manager.tell(&[NotifyState::Ready], None);
+        assert!(manager.deadline().is_some());
+        assert!(!manager.hint(&NotifyState::Watchdog), "it would come before what waits");
+
+        let read = || {
+            let mut bytes = [0; 100];
+            let length = reader.recv(&mut bytes).ok()?;
+            Some(String::from_utf8_lossy(&bytes[..length]).into_owned())
+        };
+        for _ in 0..hints {
+            assert_eq!(read().as_deref(), Some("WATCHDOG=1"));
+        }
+        assert_eq!(read(), None);
+        manager.catch_up(Moment::now());
+        assert_eq!(manager.deadline(), None);
+        let told = [(); 4].map(|()| read());
+        let expected = [Some("RELOADING=1\n"), Some("FDSTORE=1\n"), Some("READY=1\n"), None];
+        assert_eq!(told.each_ref().map(|text| text.as_deref()), expected);
+        assert!(manager.hint(&NotifyState::Watchdog));
+    }
+
+    #[test]
+    fn a_status_is_cut_between_two_characters() {
+        let most = "x".repeat(STATUS_BYTES);
+        assert_eq!(shortened(most.clone()), most);
+        assert_eq!(shortened(most.clone() + "x"), most.clone() + "\u{2026}");
+        let wide = "x".repeat(STATUS_BYTES - 1);
+        assert_eq!(shortened(wide.clone() + "\u{e4}x"), wide + "\u{2026}");
+    }
+
+    #[test]
+    fn a_manager_that_is_gone_is_told_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("notify");
+        drop(UnixDatagram::bind(&path).unwrap());
+        let mut manager = Manager::at(path.as_os_str()).unwrap();
+        manager.tell(&[NotifyState::Ready], None);
+        assert_eq!(manager.deadline(), None);
+        assert!(!manager.hint(&NotifyState::Watchdog));
+    }
 }

@@ -95,7 +95,7 @@ pub struct Master<'a> {
     listeners_stay: bool,
     /// The observer knows that every pool accepts.
     announced: bool,
-    /// What became of the last reload, or why a pool has not started.
+    /// What became of the last reload, in words.
     remark: Option<String>,
     news: Vec<News>,
 }
@@ -327,10 +327,9 @@ impl<'a> Master<'a> {
     fn begin_service(&mut self) {
         let accept = || self.pools.iter().filter(|pool| pool.standing() == Standing::Ready);
         let (pools, workers) = (accept().count(), accept().map(Pool::size).sum());
-        self.remark = self.tell_failed();
         self.news.push(News::Ready { pools, workers });
-        if let Some(warning) = &self.remark {
-            self.observer.partly_ready(warning);
+        if let Some(warning) = tell_failed(&self.pools) {
+            self.observer.partly_ready(&warning);
         }
         self.enter(Phase::Running);
         self.announce();
@@ -340,7 +339,6 @@ impl<'a> Master<'a> {
     fn announce(&mut self) {
         if !self.announced && self.pools.iter().all(|pool| pool.standing() == Standing::Ready) {
             self.announced = true;
-            self.remark = None;
             self.observer.ready();
         }
     }
@@ -385,10 +383,12 @@ impl<'a> Master<'a> {
             report::tell(&self.shared.log, news);
         }
         let (pools, phase, remark) = (&self.pools, self.phase, &self.remark);
+        let waits = !self.announced && !matches!(phase, Phase::Starting);
         self.observer.turn(now, &mut || {
             let mut status =
                 Status { phase: phase.to_string(), pools: pools.len(), ..Status::default() };
-            status.remark = remark.clone();
+            let failed = waits.then(|| tell_failed(pools)).flatten();
+            status.remarks = failed.into_iter().chain(remark.clone()).collect();
             pools.iter().for_each(|pool| {
                 pool.count(&mut status.busy, &mut status.idle, &mut status.throttled)
             });
@@ -439,16 +439,16 @@ impl<'a> Master<'a> {
         if self.phase == Phase::Stopped {
             return Ok(());
         }
-        let reason = self.tell_failed().unwrap_or_default();
+        let reason = tell_failed(&self.pools).unwrap_or_default();
         self.news.push(News::Failed { reason: reason.clone() });
         self.report(Moment::now());
         Err(Error::new(Code::Unavailable, reason))
     }
+}
 
-    /// The pools that have not started, and why, in words.
-    fn tell_failed(&self) -> Option<String> {
-        let failed = self.pools.iter().filter(|pool| pool.standing() == Standing::Failed);
-        let told: Vec<_> = failed.map(could_not_start).collect();
-        (!told.is_empty()).then(|| told.join("\n"))
-    }
+/// The pools that have not started, and why, in words.
+fn tell_failed(pools: &[Pool]) -> Option<String> {
+    let failed = pools.iter().filter(|pool| pool.standing() == Standing::Failed);
+    let told: Vec<_> = failed.map(could_not_start).collect();
+    (!told.is_empty()).then(|| told.join("\n"))
 }

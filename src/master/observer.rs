@@ -51,21 +51,18 @@ pub struct Status {
     pub idle: usize,
     /// How many slots back off.
     pub throttled: usize,
-    /// What became of the last reload, or of the start of a pool.
-    pub remark: Option<String>,
+    /// The pools that have never started, and what became of the last reload.
+    pub remarks: Vec<String>,
 }
 
 impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Status { phase, pools, busy, idle, throttled, remark } = self;
+        let Status { phase, pools, busy, idle, throttled, remarks } = self;
         write!(
             f,
             "{phase}; {pools} pools, {busy} workers busy, {idle} idle, {throttled} slots throttled"
         )?;
-        match remark {
-            // A status is one line.
-            Some(remark) => write!(f, "; {}", remark.replace('\n', " ")),
-            None => Ok(()),
-        }
+        // A status is one line.
+        remarks.iter().try_for_each(|remark| write!(f, "; {}", remark.replace('\n', " ")))
     }
 }

@@ -37,17 +37,27 @@ pub struct Plan {
     pub news: Vec<News>,
 }
 
-/// Checks a configuration without leaving anything behind.
+/// Checks a configuration without leaving anything behind, for a daemon that is to
+/// be started with it.
 ///
 /// # Errors
 ///
 /// All that is wrong with it, told at once.
-pub fn check(config: Config, services: &Services) -> Result<Vec<Blueprint>, Problems> {
+pub fn check(config: Config, services: &Services) -> Result<(), Problems> {
     let mut problems = Vec::new();
-    if let Err(error) = check_log(&Kind::of(&config.log)) {
+    if let Err(error) = control::check(&config.daemon.control) {
         problems.push(Problem::new(&error).with_code(error.code()));
     }
-    if let Err(error) = control::check(&config.daemon.control) {
+    if let Err(these) = draw(config, services) {
+        problems.extend(these);
+    }
+    Problems::unless_empty(problems, ())
+}
+
+/// Draws the pools of a configuration, and checks what of it a reload may change.
+fn draw(config: Config, services: &Services) -> Result<Vec<Blueprint>, Problems> {
+    let mut problems = Vec::new();
+    if let Err(error) = check_log(&Kind::of(&config.log)) {
         problems.push(Problem::new(&error).with_code(error.code()));
     }
     let mut blueprints = Vec::new();
@@ -75,7 +85,7 @@ impl Plan {
         log: Option<&Kind>,
     ) -> Result<Self, Error> {
         let (daemon, new_log) = (config.daemon.clone(), config.log.clone());
-        let blueprints = check(config, services)?;
+        let blueprints = draw(config, services)?;
         let kind = Kind::of(&new_log);
         let mut pools = Vec::with_capacity(blueprints.len());
         let mut news = Vec::new();
@@ -333,9 +343,9 @@ impl Master<'_> {
     fn tell_reload(&mut self, ended: Ended) {
         // Of the last one: an older one that ends now must not hide that a newer one
         // was refused.
-        self.remark = self.outcomes.of(self.outcomes.last()).and_then(|last| match last.code {
-            0 => self.tell_failed().or(Some("reloaded".to_owned())),
-            _ => Some(format!("reload failed: {}", last.text)),
+        self.remark = self.outcomes.of(self.outcomes.last()).map(|last| match last.code {
+            0 => "reloaded".to_owned(),
+            _ => format!("reload failed: {}", last.text),
         });
         self.news.push(match ended {
             Ok(reloaded) => News::Reloaded(reloaded),

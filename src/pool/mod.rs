@@ -242,7 +242,8 @@ impl Pool {
 
     /// Takes note of which workers have got as far as accepting.
     pub fn look_who_accepts(&mut self) {
-        self.current.look_who_accepts();
+        // An elder one may be the current one again, if the reload is undone.
+        self.generations_mut().for_each(Generation::look_who_accepts);
     }
 
     /// Fills the empty slots whose time has come, and tells how many.

@@ -195,6 +195,44 @@ fn a_reload_that_is_refused_says_so_while_another_runs() {
     assert_eq!(reload(&daemon, &["--result"]), refused, "the last one was that");
 }
 
+// The old workers begin to accept while the new ones are on trial: that they do
+// counts when they are what remains.
+#[test]
+fn a_start_is_over_after_a_reload_that_was_undone() {
+    let setup = Setup::example("testsvc");
+    let gates = ["old", "new"].map(|name| setup.directory().write(name, ""));
+    let address = Address::fresh();
+    let pool = |gate: &Path, rest: &str| {
+        format!(
+            "[pool.slow]\nlisten = \"{address}\"\nworkers = 2\n[pool.slow.service.die_at_start]\n\
+             gate = \"{}\"\n{rest}\n",
+            gate.display()
+        )
+    };
+    let never = "while_exists = \"/nowhere/at/all\"";
+    let daemon = setup.config(&pool(&gates[0], never)).launch();
+    daemon.expect(&["worker exited", "respawn throttled", "reload failed"]);
+    daemon
+        .log()
+        .wait_count(daemon.log().start(), 2, "workers", |e| e.message() == "worker started");
+    daemon.rewrite_config(&pool(&gates[1], "code = 3"));
+    let mut asking = ask(&daemon, "reload");
+    until("the new ones are on trial", || (daemon.children().len() == 4).then_some(()));
+    let [old, new] = gates;
+    fs::remove_file(old).expect("open the gate");
+    until("the old ones accept", || {
+        (daemon.children().into_iter().filter(|&pid| procfs::is_in_accept(pid)).count() == 2)
+            .then_some(())
+    });
+    until("the master knows", || procfs::is_in_ppoll(daemon.pid()).then_some(()));
+    fs::remove_file(new).expect("open the gate");
+    assert!(asking.rest().starts_with("69 could not start pool \"slow\": "));
+    daemon.log().wait_for("ready", |_| true);
+    let mut client = Client::connect(&address);
+    client.send("pid\n");
+    assert_ne!(client.rest(), "");
+}
+
 #[test]
 fn there_is_room_for_few_who_wait() {
     let good = echo("echo", &Address::fresh(), 2);

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
+use std::os::unix::net::UnixDatagram;
 use std::process::Command;
 use std::thread;
 use std::time::Duration;
@@ -10,7 +11,8 @@ use nix::sys::signal::Signal;
 
 use super::support::client::assert_serves;
 use super::support::{
-    Address, Client, Daemon, Event, Setup, has_strace, is_root, log, procfs, provided, until,
+    Address, Client, Daemon, Event, PATIENCE, Setup, has_strace, is_root, log, procfs, provided,
+    until,
 };
 use super::{echo, sturdy};
 
@@ -229,4 +231,32 @@ fn a_stderr_that_nobody_reads_does_not_block_the_workers() {
     }
     assert_eq!(daemon.stop().code(), Some(0));
     drop(reader);
+}
+
+// The master tells it of every reload, and of the stop.
+#[test]
+fn a_service_manager_that_does_not_read_holds_nobody_up() {
+    let address = Address::fresh();
+    let setup = Setup::new();
+    let path = setup.directory().join("notify");
+    let manager = UnixDatagram::bind(&path).expect("bind the socket of a service manager");
+    let filler = UnixDatagram::unbound().expect("make a socket");
+    filler.set_nonblocking(true).expect("make it non-blocking");
+    let variable = path.display().to_string();
+    let daemon = setup.config(&echo(&address, 2)).variable("NOTIFY_SOCKET", &variable).start();
+    while filler.send_to(b"full", &path).is_ok() {}
+    for workers in 3..6 {
+        daemon.reload(&echo(&address, workers));
+    }
+    assert_serves(&address);
+    // What it had to be told waits for it.
+    manager.set_read_timeout(Some(PATIENCE)).expect("bound the wait");
+    let mut reloads = 0;
+    while reloads < 3 {
+        let mut bytes = [0; 4096];
+        let length = manager.recv(&mut bytes).expect("a message");
+        reloads += i32::from(bytes[..length].starts_with(b"RELOADING=1\n"));
+    }
+    while filler.send_to(b"full", &path).is_ok() {}
+    assert_eq!(daemon.stop().code(), Some(0));
 }
