@@ -9,6 +9,7 @@ mod control;
 mod observer;
 mod outcomes;
 mod phase;
+mod plan;
 mod reload;
 mod report;
 mod stop;
@@ -38,11 +39,12 @@ use crate::sys::wait::reap_any;
 use control::Control;
 use outcomes::Outcomes;
 use phase::{Phase, together};
-use reload::{Pending, Plan, could_not_start};
+use plan::Plan;
+use reload::{Pending, could_not_start};
 use report::News;
 
 pub use observer::{Observer, Status};
-pub use reload::check;
+pub use plan::check;
 
 /// What the master waits for.
 const WANTED: [Signal; 8] = [
@@ -125,7 +127,7 @@ impl<'a> Master<'a> {
         inherited.retain(|socket| !is_stored(&socket.name));
         let sink = match plan.sink.take() {
             Some(sink) => sink,
-            None => reload::open_log(Kind::of(&plan.log))?,
+            None => plan::open_log(Kind::of(&plan.log))?,
         };
         let control = Control::open(&plan.daemon.control, &file, &mut plan.news)?;
         let logger = log::logger(&plan.log, &sink);

@@ -1,0 +1,161 @@
+//! What a start or a reload is to be: a checked configuration with its sockets
+//! bound, and nothing touched that runs.
+#![forbid(unsafe_code)]
+
+use std::io;
+use std::path::Path;
+use std::rc::Rc;
+
+use nix::errno::Errno;
+use nix::unistd::{AccessFlags, eaccess};
+
+use crate::config::{self, Address, Config, Listen, Problem, Problems};
+use crate::error::Error;
+use crate::listener::{Inherited, Listener, stored_name};
+use crate::log::sink::{Kind, Sink};
+use crate::pool::{Blueprint, Pool};
+use crate::service::Services;
+
+use super::control;
+use super::report::News;
+
+/// A checked configuration with its sockets bound: what cannot fail any more.
+pub struct Plan {
+    pub daemon: config::Daemon,
+    pub log: config::Log,
+    pub pools: Vec<(Blueprint, Rc<Listener>)>,
+    /// The log, if it is another one than before.
+    pub sink: Option<Sink>,
+    /// The listeners that are new.
+    pub news: Vec<News>,
+}
+
+/// Checks a configuration without leaving anything behind, for a daemon that is to
+/// be started with it.
+///
+/// # Errors
+///
+/// All that is wrong with it, told at once.
+pub fn check(config: Config, services: &Services) -> Result<(), Problems> {
+    let mut problems = Vec::new();
+    if let Err(error) = control::check(&config.daemon.control) {
+        problems.push(Problem::new(&error).with_code(error.code()));
+    }
+    if let Err(these) = draw(config, services) {
+        problems.extend(these);
+    }
+    Problems::unless_empty(problems, ())
+}
+
+/// Draws the pools of a configuration, and checks what of it a reload may change.
+fn draw(config: Config, services: &Services) -> Result<Vec<Blueprint>, Problems> {
+    let mut problems = Vec::new();
+    if let Err(error) = check_log(&Kind::of(&config.log)) {
+        problems.push(Problem::new(&error).with_code(error.code()));
+    }
+    let mut blueprints = Vec::new();
+    for pool in config.pools {
+        match Blueprint::draw(pool, services) {
+            Ok(blueprint) => blueprints.push(blueprint),
+            Err(these) => problems.extend(these),
+        }
+    }
+    Problems::unless_empty(problems, blueprints)
+}
+
+impl Plan {
+    /// Makes a plan of this configuration. A listener whose address one of the
+    /// `running` pools has is kept, the others are bound.
+    ///
+    /// # Errors
+    ///
+    /// Nothing has been changed: what was bound is closed again.
+    pub fn make(
+        config: Config,
+        services: &Services,
+        running: &[Pool],
+        inherited: &[Inherited],
+        log: Option<&Kind>,
+    ) -> Result<Self, Error> {
+        let (daemon, new_log) = (config.daemon.clone(), config.log.clone());
+        let blueprints = draw(config, services)?;
+        let kind = Kind::of(&new_log);
+        let mut pools = Vec::with_capacity(blueprints.len());
+        let mut news = Vec::new();
+        for mut blueprint in blueprints {
+            if kind == Kind::Journal {
+                blueprint.log_stderr();
+            }
+            let listen = blueprint.config.listen.get_ref();
+            let listener = match find(running, &listen.address) {
+                Some(listener) => listener,
+                None => {
+                    let listener = open_listener(listen, inherited)?;
+                    let pool = blueprint.config.name.clone();
+                    let address = listen.address.to_string();
+                    news.push(News::Listening { pool, address });
+                    Rc::new(listener)
+                }
+            };
+            pools.push((blueprint, listener));
+        }
+        let sink = match log {
+            Some(log) if *log == kind => None,
+            _ => Some(open_log(kind)?),
+        };
+        Ok(Plan { daemon, log: new_log, pools, sink, news })
+    }
+}
+
+/// Adopts the listener that was passed or stored for this address, or binds it.
+fn open_listener(listen: &Listen, inherited: &[Inherited]) -> Result<Listener, Error> {
+    let (name, is_ours) = match &listen.address {
+        Address::Systemd(name) => (name.clone(), false),
+        address => (stored_name(address), true),
+    };
+    let passed = inherited.iter().find(|socket| socket.name == name);
+    match passed.filter(|_| !lacks_file(&listen.address)) {
+        None => Listener::bind(listen),
+        Some(socket) => {
+            let listener = Listener::adopt(socket, &listen.address, is_ours)?;
+            listener.adjust(listen).map_err(|error| {
+                Error::system(format!("adjust listener \"{}\"", listen.address), &error)
+            })?;
+            Ok(listener)
+        }
+    }
+}
+
+/// Whether somebody has removed the file of a socket: nobody can connect to it
+/// any more, though it was kept.
+fn lacks_file(address: &Address) -> bool {
+    matches!(address, Address::Path(path) if !path.exists())
+}
+
+fn find(running: &[Pool], address: &Address) -> Option<Rc<Listener>> {
+    running.iter().flat_map(Pool::listeners).find(|listener| listener.address() == address).cloned()
+}
+
+/// Finds what would keep the log from being opened, without opening it: a FIFO
+/// would wake its reader.
+fn check_log(kind: &Kind) -> Result<(), Error> {
+    let Kind::File(path) = kind else { return Ok(()) };
+    let checked = match path.metadata() {
+        Ok(file) if file.is_dir() => Err(Errno::EISDIR),
+        Ok(_) => eaccess(path, AccessFlags::W_OK),
+        Err(_) => {
+            let directory = path.parent().unwrap_or(Path::new("/"));
+            eaccess(directory, AccessFlags::W_OK | AccessFlags::X_OK)
+        }
+    };
+    checked.map_err(|errno| could_not_open(kind, &errno.into()))
+}
+
+fn could_not_open(kind: &Kind, error: &io::Error) -> Error {
+    Error::system(format!("open log \"{kind}\""), error)
+}
+
+/// Opens the log.
+pub fn open_log(kind: Kind) -> Result<Sink, Error> {
+    Sink::open(kind.clone()).map_err(|error| could_not_open(&kind, &error))
+}
