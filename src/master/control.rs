@@ -20,6 +20,7 @@ use crate::listener::{self, Listener, could_not_bind};
 use crate::sys::clock::Moment;
 use crate::sys::socket::accept;
 
+use super::Master;
 use super::report::News;
 
 /// How many may be connected at once.
@@ -188,6 +189,27 @@ impl Control {
             }
             Err(Errno::EAGAIN | Errno::EINTR | Errno::ECONNABORTED) => {}
             Err(_) => self.pause = Some(now + ACCEPT_PAUSE),
+        }
+    }
+}
+
+impl Master<'_> {
+    /// Takes in what the control socket is ready for.
+    pub(super) fn hear(&mut self, ready: &[PollFlags], now: Moment) {
+        let wants_reload = self.control.hear(ready, now);
+        if wants_reload && !self.phase.is_stopping() {
+            self.reload();
+        }
+        self.control.expect(self.outcomes.last());
+    }
+
+    /// Answers those who wait for a reload that has ended.
+    pub(super) fn answer(&mut self) {
+        if self.phase.is_stopping() {
+            let error = Error::new(Code::Unavailable, "could not reload: the daemon is stopping");
+            self.control.answer(|_| Some(Reply::from(&error)));
+        } else {
+            self.control.answer(|number| self.outcomes.of(number));
         }
     }
 }

@@ -24,7 +24,6 @@ use nix::poll::{PollFd, PollFlags};
 use nix::sys::signal::Signal;
 
 use crate::config::{self, Config};
-use crate::control::Reply;
 use crate::error::{Code, Error, reason};
 use crate::listener::{Inherited, is_stored};
 use crate::log;
@@ -253,25 +252,6 @@ impl<'a> Master<'a> {
         }
     }
 
-    /// Takes in what the control socket is ready for.
-    fn hear(&mut self, ready: &[PollFlags], now: Moment) {
-        let wants_reload = self.control.hear(ready, now);
-        if wants_reload && !self.phase.is_stopping() {
-            self.reload();
-        }
-        self.control.expect(self.outcomes.last());
-    }
-
-    /// Answers those who wait for a reload that has ended.
-    fn answer(&mut self) {
-        if self.phase.is_stopping() {
-            let error = Error::new(Code::Unavailable, "could not reload: the daemon is stopping");
-            self.control.answer(|_| Some(Reply::from(&error)));
-        } else {
-            self.control.answer(|number| self.outcomes.of(number));
-        }
-    }
-
     /// Takes every ended child out of the process table. SIGCHLD coalesces, so
     /// this goes on until there is none, whether the signal came or not.
     fn reap(&mut self, now: Moment) {
@@ -385,7 +365,7 @@ impl<'a> Master<'a> {
             report::tell(&self.shared.log, news);
         }
         let (pools, phase, remark) = (&self.pools, self.phase, &self.remark);
-        let waits = !self.announced && !matches!(phase, Phase::Starting);
+        let waits = !self.announced && matches!(phase, Phase::Running | Phase::Reloading);
         self.observer.turn(now, &mut || {
             let mut status =
                 Status { phase: phase.to_string(), pools: pools.len(), ..Status::default() };
