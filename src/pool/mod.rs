@@ -14,6 +14,7 @@ mod overdue;
 mod shared;
 mod spawn;
 mod throttle;
+mod trial;
 mod worker;
 
 use std::io;
@@ -40,6 +41,7 @@ pub use shared::Shared;
 use cause::{Cause, Killer};
 use generation::{Generation, Slot, Start};
 use overdue::Step;
+use trial::Trial;
 use worker::Worker;
 
 /// How many crashes a pool may log in ten seconds; a client that can make a
@@ -63,18 +65,6 @@ pub struct Pool {
     limits: Limits,
     /// How the last worker that died young ended.
     last_failure: Option<String>,
-}
-
-/// What a reload that has not concluded has done to a pool, beside giving it a
-/// new generation.
-#[derive(Default)]
-struct Trial {
-    /// It made the pool.
-    is_new: bool,
-    /// It wants the pool to go.
-    is_doomed: bool,
-    /// It has resized the pool, which was like this before.
-    before: Option<(u32, config::Pool)>,
 }
 
 /// How much of what repeats itself is logged.
@@ -136,74 +126,6 @@ impl Pool {
     /// The listeners that its serving workers use.
     pub fn listeners(&self) -> impl Iterator<Item = &Rc<Listener>> {
         self.generations().filter_map(|generation| generation.listener.as_ref())
-    }
-
-    /// Marks a pool that a reload makes.
-    pub fn on_trial(mut self) -> Self {
-        self.trial.is_new = true;
-        self
-    }
-
-    /// For a reload: starts a new generation beside the one that serves, which
-    /// goes on until the reload is committed.
-    pub fn renew(&mut self, blueprint: Blueprint, listener: Rc<Listener>) {
-        let old = std::mem::replace(&mut self.current, Generation::new(blueprint, listener));
-        if self.elder.is_none() && !self.trial.is_new {
-            self.elder = Some(old);
-        } else {
-            // It never got to be the one that serves.
-            self.dismiss(old, Asked::Retire);
-        }
-        self.next_look = None;
-    }
-
-    /// For a reload: changes the number of workers.
-    pub fn resize_to(&mut self, config: config::Pool) {
-        if self.elder.is_none() && !self.trial.is_new && self.trial.before.is_none() {
-            self.trial.before = Some((self.size(), self.config().clone()));
-        }
-        self.resize(config.workers);
-        self.current.blueprint.config = config;
-    }
-
-    /// For a reload: it is in the configuration, or not.
-    pub fn doom(&mut self, is_doomed: bool) {
-        self.trial.is_doomed = is_doomed;
-    }
-
-    /// Whether a reload waits for it to show that its workers start.
-    pub fn is_on_trial(&self) -> bool {
-        (self.trial.is_new || self.elder.is_some()) && !self.trial.is_doomed
-    }
-
-    /// The reload is in force: what it replaced goes. Tells whether the pool
-    /// stays.
-    pub fn commit(&mut self) -> bool {
-        let Trial { is_doomed, .. } = std::mem::take(&mut self.trial);
-        if let Some(elder) = self.elder.take() {
-            self.dismiss(elder, Asked::Retire);
-        }
-        !is_doomed
-    }
-
-    /// The reload has failed: what it did is undone. Tells whether the pool
-    /// stays.
-    pub fn revert(&mut self) -> bool {
-        let Trial { is_new, before, .. } = std::mem::take(&mut self.trial);
-        if let Some(elder) = self.elder.take() {
-            let failed = std::mem::replace(&mut self.current, elder);
-            self.dismiss(failed, Asked::Retire);
-        }
-        if let Some((size, config)) = before {
-            self.resize(size);
-            self.current.blueprint.config = config;
-        }
-        if let Some(listener) = &self.current.listener {
-            // It was done when the reload began; were it to fail now, the next
-            // reload would tell.
-            let _ = listener.adjust(self.config().listen.get_ref());
-        }
-        !is_new
     }
 
     /// Changes how many workers it is to keep.
