@@ -202,10 +202,11 @@ impl Manager {
         self.send_all();
     }
 
-    /// Tells this now, or not at all. Says whether it did.
+    /// Tells this now, or not at all. Says whether there was room; a service manager
+    /// that is gone has nothing to be told again.
     fn hint(&mut self, state: &NotifyState<'_>) -> bool {
         let message = Message { text: state.to_string(), descriptor: None };
-        self.waiting.is_empty() && self.send(&message).is_ok()
+        self.waiting.is_empty() && self.send(&message) != Err(Errno::EAGAIN)
     }
 
     /// Tells what could not be told before.
@@ -323,6 +324,6 @@ mod tests {
         let mut manager = Manager::at(path.as_os_str()).unwrap();
         manager.tell(&[NotifyState::Ready], None);
         assert_eq!(manager.deadline(), None);
-        assert!(!manager.hint(&NotifyState::Watchdog));
+        assert!(manager.hint(&NotifyState::Watchdog), "it would be tried again for ever");
     }
 }

@@ -13,8 +13,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering::Relaxed};
 
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, poll};
+use nix::sys::stat::{SFlag, fstat};
 
 use crate::config::{self, Format};
 use crate::sys::clock::Moment;
@@ -168,7 +170,7 @@ impl Sink {
 
     /// A writer that sends each record off in one piece.
     pub fn writer(&self) -> LineWriter {
-        LineWriter { target: Arc::clone(&self.target), line: Vec::new(), torn: false }
+        LineWriter::new(Arc::clone(&self.target))
     }
 }
 
@@ -213,6 +215,21 @@ pub struct LineWriter {
     line: Vec<u8>,
     /// The last line was only written in part.
     torn: bool,
+    /// The most that one call may write: of a pipe that could not be opened anew as
+    /// much as it has room for when it has any (PIPE_BUF), lest the call waits.
+    most: usize,
+}
+
+impl LineWriter {
+    fn new(target: Arc<OwnedFd>) -> Self {
+        let is_fifo = fstat(&target).is_ok_and(|file| {
+            SFlag::from_bits_truncate(file.st_mode) & SFlag::S_IFMT == SFlag::S_IFIFO
+        });
+        let flags = fcntl(&target, FcntlArg::F_GETFL).unwrap_or(0);
+        let may_wait = is_fifo && flags & libc::O_NONBLOCK == 0;
+        let most = if may_wait { libc::PIPE_BUF } else { usize::MAX };
+        LineWriter { target, line: Vec::new(), torn: false, most }
+    }
 }
 
 impl Write for LineWriter {
@@ -229,7 +246,7 @@ impl Write for LineWriter {
             // What follows half a line must not be taken for its other half.
             self.line.insert(0, b'\n');
         }
-        let written = write_patiently(&self.target, &self.line);
+        let written = write_patiently(&self.target, &self.line, self.most);
         if written < self.line.len() {
             // A full disk, a reader that is gone or asleep. There is no place to
             // say so, and nothing to stop for; it is counted.
@@ -246,10 +263,11 @@ impl Write for LineWriter {
 /// Writes, without waiting for long: a reader that sleeps must not stop a
 /// supervisor. Gives how much was written: a pipe takes a long line in parts, as it
 /// has room.
-fn write_patiently(target: &OwnedFd, line: &[u8]) -> usize {
+fn write_patiently(target: &OwnedFd, line: &[u8], most: usize) -> usize {
     let mut written = 0;
     while written < line.len() && await_room(target).is_ok() {
-        match nix::unistd::write(target, &line[written..]) {
+        let end = line.len().min(written.saturating_add(most));
+        match nix::unistd::write(target, &line[written..end]) {
             Ok(count) => written += count,
             // Another process has taken the room that there was.
             Err(Errno::EINTR | Errno::EAGAIN) => {}
@@ -297,8 +315,7 @@ mod tests {
 
     fn pipe() -> (File, LineWriter) {
         let (reader, writer) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).unwrap();
-        let writer = LineWriter { target: Arc::new(writer), line: Vec::new(), torn: false };
-        (reader.into(), writer)
+        (reader.into(), LineWriter::new(Arc::new(writer)))
     }
 
     /// What the pipe holds now.
@@ -335,6 +352,18 @@ mod tests {
         writer.flush().unwrap();
         assert_eq!(reading.join().unwrap(), line.repeat(2));
         tell_lost(|count| panic!("{count} lines lost"));
+
+        // A pipe on which a call could wait takes no more than it has room for.
+        have_patience(0);
+        let (reader, writer) = pipe2(OFlag::O_CLOEXEC).unwrap();
+        fcntl(&reader, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
+        let mut writer = LineWriter::new(Arc::new(writer));
+        for _ in 0..3 {
+            writer.write_all(line.as_bytes()).unwrap();
+            writer.flush().unwrap();
+        }
+        assert!(drain(&mut File::from(reader)).len() >= 50_001);
+        tell_lost(|count| assert_eq!(count, 2));
 
         // Without patience the rest is lost, and the next line begins a new one.
         have_patience(0);

@@ -58,8 +58,8 @@ const WANTED: [Signal; 8] = [
 ];
 
 /// What would end it and means nothing to it. SIGPIPE is what a log without a
-/// reader causes.
-const IGNORED: [Signal; 3] = [Signal::SIGPIPE, Signal::SIGUSR2, Signal::SIGALRM];
+/// reader causes, SIGXFSZ one that is as large as a file may be (RLIMIT_FSIZE).
+const IGNORED: [Signal; 4] = [Signal::SIGPIPE, Signal::SIGXFSZ, Signal::SIGUSR2, Signal::SIGALRM];
 
 /// How long the master waits after a failed fork. The machine is short of
 /// processes or memory; asking more often would not help it.

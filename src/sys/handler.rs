@@ -186,8 +186,13 @@ extern "C" fn handle_reopen(_: c_int) {
         if path.is_null() {
             return;
         }
-        let flags =
-            libc::O_WRONLY | libc::O_APPEND | libc::O_CREAT | libc::O_CLOEXEC | libc::O_NOCTTY;
+        // Non-blocking for a FIFO, whose reader may sleep; a file does not mind.
+        let flags = libc::O_WRONLY
+            | libc::O_APPEND
+            | libc::O_CREAT
+            | libc::O_CLOEXEC
+            | libc::O_NOCTTY
+            | libc::O_NONBLOCK;
         // SAFETY: the path is a C string that lives as long as the process
         // (`Targets::log_path` is 'static); open, dup3 and close are
         // async-signal-safe, and the new descriptor is nobody else's.

@@ -4,7 +4,10 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::thread;
 
+use nix::libc;
 use nix::sys::signal::Signal;
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
 
 use super::shell;
 use super::support::client::ask;
@@ -84,4 +87,34 @@ fn after_sigusr1_no_line_of_a_worker_of_another_user_is_lost() {
         assert_eq!(end.level(), "info", "{end}");
         assert!(matches!(end.text("cause"), Some("recycled" | "stopped")), "{end}");
     }
+}
+
+// A FIFO whose reader sleeps must make nobody wait, and neither must its successor.
+#[test]
+fn a_fifo_is_opened_again_so_that_no_write_waits() {
+    let address = Address::fresh();
+    let setup = Setup::new();
+    let fifo = setup.directory().join("fifo");
+    mkfifo(&fifo, Mode::S_IRWXU).expect("make a FIFO");
+    let log = format!("[log]\nformat = \"json\"\nfile = \"{}\"\n", fifo.display());
+    let daemon = setup.config(&(log + &shell(&address, 1, "echo done", ""))).launch();
+    daemon.wait_for_children(1);
+    let never_waits = |pid: i32| {
+        let name = fifo.display().to_string();
+        let descriptors = procfs::descriptors(pid);
+        let (number, _) = descriptors.iter().find(|(_, target)| **target == name)?;
+        let info = fs::read_to_string(format!("/proc/{pid}/fdinfo/{number}")).ok()?;
+        let flags = info.lines().find_map(|line| line.strip_prefix("flags:"))?.trim();
+        Some(i32::from_str_radix(flags, 8).ok()? & libc::O_NONBLOCK != 0)
+    };
+    for round in 0..2 {
+        let pids = daemon.children().into_iter().chain([daemon.pid()]);
+        for pid in pids {
+            assert!(until("it has the FIFO", || never_waits(pid)), "in round {round}");
+        }
+        fs::rename(&fifo, fifo.with_extension("old")).expect("rename the FIFO");
+        mkfifo(&fifo, Mode::S_IRWXU).expect("make a FIFO");
+        daemon.signal(Signal::SIGUSR1);
+    }
+    assert_eq!(ask(&address, ""), "done\n");
 }

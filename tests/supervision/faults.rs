@@ -167,6 +167,25 @@ fn a_full_disk_under_the_log_file_is_survived() {
 }
 
 #[test]
+fn a_log_file_that_may_not_grow_is_survived() {
+    let address = Address::fresh();
+    let setup = Setup::new();
+    // Of the 32 KiB that it may have it has nearly all.
+    let log = setup.directory().write("log", &"x".repeat(32 * 1024 - 200));
+    let config =
+        format!("{}[log]\nformat = \"json\"\nfile = \"{}\"\n", sturdy(&address, 2), log.display());
+    let limit = ["sh", "-c", "ulimit -f 64; exec \"$@\"", "sh"];
+    let daemon = setup.config(&config).wrapper(&limit).launch();
+    assert_lives(&daemon, &address, 2);
+    for _ in 0..5 {
+        daemon.signal(Signal::SIGUSR1);
+        daemon.signal(Signal::SIGHUP);
+        assert_lives(&daemon, &address, 2);
+    }
+    assert_eq!(fs::metadata(&log).expect("the log").len(), 32 * 1024, "it is full");
+}
+
+#[test]
 fn a_log_that_can_never_be_written_is_survived() {
     let address = Address::fresh();
     let config = format!("{}[log]\nformat = \"json\"\nfile = \"/dev/full\"\n", sturdy(&address, 2));
