@@ -195,18 +195,19 @@ impl Manager {
 
     /// Tells this, at once or later.
     fn tell(&mut self, states: &[NotifyState<'_>], descriptor: Option<BorrowedFd<'_>>) {
-        let text = states.iter().map(|state| format!("{state}\n")).collect();
-        // A descriptor that cannot be kept until then is not passed on.
+        let text: String = states.iter().map(|state| format!("{state}\n")).collect();
+        if self.waiting.is_empty() && self.send(&text, descriptor) != Err(Errno::EAGAIN) {
+            return;
+        }
+        // Only what has to wait needs a descriptor of its own.
         let descriptor = descriptor.and_then(|fd| fd.try_clone_to_owned().ok());
         self.waiting.push_back(Message { text, descriptor });
-        self.send_all();
     }
 
     /// Tells this now, or not at all. Says whether there was room; a service manager
     /// that is gone has nothing to be told again.
     fn hint(&mut self, state: &NotifyState<'_>) -> bool {
-        let message = Message { text: state.to_string(), descriptor: None };
-        self.waiting.is_empty() && self.send(&message) != Err(Errno::EAGAIN)
+        self.waiting.is_empty() && self.send(&state.to_string(), None) != Err(Errno::EAGAIN)
     }
 
     /// Tells what could not be told before.
@@ -223,7 +224,8 @@ impl Manager {
 
     fn send_all(&mut self) {
         while let Some(message) = self.waiting.front() {
-            if self.send(message) == Err(Errno::EAGAIN) {
+            let descriptor = message.descriptor.as_ref().map(|fd| fd.as_fd());
+            if self.send(&message.text, descriptor) == Err(Errno::EAGAIN) {
                 return;
             }
             // A service manager that is gone is no reason to stop serving.
@@ -231,11 +233,11 @@ impl Manager {
         }
     }
 
-    fn send(&self, message: &Message) -> nix::Result<()> {
-        let descriptor = message.descriptor.as_ref().map(|fd| [fd.as_raw_fd()]);
+    fn send(&self, text: &str, descriptor: Option<BorrowedFd<'_>>) -> nix::Result<()> {
+        let descriptor = descriptor.map(|fd| [fd.as_raw_fd()]);
         let control = descriptor.as_ref().map(|fd| ControlMessage::ScmRights(fd));
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-        let text = [IoSlice::new(message.text.as_bytes())];
+        let text = [IoSlice::new(text.as_bytes())];
         sendmsg(self.socket.as_raw_fd(), &text, control.as_slice(), flags, Some(&self.address))?;
         Ok(())
     }
