@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use crate::config::Pool;
 
-/// What becomes of a pool.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What becomes of a pool; of those that stay, the less its workers stay the later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Change {
     /// It is new.
     Add,
@@ -44,23 +44,40 @@ pub fn changes<'a>(
     changes
 }
 
-/// What becomes of each pool by `earlier`, which has not ended, and by `later`, which
-/// takes its place, together.
-pub fn merge(
-    earlier: &BTreeMap<String, Change>,
-    later: BTreeMap<String, Change>,
-) -> BTreeMap<String, Change> {
-    let merged = later.into_iter().filter_map(|(name, later)| {
-        let change = match (earlier.get(&name), later) {
-            (Some(Change::Add), Change::Remove) => return None,
-            (Some(Change::Add), _) => Change::Add,
-            (Some(Change::Renew), Change::Keep | Change::Resize) => Change::Renew,
-            (Some(Change::Resize), Change::Keep) => Change::Resize,
-            (_, later) => later,
-        };
-        Some((name, change))
-    });
-    merged.collect()
+/// What becomes of each pool by several reloads together, of which each takes the place
+/// of the one before it.
+#[derive(Debug, Default)]
+pub struct Together(BTreeMap<String, Course>);
+
+/// What becomes of a pool: as what it stays, if it does not go in the end.
+#[derive(Debug)]
+struct Course {
+    stays: Change,
+    goes: bool,
+}
+
+impl Together {
+    /// One more reload takes the place of those before it.
+    pub fn add(&mut self, changes: BTreeMap<String, Change>) {
+        for (name, change) in changes {
+            let stays = change.min(Change::Keep);
+            let course = self.0.entry(name).or_insert(Course { stays, goes: false });
+            course.goes = change == Change::Remove;
+            // A pool that is to go has its workers until it is gone.
+            if course.stays != Change::Add && !course.goes {
+                course.stays = course.stays.max(change);
+            }
+        }
+    }
+
+    /// What has become of each pool that was there before or is now.
+    pub fn all(&self) -> impl Iterator<Item = (&str, Change)> {
+        self.0.iter().filter_map(|(name, course)| match course {
+            Course { stays: Change::Add, goes: true } => None,
+            Course { goes: true, .. } => Some((name.as_str(), Change::Remove)),
+            Course { stays, goes: false } => Some((name.as_str(), *stays)),
+        })
+    }
 }
 
 fn change(old: &Pool, size: u32, new: &Pool) -> Change {
@@ -114,24 +131,33 @@ mod tests {
     }
 
     #[test]
-    fn what_two_reloads_change_is_told_together() {
+    fn what_several_reloads_change_is_told_together() {
         use Change::{Add, Keep, Remove, Renew, Resize};
-        for (earlier, later, together) in [
-            (Add, Keep, Some(Add)),
-            (Add, Renew, Some(Add)),
-            (Add, Remove, None),
-            (Renew, Keep, Some(Renew)),
-            (Renew, Resize, Some(Renew)),
-            (Resize, Keep, Some(Resize)),
-            (Resize, Renew, Some(Renew)),
-            (Remove, Keep, Some(Keep)),
-            (Keep, Remove, Some(Remove)),
-        ] {
-            let of = |change| BTreeMap::from([("pool".to_owned(), change)]);
-            let merged = merge(&of(earlier), of(later));
-            assert_eq!(merged.get("pool").copied(), together, "{earlier:?}, {later:?}");
+        let histories: [(&[Change], Option<Change>); _] = [
+            (&[Resize], Some(Resize)),
+            (&[Add, Keep], Some(Add)),
+            (&[Add, Renew], Some(Add)),
+            (&[Add, Remove], None),
+            (&[Add, Remove, Keep], Some(Add)),
+            (&[Renew, Keep], Some(Renew)),
+            (&[Renew, Resize], Some(Renew)),
+            (&[Resize, Keep], Some(Resize)),
+            (&[Resize, Renew], Some(Renew)),
+            (&[Keep, Remove], Some(Remove)),
+            (&[Remove, Keep], Some(Keep)),
+            (&[Renew, Remove, Keep], Some(Renew)),
+        ];
+        for (history, summary) in histories {
+            let mut together = Together::default();
+            for change in history {
+                together.add(BTreeMap::from([("pool".to_owned(), *change)]));
+            }
+            let told = together.all().next();
+            assert_eq!(told, summary.map(|change| ("pool", change)), "{history:?}");
         }
-        let new = BTreeMap::from([("new".to_owned(), Add)]);
-        assert_eq!(merge(&BTreeMap::new(), new.clone()), new);
+        let mut together = Together::default();
+        together.add(BTreeMap::new());
+        together.add(BTreeMap::from([("new".to_owned(), Add)]));
+        assert_eq!(together.all().collect::<Vec<_>>(), [("new", Add)]);
     }
 }

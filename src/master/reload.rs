@@ -15,7 +15,7 @@ use crate::log::sink::{Kind, Sink};
 use crate::pool::{Asked, Blueprint, Pool, Shared, Standing};
 
 use super::Master;
-use super::changes::{Change, changes, merge};
+use super::changes::{Change, Together, changes};
 use super::phase::Phase;
 use super::plan::{Plan, open_log};
 use super::report::News;
@@ -24,8 +24,8 @@ use super::report::News;
 /// all that it replaces stays, and it can be undone.
 #[derive(Debug)]
 pub struct Pending {
-    /// What becomes of each pool.
-    changes: BTreeMap<String, Change>,
+    /// What becomes of each pool, by this reload after those whose place it took.
+    changes: Together,
     /// What it has replaced.
     daemon: config::Daemon,
     log: config::Log,
@@ -57,10 +57,10 @@ impl Pending {
         let before = (std::mem::replace(daemon, plan.daemon), log.clone());
         change_log(log, plan.log, plan.sink, shared, news);
         apply(&changes, plan.pools, pools, news);
-        match earlier {
-            Some(earlier) => Pending { changes: merge(&earlier.changes, changes), ..earlier },
-            None => Pending { changes, daemon: before.0, log: before.1 },
-        }
+        let first = Pending { changes: Together::default(), daemon: before.0, log: before.1 };
+        let mut pending = earlier.unwrap_or(first);
+        pending.changes.add(changes);
+        pending
     }
 
     /// Ends the reload: with all of it in force, or, if the workers of a pool
@@ -111,10 +111,10 @@ pub struct Reloaded {
 }
 
 impl Reloaded {
-    fn new(generation: u64, changes: &BTreeMap<String, Change>) -> Self {
+    fn new(generation: u64, changes: &Together) -> Self {
         let named = |wanted| {
-            let names = changes.iter().filter(|(_, change)| **change == wanted);
-            names.map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(" ")
+            let names = changes.all().filter(|(_, change)| *change == wanted);
+            names.map(|(name, _)| name).collect::<Vec<_>>().join(" ")
         };
         Reloaded {
             generation,

@@ -148,16 +148,37 @@ fn the_question_waits_for_the_reload_that_runs() {
     let mut waiting = ask(&daemon, "result");
     drop(ask(&daemon, "result"));
     // A signal begins another reload: they are told of what is in force then.
+    reload_by_signal(&daemon);
+    fs::remove_file(gate).expect("open the gate");
+    let answer = "0 reloaded, generation: 3, added: slow";
+    assert_eq!([asking.rest(), waiting.rest()], [answer, answer]);
+    daemon.wait_for_idle("slow", 1);
+}
+
+/// Sends SIGHUP, and waits until it is obeyed.
+#[track_caller]
+fn reload_by_signal(daemon: &Daemon) {
     daemon.signal(Signal::SIGHUP);
     until("the signal is obeyed", || {
         let pending = procfs::status(daemon.pid(), "ShdPnd")?;
         let is_taken = pending.chars().all(|digit| digit == '0');
         (is_taken && procfs::is_in_ppoll(daemon.pid())).then_some(())
     });
+}
+
+#[test]
+fn what_reloads_change_that_take_each_others_place_is_told_together() {
+    let good = echo("echo", &Address::fresh(), 2);
+    let daemon = Setup::example("testsvc").config(&good).start();
+    let (slow, gate) = with_slow(&daemon, &good);
+    let more = slow.clone() + &echo("more", &Address::fresh(), 1);
+    for config in [&more, &slow, &more] {
+        daemon.rewrite_config(config);
+        reload_by_signal(&daemon);
+    }
+    let mut waiting = ask(&daemon, "result");
     fs::remove_file(gate).expect("open the gate");
-    let answer = "0 reloaded, generation: 3, added: slow";
-    assert_eq!([asking.rest(), waiting.rest()], [answer, answer]);
-    daemon.wait_for_idle("slow", 1);
+    assert_eq!(waiting.rest(), "0 reloaded, generation: 4, added: more slow");
 }
 
 /// A configuration with a pool that starts when the file is removed which it gives.
