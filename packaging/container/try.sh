@@ -14,7 +14,7 @@ ROOT=$LAB/container
 PACKAGES=systemd-standalone-sysusers,libgcc-s1
 
 fail() { echo "try.sh: $*" >&2; [ ! -f "$work/log" ] || cat "$work/log" >&2; exit 1; }
-until_it() { local i; for ((i = 0; i < 500; i++)); do ! "$@" || return 0; sleep 0.02; done; return 1; }
+until_it() { local i; for ((i = 0; i < 2000; i++)); do ! "$@" || return 0; sleep 0.02; done; return 1; }
 
 build() (
   mkdir -p "$LAB"
@@ -72,7 +72,7 @@ mkfifo "$work/said"
 inside bash -ec '
   exec 3<>/dev/tcp/127.0.0.1/7007 4<"$1"
   for word in before after; do
-    read -r _ <&4; echo "$word" >&3; read -r -t 10 answer <&3; [ "$answer" = "$word" ]; echo "$answer"
+    read -r _ <&4; echo "$word" >&3; read -r -t 40 answer <&3; [ "$answer" = "$word" ]; echo "$answer"
   done' - "$work/said" >"$work/heard" &
 client=$!
 exec 4>"$work/said"; echo go >&4

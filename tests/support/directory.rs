@@ -3,17 +3,15 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
+
+use nix::unistd::mkdtemp;
 
 pub struct Directory(PathBuf);
 
 impl Directory {
     pub fn new() -> Self {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("preforkd-test.{}.{number}", std::process::id());
-        let path = std::env::temp_dir().join(name);
-        fs::create_dir(&path).expect("create a private directory");
+        let template = std::env::temp_dir().join("preforkd-test.XXXXXX");
+        let path = mkdtemp(&template).expect("create a private directory");
         // Workers under another user have to get through it.
         fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).expect("open the directory");
         Directory(path)

@@ -13,7 +13,7 @@ use std::thread;
 use nix::libc;
 use serde_json::Value;
 
-use crate::support::{Address, Directory, procfs, provided, until};
+use crate::support::{Address, Client, Directory, procfs, provided, until};
 
 /// The address of the pool in the shipped configuration.
 pub fn shipped_address() -> Address {
@@ -165,6 +165,15 @@ impl Lab {
         self.sh("systemctl daemon-reload");
     }
 
+    /// Waits until nobody listens at an address: what systemd kept of a service it
+    /// closes when it comes to it, after the stop is done.
+    #[track_caller]
+    pub fn wait_until_free(&self, address: &Address) {
+        until(&format!("{address} refuses clients"), || {
+            self.inside(|| Client::try_connect(address)).is_err().then_some(())
+        });
+    }
+
     /// A property of the service.
     #[track_caller]
     pub fn show(&self, property: &str) -> String {
@@ -235,11 +244,12 @@ impl Lab {
         })
     }
 
-    /// The entries of the service in the journal that have all these fields, as in
-    /// `journalctl POOL=echo`.
+    /// The entries in the journal that have all these fields, as in
+    /// `journalctl POOL=echo`. Not those of the unit, since journald does not know
+    /// the unit of a process that is gone when it reads what that has left.
     #[track_caller]
     pub fn journal(&self, fields: &str) -> Vec<Value> {
-        let command = "journalctl --sync; journalctl --unit preforkd --output json --all";
+        let command = "journalctl --sync; journalctl --output json --all";
         let lines = self.sh(&format!("{command} {fields}"));
         lines.lines().map(|line| serde_json::from_str(line).expect("an entry")).collect()
     }

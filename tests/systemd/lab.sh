@@ -25,15 +25,17 @@ die() { say "$*"; exit 125; }
 usage() { sed -n '2,18s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 
 # One cgroup for each container; ending all that is in it ends the container.
-cgroup_of() {
-  # cgroup2 is one tree for the whole kernel, so any mount of it will do.
-  local tree; tree=$(findmnt -n -t cgroup2 -o TARGET | head -n1)
+cgroup_of() (
+  # cgroup2 is one tree for the whole kernel, so any mount of it will do. Where there
+  # is none, one makes it and the others wait.
+  mkdir -p "$STATE" && exec 9>"$STATE/cgroup.lock" && flock 9 || die "could not lock $STATE"
+  tree=$(findmnt -n -t cgroup2 -o TARGET | head -n1)
   if [ -z "$tree" ]; then
     tree=$STATE/cgroup; mkdir -p "$tree"
     mount -t cgroup2 none "$tree" || die "the kernel has no cgroup2"
   fi
   echo "$tree/preforkd-lab-$1"
-}
+)
 
 # ---- the root file systems ------------------------------------------------------------
 
@@ -101,8 +103,9 @@ spawn() {
 }
 
 boot() {
-  local pid state spawned end=$((SECONDS + 60))
-  build "$SUITE" || exit
+  local pid state spawned end
+  build "$SUITE" || exit      # it may take long, or wait for another
+  end=$((SECONDS + 120))
   stop
   mkdir -p "$STATE/$NAME/fs" "$CGROUP" || die "could not make cgroup $CGROUP"
   ( trap '' HUP INT; spawn ) &
@@ -111,7 +114,7 @@ boot() {
     kill -0 $spawned 2>/dev/null && [ $SECONDS -lt $end ] || fail_to_boot "it did not come up"
     sleep 0.02
   done
-  state=$(timeout 60 nsenter --target "$pid" --mount --pid --root --wd systemctl is-system-running --wait 2>/dev/null)
+  state=$(timeout 120 nsenter --target "$pid" --mount --pid --root --wd systemctl is-system-running --wait 2>/dev/null)
   [ "$state" = running ] || fail_to_boot "$state: $(enter "$pid" systemctl --failed --no-legend --plain)"
   if [ -n "${TIE-}" ]; then
     ( trap '' HUP INT
@@ -166,7 +169,7 @@ case $VERB in
 esac
 [[ $NAME =~ ^[a-z0-9][a-z0-9-]{0,40}$ ]] || die "\"$NAME\" is not a name for a container"
 [ "$(id -u)" = 0 ] || die "it takes root"
-CGROUP=$(cgroup_of "$NAME")
+CGROUP=$(cgroup_of "$NAME") || exit
 case $VERB in
   boot) boot;;
   run) [ "${1-}" = -- ] && [ $# -gt 1 ] || usage; shift; run "$@";;

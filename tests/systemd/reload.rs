@@ -35,16 +35,19 @@ fn it_returns_when_the_new_generation_accepts(suite: &'static str) {
         let workers = procfs::all_children(lab.master()).into_iter();
         let new = workers.filter(|pid| !old.contains(pid) && procfs::is_settled(*pid)).count();
         assert!(new >= 60, "round {round}: {new} new workers");
+        lab.wait_for_entry("reloaded", &format!("GENERATION={}", round + 1));
     }
     lab.wait_for_idle(60);
-    assert_eq!(
-        lab.journal("").iter().filter(|e| text(e, "MESSAGE").starts_with("reloaded")).count(),
-        3
-    );
+    let reloaded = lab.journal("GENERATION=2 + GENERATION=3 + GENERATION=4");
+    let reloaded = reloaded.iter().filter(|entry| text(entry, "MESSAGE").starts_with("reloaded"));
+    assert_eq!(reloaded.count(), 3);
 }
 
 fn it_waits_for_a_master_that_is_busy(suite: &'static str) {
     let Some(lab) = Lab::with_pools(suite, &format!("{ECHO}workers = 2\n")) else { return };
+    // A master that is held pings no watchdog.
+    lab.edit("[Service]\nWatchdogSec=0\n");
+    lab.sh("systemctl restart preforkd");
     lab.wait_for_idle(2);
     lab.configure(&format!("{ECHO}workers = 5\n"));
     // For far longer than what the reload runs beside the signal takes.

@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 
 use crate::lab::{Lab, shipped_address};
 use crate::support::client::assert_serves;
-use crate::support::{Address, Client, Load, procfs, until};
+use crate::support::{Address, Load, procfs};
 
 on_both_suites!(
     a_restart_refuses_nobody,
@@ -84,12 +84,7 @@ fn a_killed_master_is_replaced_and_nobody_refused(suite: &'static str) {
 fn a_stop_lets_go_of_the_listeners(suite: &'static str) {
     let Some(lab) = Lab::with_pools(suite, CONFIG) else { return };
     lab.sh("systemctl stop preforkd");
-    // systemd closes what it kept when it comes to it, after the stop is done.
-    for address in addresses(&lab) {
-        until(&format!("{address} refuses clients"), || {
-            lab.inside(|| Client::try_connect(&address)).is_err().then_some(())
-        });
-    }
+    addresses(&lab).iter().for_each(|address| lab.wait_until_free(address));
     assert!(!lab.has("/run/preforkd"));
     lab.sh("systemctl start preforkd");
     for address in addresses(&lab) {

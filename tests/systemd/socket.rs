@@ -32,6 +32,7 @@ fn the_socket_unit_starts_the_service_and_outlives_it(suite: &'static str) {
     lab.sh("systemctl stop preforkd");
     lab.configure(CONFIG);
     lab.write("/etc/systemd/system/files.socket", FILES);
+    lab.wait_until_free(&shipped_address());
     lab.sh("systemctl daemon-reload; systemctl start preforkd.socket files.socket");
     assert_eq!(lab.show("ActiveState"), "inactive");
 
@@ -39,7 +40,7 @@ fn the_socket_unit_starts_the_service_and_outlives_it(suite: &'static str) {
     let addresses = [shipped_address(), Address::unix(&lab.path("/run/files.sock"))];
     lab.inside(|| assert_serves(&addresses[0]));
     lab.inside(|| assert_serves(&addresses[1]));
-    assert_eq!(lab.show("ActiveState"), "active");
+    lab.wait_for("ActiveState", |state| state == "active");
     assert_eq!(lab.show("NFileDescriptorStore"), "0", "they are systemd's already");
 
     let loads = [0, 1].map(|at| lab.inside(|| Load::start(&addresses[at], 2, usize::MAX)));
@@ -69,6 +70,7 @@ fn the_socket_unit_starts_the_service_and_outlives_it(suite: &'static str) {
     assert!(lab.inside(|| Client::try_connect(&addresses[1])).is_ok());
     lab.inside(|| assert_serves(&addresses[1]));
     lab.inside(|| assert_serves(&addresses[0]));
+    lab.wait_for("ActiveState", |state| state == "active");
 
     // A reload that no longer wants one leaves it alone as well.
     lab.configure("[pool.echo]\nlisten = \"systemd:echo\"\nservice = \"echo\"\nworkers = 3\n");
