@@ -38,10 +38,6 @@ const RETRY_PAUSE: Duration = Duration::from_millis(200);
 /// What stopping may take beyond the time-outs that were announced.
 const STOP_MARGIN: Duration = Duration::from_secs(15);
 
-/// How long a start may wait for a pool that cannot start. systemd has no word for
-/// "for ever"; ten years will do.
-const AS_LONG_AS_IT_TAKES: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
-
 /// The sockets that were passed to this process.
 pub fn inherited() -> Result<Vec<Inherited>, Error> {
     let failed = |error: io::Error| {
@@ -99,11 +95,6 @@ impl Observer for Notifier {
         self.next_status = Moment::default();
     }
 
-    fn partly_ready(&mut self, _warning: &str) {
-        // The pools that accept must not end with the patience of systemd.
-        self.manager.tell(&[NotifyState::Custom(&extension(AS_LONG_AS_IT_TAKES))], None);
-    }
-
     fn reloading(&mut self) {
         match NotifyState::monotonic_usec_now() {
             Ok(now) => self.manager.tell(&[NotifyState::Reloading, now], None),
@@ -112,7 +103,9 @@ impl Observer for Notifier {
     }
 
     fn stopping(&mut self, within: Duration) {
-        let extension = extension(within.saturating_add(STOP_MARGIN));
+        // The crate's own word for it has room for 71 minutes.
+        let within = within.saturating_add(STOP_MARGIN).as_micros();
+        let extension = format!("EXTEND_TIMEOUT_USEC={within}");
         self.manager.tell(&[NotifyState::Stopping, NotifyState::Custom(&extension)], None);
     }
 
@@ -241,12 +234,6 @@ impl Manager {
         sendmsg(self.socket.as_raw_fd(), &text, control.as_slice(), flags, Some(&self.address))?;
         Ok(())
     }
-}
-
-/// That what is under way may take this long from now on. The crate's own has room
-/// for 71 minutes.
-fn extension(within: Duration) -> String {
-    format!("EXTEND_TIMEOUT_USEC={}", within.min(AS_LONG_AS_IT_TAKES).as_micros())
 }
 
 /// As much of a status as may be told.
