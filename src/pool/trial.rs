@@ -76,6 +76,10 @@ impl Pool {
     /// stays.
     pub fn revert(&mut self) -> bool {
         let Trial { is_new, before, .. } = std::mem::take(&mut self.trial);
+        if is_new {
+            // Its listener may be one that another pool has again.
+            return false;
+        }
         if let Some(elder) = self.elder.take() {
             let failed = std::mem::replace(&mut self.current, elder);
             self.dismiss(failed, Asked::Retire);
@@ -89,6 +93,6 @@ impl Pool {
             // reload would tell.
             let _ = listener.adjust(self.config().listen.get_ref());
         }
-        !is_new
+        true
     }
 }

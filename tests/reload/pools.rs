@@ -1,11 +1,14 @@
 //! Reloads that add, remove, move and rename pools.
 
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
 use nix::sys::signal::Signal;
 
 use super::echo;
 use super::snapshot::Snapshot;
 use super::support::client::{ask, assert_refuses, assert_serves};
-use super::support::{Address, Client, Daemon, procfs, until};
+use super::support::{Address, Client, Daemon, Setup, procfs, until};
 
 #[test]
 fn a_pool_is_added_and_removed_and_the_rest_is_not_touched() {
@@ -113,4 +116,31 @@ fn a_pool_that_is_renamed_keeps_the_listener() {
     daemon.wait_for_children(2);
     assert_eq!(procfs::listener(address.tcp()), socket);
     assert_serves(&address);
+}
+
+#[test]
+fn a_reload_that_is_undone_leaves_the_mode_of_a_socket_that_changed_hands() {
+    let setup = Setup::example("testsvc");
+    let paths = ["held.sock", "other.sock"].map(|name| setup.directory().join(name));
+    let pool = |name, path: &Path, mode| {
+        let path = path.display();
+        format!(
+            "[pool.{name}]\nlisten = {{ address = \"{path}\", mode = \"{mode}\" }}\n\
+             workers = 1\nservice = \"echo\"\n"
+        )
+    };
+    let mode = |path: &Path| path.metadata().map(|file| file.mode() & 0o777).ok();
+    let daemon = setup.config(&pool("a", &paths[0], "0600")).start();
+    daemon.expect(&["worker exited", "respawn throttled", "reload failed"]);
+    assert_eq!(mode(&paths[0]), Some(0o600));
+    let bad = format!(
+        "[pool.bad]\nlisten = \"{}\"\nworkers = 1\nservice.die_at_start.code = 3\n",
+        Address::fresh()
+    );
+    daemon.rewrite_config(&(pool("a", &paths[1], "0600") + &pool("c", &paths[0], "0666") + &bad));
+    daemon.signal(Signal::SIGHUP);
+    daemon.log().wait_for("reload failed", |_| true);
+    assert_eq!(mode(&paths[0]), Some(0o600));
+    assert_eq!(mode(&paths[1]), None);
+    assert_serves(&Address::unix(&paths[0]));
 }
