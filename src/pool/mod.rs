@@ -216,7 +216,12 @@ impl Pool {
             let min_uptime = generation.blueprint.config.min_uptime;
             let slot = &mut generation.slots[index];
             slot.has_accepted |= look.is_accepting;
-            let young = death.uptime < min_uptime && death.served == 0 && !left;
+            // One that failed before it got as far as accepting died young, however long
+            // that took. One that somebody has ended did not fail.
+            let crashed = matches!(death.cause, Cause::Crashed | Cause::OutOfMemory);
+            let failed = crashed && !look.is_accepting;
+            let early = death.uptime < min_uptime || failed;
+            let young = early && death.served == 0 && !left;
             is_retry = young && slot.throttle.is_throttled();
             if young {
                 let reason =
@@ -242,7 +247,8 @@ impl Pool {
         let Some(pace) = self.workers().filter_map(|worker| worker.timeouts.request).min() else {
             return;
         };
-        let is_look = self.next_look.is_none_or(|next| now >= next);
+        // The pace may have become shorter since the last look.
+        let is_look = self.next_look.is_none_or(|next| now >= next || next > now + pace);
         if is_look {
             self.next_look = Some(now + pace);
         }

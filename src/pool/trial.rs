@@ -40,7 +40,6 @@ impl Pool {
             // It never got to be the one that serves.
             self.dismiss(old, Asked::Retire);
         }
-        self.next_look = None;
     }
 
     /// For a reload: changes the number of workers.

@@ -163,3 +163,36 @@ fn a_connection_in_hand_lives_through_a_reload() {
     assert_eq!(changed.rest(), "");
     daemon.wait_for_children(1);
 }
+
+// However long it takes a worker to fail, it has failed if it never accepted.
+#[test]
+fn a_generation_whose_workers_fail_late_is_not_waited_for() {
+    let address = Address::fresh();
+    let daemon = Setup::example("testsvc").config(&echo("echo", &address, 2)).start();
+    daemon.expect(&["worker exited", "respawn throttled", "reload failed"]);
+    let old = daemon.wait_for_idle("echo", 2);
+    let bad = "service.die_at_start.code = 3\nmin_uptime = \"0s\"\n";
+    daemon.rewrite_config(&format!(
+        "{}[pool.bad]\nlisten = \"{}\"\nworkers = 1\n{bad}",
+        echo("echo", &address, 2),
+        Address::fresh()
+    ));
+    daemon.signal(Signal::SIGHUP);
+    let event = daemon.log().wait_for("reload failed", |_| true);
+    assert!(event.text("reason").is_some_and(|it| it.contains("pool \"bad\"")), "{event}");
+    assert_eq!(daemon.wait_for_idle("echo", 2), old);
+}
+
+// The old one, of an hour, has set the pace of looking after connections.
+#[test]
+fn a_shorter_request_timeout_holds_at_once() {
+    let address = Address::fresh();
+    let config = |limit| format!("{}request_timeout = \"{limit}\"\n", echo("echo", &address, 1));
+    let daemon = Daemon::start(&config("1h"));
+    daemon.expect(&["worker timed out"]);
+    let mut before = Client::connect(&address);
+    before.ping("in hand of the old worker");
+    daemon.reload(&config("300ms"));
+    let _silent = Client::connect(&address);
+    daemon.log().wait_for("worker timed out", |_| true);
+}
