@@ -133,8 +133,8 @@ mod tests {
     #[test]
     fn what_several_reloads_change_is_told_together() {
         use Change::{Add, Keep, Remove, Renew, Resize};
-        let histories: [(&[Change], Option<Change>); _] = [
-            (&[Resize], Some(Resize)),
+        let histories = [
+            (&[Resize][..], Some(Resize)),
             (&[Add, Keep], Some(Add)),
             (&[Add, Renew], Some(Add)),
             (&[Add, Remove], None),
