@@ -153,6 +153,12 @@ pub fn end_connection() {
     CONNECTION.store(-1, Relaxed);
 }
 
+/// Whether SIGALRM has come for the connection in hand.
+pub fn is_alarmed() -> bool {
+    let serial = SERIAL.load(Relaxed);
+    serial != 0 && ALARMED.load(Relaxed) == serial
+}
+
 /// Tells the handlers which process group serves the connection in hand.
 pub fn set_program(leader: Option<Pid>) {
     PROGRAM.store(leader.map_or(0, Pid::as_raw), Relaxed);

@@ -75,6 +75,10 @@ impl Runner {
             }
         };
         handler::set_program(Some(started.pid));
+        if handler::is_alarmed() {
+            // The time ran out before the handler knew whom to ask.
+            let _ = killpg(started.pid, Signal::SIGTERM);
+        }
         let watched = self.watch(&started, connection, context);
         // What it left running in its process group would hold the client's
         // socket and count in no pool. The group is still there, for its
