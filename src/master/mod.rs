@@ -94,8 +94,12 @@ pub struct Master<'a> {
     cause: &'static str,
     /// The listeners are kept open over the end of the daemon.
     listeners_stay: bool,
-    /// The observer knows that every pool accepts.
+    /// Every pool has accepted once, so the observer is told of reloads, too.
     announced: bool,
+    /// What the observer is told once the log has it: that every pool accepts, and
+    /// which pools could not start.
+    owes_ready: bool,
+    owes_warning: Option<String>,
     /// What became of the last reload, in words.
     remark: Option<String>,
     news: Vec<News>,
@@ -155,6 +159,8 @@ impl<'a> Master<'a> {
             cause: "",
             listeners_stay: false,
             announced: false,
+            owes_ready: false,
+            owes_warning: None,
             remark: None,
             news: plan.news,
         };
@@ -173,7 +179,8 @@ impl<'a> Master<'a> {
         loop {
             self.maintain(Moment::now());
             self.report(Moment::now());
-            // Who has an answer finds it in the log.
+            // Who is told or has an answer finds it in the log.
+            self.announce();
             self.answer();
             if self.phase.is_over() {
                 return self.end();
@@ -300,7 +307,7 @@ impl<'a> Master<'a> {
                     self.enter(Phase::Failed);
                 }
             },
-            Phase::Running | Phase::Reloading => self.announce(),
+            Phase::Running | Phase::Reloading => self.look_who_is_ready(),
             Phase::Draining(_) | Phase::Ending(_) | Phase::Killing(_) => self.advance_stop(now),
             Phase::Stopped | Phase::Failed => {}
         }
@@ -310,17 +317,25 @@ impl<'a> Master<'a> {
         let accept = || self.pools.iter().filter(|pool| pool.standing() == Standing::Ready);
         let (pools, workers) = (accept().count(), accept().map(Pool::size).sum());
         self.news.push(News::Ready { pools, workers });
-        if let Some(warning) = tell_failed(&self.pools) {
-            self.observer.partly_ready(&warning);
-        }
+        self.owes_warning = tell_failed(&self.pools);
         self.enter(Phase::Running);
-        self.announce();
+        self.look_who_is_ready();
     }
 
-    /// Tells the observer when every pool accepts for the first time.
-    fn announce(&mut self) {
+    /// Takes note of when every pool accepts for the first time.
+    fn look_who_is_ready(&mut self) {
         if !self.announced && self.pools.iter().all(|pool| pool.standing() == Standing::Ready) {
             self.announced = true;
+            self.owes_ready = true;
+        }
+    }
+
+    /// Tells the observer what it waits for.
+    fn announce(&mut self) {
+        if let Some(warning) = self.owes_warning.take() {
+            self.observer.partly_ready(&warning);
+        }
+        if std::mem::take(&mut self.owes_ready) {
             self.observer.ready();
         }
     }

@@ -206,7 +206,7 @@ impl Master<'_> {
         });
         // One that was begun before this one was refused is still on its way.
         if self.announced && self.pending.is_none() {
-            self.observer.ready();
+            self.owes_ready = true;
         }
     }
 
