@@ -7,6 +7,7 @@
 mod changes;
 mod control;
 mod observer;
+mod orphans;
 mod outcomes;
 mod phase;
 mod plan;
@@ -33,7 +34,7 @@ use crate::service::Services;
 use crate::sys::clock::Moment;
 use crate::sys::descriptor;
 use crate::sys::signal::{Received, Waiting};
-use crate::sys::wait::reap_any;
+use crate::sys::wait::{ended_child, reap};
 
 use control::Control;
 use outcomes::Outcomes;
@@ -123,6 +124,7 @@ impl<'a> Master<'a> {
         let failed = |what: &'static str| move |error: io::Error| Error::system(what, &error);
         // From here on a signal waits until the loop does.
         let signals = Waiting::begin(&WANTED, &IGNORED).map_err(failed("set signal handlers"))?;
+        orphans::adopt().map_err(failed("adopt orphans"))?;
         let null = File::open("/dev/null").map_err(failed("open file \"/dev/null\""))?;
         descriptor::replace(&null, 0).map_err(failed("set standard input"))?;
         let mut plan = Plan::make(config, &services, &[], &inherited, None)?;
@@ -264,28 +266,33 @@ impl<'a> Master<'a> {
     fn reap(&mut self, now: Moment) {
         let mut orphans = 0;
         let mut events = Vec::new();
-        loop {
-            match reap_any() {
-                Ok(Some(reaped)) => {
-                    let random =
-                        now.as_nanos() ^ (reaped.pid.as_raw() as u64).wrapping_mul(0x9e37_79b9);
-                    let shared = &mut self.shared;
-                    let mut pools = self.pools.iter_mut().chain(&mut self.removed);
-                    if !pools.any(|pool| pool.file(&reaped, now, random, shared, &mut events)) {
-                        // As PID 1 or as a subreaper we are given the children
-                        // of others; how they ended is not our concern.
-                        orphans += 1;
+        let result = loop {
+            let ended = match ended_child() {
+                Ok(Some(ended)) => ended,
+                Ok(None) => break Ok(()),
+                Err(error) => break Err(error),
+            };
+            let pid = ended.pid;
+            let mut pools = self.pools.iter_mut().chain(&mut self.removed);
+            let pool = pools.find(|pool| pool.has(pid));
+            if pool.is_none() {
+                // How the children of others ended is not our concern.
+                orphans::ended(ended);
+                orphans += 1;
+            }
+            match reap(pid) {
+                Ok(reaped) => {
+                    let random = now.as_nanos() ^ (pid.as_raw() as u64).wrapping_mul(0x9e37_79b9);
+                    if let Some(pool) = pool {
+                        pool.file(&reaped, now, random, &mut self.shared, &mut events);
                     }
                 }
-                Ok(None) => break,
-                Err(error) => {
-                    self.news.push(News::Trouble {
-                        what: "could not reap".to_owned(),
-                        reason: reason(&error),
-                    });
-                    break;
-                }
+                Err(error) => break Err(error),
             }
+        };
+        if let Err(error) = result {
+            let what = "could not reap".to_owned();
+            self.news.push(News::Trouble { what, reason: reason(&error) });
         }
         self.news.extend(events.into_iter().map(News::Pool));
         if orphans > 0 {

@@ -9,6 +9,7 @@ use crate::pool::{Asked, Pool};
 use crate::sys::clock::Moment;
 
 use super::Master;
+use super::orphans;
 use super::phase::Phase;
 use super::report::News;
 
@@ -33,6 +34,7 @@ impl Master<'_> {
                     self.observer.stopping(self.daemon.stop_timeout);
                     self.enter(Phase::Draining(now + self.daemon.stop_timeout));
                 } else {
+                    self.pools.iter().for_each(Pool::cut);
                     self.observer.stopping(self.kill_timeout());
                     self.enter(Phase::Ending(now + self.kill_timeout()));
                 }
@@ -40,6 +42,7 @@ impl Master<'_> {
             (Phase::Draining(until), _) => {
                 self.news
                     .push(News::Escalating { step: "no longer waiting for connections", cause });
+                self.pools.iter().for_each(Pool::cut);
                 self.enter(Phase::Ending(until.min(now + self.kill_timeout())));
             }
             (Phase::Ending(_), _) => self.kill(cause, now),
@@ -49,7 +52,7 @@ impl Master<'_> {
 
     /// Ends when no worker is left; kills those that take too long.
     pub(super) fn advance_stop(&mut self, now: Moment) {
-        if self.pools.iter().all(Pool::is_empty) {
+        if self.pools.iter().all(Pool::is_empty) && !orphans::end_programs() {
             self.news.push(News::Stopped { cause: self.cause });
             self.enter(Phase::Stopped);
             return;

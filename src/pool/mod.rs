@@ -152,6 +152,17 @@ impl Pool {
         drop(listener);
     }
 
+    /// Ends the connections in hand, as when their time is over, so that their
+    /// workers can leave and their programs are asked to.
+    pub fn cut(&self) {
+        for worker in self.workers() {
+            if let Some(connection) = worker.seat.look().in_hand {
+                worker.seat.mark_overdue(connection);
+                worker.signal(Signal::SIGALRM);
+            }
+        }
+    }
+
     /// Kills every worker.
     pub fn kill_all(&mut self, why: Asked) {
         self.workers_mut().for_each(|worker| worker.kill(why));
@@ -191,6 +202,11 @@ impl Pool {
             }
         }
         filled.map(|()| started.len())
+    }
+
+    /// Whether this child is a worker of it.
+    pub fn has(&self, pid: Pid) -> bool {
+        self.workers().any(|worker| worker.pid == pid)
     }
 
     /// Takes note of the end of a child, if it was one of ours. `random`

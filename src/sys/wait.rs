@@ -82,21 +82,36 @@ pub struct Reaped {
     pub usage: Usage,
 }
 
-/// Takes one ended child out of the process table, if there is one.
+/// An ended child that is still in the process table.
+#[derive(Clone, Copy, Debug)]
+pub struct Ended {
+    /// Who it was.
+    pub pid: Pid,
+    /// SIGKILL has ended it.
+    pub by_sigkill: bool,
+}
+
+/// Finds one ended child, if there is one. It stays in the process table until it is
+/// reaped, so its pid, and its process group's number, are nobody else's until then.
 ///
 /// Does not block (WNOHANG). SIGCHLD coalesces, so the caller repeats this
 /// until it gives None.
-pub fn reap_any() -> io::Result<Option<Reaped>> {
+pub fn ended_child() -> io::Result<Option<Ended>> {
     loop {
-        match wait4(-1, libc::WNOHANG) {
-            Ok(None) | Err(Errno::ECHILD) => return Ok(None),
-            Ok(Some((pid, status, usage))) => {
-                // A stop is only reported to who asks for it (WUNTRACED) or
-                // traces the child; go on to the next.
-                if let Some(exit) = Exit::from_status(status) {
-                    return Ok(Some(Reaped { pid, exit, usage }));
-                }
+        // SAFETY: siginfo_t is plain data, for which all zeroes is a value.
+        let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+        let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+        // SAFETY: the pointer is to a live, writable local of the right type. nix's own
+        // fails where a real-time signal has ended the child.
+        match Errno::result(unsafe { libc::waitid(libc::P_ALL, 0, &mut info, options) }) {
+            Ok(_) => {
+                // SAFETY: waitid filled in the fields of SIGCHLD, or left zeroes
+                // (waitid(2)).
+                let (pid, status) = unsafe { (info.si_pid(), info.si_status()) };
+                let by_sigkill = info.si_code == libc::CLD_KILLED && status == libc::SIGKILL;
+                return Ok((pid != 0).then(|| Ended { pid: Pid::from_raw(pid), by_sigkill }));
             }
+            Err(Errno::ECHILD) => return Ok(None),
             Err(Errno::EINTR) => {}
             Err(errno) => return Err(errno.into()),
         }

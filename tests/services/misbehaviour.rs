@@ -1,6 +1,7 @@
 //! The service `exec`: programs that do not do as they should.
 
 use std::fs;
+use std::io::Read;
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 
@@ -21,6 +22,13 @@ fn abort(client: Client) {
         setsockopt(stream, sockopt::Linger, &now).expect("set SO_LINGER");
     }
     drop(client);
+}
+
+/// The number on the next line from the program.
+fn number(client: &mut Client) -> i32 {
+    let digits = client.bytes().map(|byte| char::from(byte.expect("a byte")));
+    let line: String = digits.take_while(|byte| *byte != '\n').collect();
+    line.parse().expect("a number")
 }
 
 /// TCP and Unix: the kernel tells the client's leaving by other means.
@@ -103,6 +111,58 @@ fn a_half_close_is_not_taken_for_leaving() {
             "kill_timeout = \"100ms\"",
         ));
         assert_eq!(ask(&address, "early\n"), "early\nlate\n");
+    }
+}
+
+// Its worker cannot do it any more.
+#[test]
+fn a_killed_worker_takes_all_of_its_program_with_it() {
+    let address = Address::fresh();
+    let script = "sleep 1000 & (sleep 1000; sleep 1000) & echo $$; sleep 1000; :";
+    let daemon = Daemon::start(&shell(&address, 1, script, ""));
+    daemon.expect(&["worker killed"]);
+    let worker = the_worker(&daemon, "exec");
+    let mut client = Client::connect(&address);
+    let program = number(&mut client);
+    procfs::send(worker, Signal::SIGKILL);
+    wait_for_end_of_group(program);
+    wait_for_close(&mut client);
+    // What a program of another worker has detached, and ends, harms nobody.
+    let script = "(sleep 0.1 &) ; sleep 0.2; echo done";
+    daemon.reload(&shell(&address, 1, script, ""));
+    assert_eq!(ask(&address, ""), "done\n");
+}
+
+#[test]
+fn nothing_of_a_program_is_left_when_the_daemon_has_ended() {
+    let address = Address::fresh();
+    let script = "trap '' TERM; sleep 1000 & (sleep 1000; sleep 1000) & echo $$; wait; wait";
+    let daemon = Daemon::start(&shell(&address, 1, script, "kill_timeout = \"100ms\""));
+    daemon.expect(&["worker killed", "stopping faster", "program killed"]);
+    let mut client = Client::connect(&address);
+    let program = number(&mut client);
+    daemon.signal(Signal::SIGINT);
+    daemon.wait_for_code(0);
+    let left = procfs::processes(|process| process.group == program && process.is_alive());
+    assert!(left.is_empty(), "{} processes", left.len());
+}
+
+#[test]
+fn a_stop_at_once_asks_programs() {
+    for signals in [&[Signal::SIGINT][..], &[Signal::SIGQUIT], &[Signal::SIGTERM; 2]] {
+        let address = Address::fresh();
+        let script = "trap 'exit 7' TERM; echo ready; while :; do sleep 0.02; done";
+        let daemon = Daemon::start(&shell(&address, 1, script, "kill_timeout = \"10m\""));
+        daemon.expect(&["stopping faster", "program exited"]);
+        let mut client = Client::connect(&address);
+        client.expect("ready\n");
+        for signal in signals {
+            daemon.signal(*signal);
+            daemon.log().wait_for("stopping", |_| true);
+        }
+        let end = daemon.log().wait_for("program exited", |_| true);
+        assert_eq!(end.number("code"), Some(7), "{end}");
+        daemon.wait_for_code(0);
     }
 }
 

@@ -27,8 +27,6 @@ fn a_worker_that_ignores_the_stop_is_killed_after_stop_timeout() {
     }
 }
 
-/// A daemon that waits for ever for a busy worker if it is asked politely, and
-/// the client that keeps the worker busy.
 /// Waits until a worker has accepted: it holds its listener and a connection.
 /// That it is not in accept would not do: one that was just woken is not.
 #[track_caller]
@@ -42,6 +40,8 @@ fn wait_for_busy(daemon: &Daemon) {
     });
 }
 
+/// A daemon that waits for ever for a busy worker if it is asked politely, and
+/// the client that keeps the worker busy.
 fn busy_for_ever() -> (Daemon, Client) {
     let address = Address::fresh();
     let config = format!(
