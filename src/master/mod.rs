@@ -7,10 +7,10 @@
 mod changes;
 mod control;
 mod observer;
-mod orphans;
 mod outcomes;
 mod phase;
 mod plan;
+mod reap;
 mod reload;
 mod report;
 mod stop;
@@ -34,7 +34,6 @@ use crate::service::Services;
 use crate::sys::clock::Moment;
 use crate::sys::descriptor;
 use crate::sys::signal::{Received, Waiting};
-use crate::sys::wait::{ended_child, reap};
 
 use control::Control;
 use outcomes::Outcomes;
@@ -124,7 +123,7 @@ impl<'a> Master<'a> {
         let failed = |what: &'static str| move |error: io::Error| Error::system(what, &error);
         // From here on a signal waits until the loop does.
         let signals = Waiting::begin(&WANTED, &IGNORED).map_err(failed("set signal handlers"))?;
-        orphans::adopt().map_err(failed("adopt orphans"))?;
+        reap::adopt().map_err(failed("adopt orphans"))?;
         let null = File::open("/dev/null").map_err(failed("open file \"/dev/null\""))?;
         descriptor::replace(&null, 0).map_err(failed("set standard input"))?;
         let mut plan = Plan::make(config, &services, &[], &inherited, None)?;
@@ -235,7 +234,8 @@ impl<'a> Master<'a> {
         let watches = pools().filter_map(Pool::next_watch).min();
         let spawns = pools().filter_map(Pool::next_spawn).min();
         let spawns = spawns.map(|due| self.fork_pause.map_or(due, |pause| due.max(pause)));
-        let of_pools = [watches, spawns, self.shared.oom_kills.deadline(now)];
+        let recoveries = pools().filter_map(Pool::next_recovery).min();
+        let of_pools = [watches, spawns, recoveries, self.shared.oom_kills.deadline(now)];
         let others = [self.phase.deadline(), self.control.deadline(), self.observer.deadline()];
         of_pools.into_iter().chain(others).flatten().min()
     }
@@ -259,46 +259,6 @@ impl<'a> Master<'a> {
                 self.stop(signal, now);
             }
         }
-    }
-
-    /// Takes every ended child out of the process table. SIGCHLD coalesces, so
-    /// this goes on until there is none, whether the signal came or not.
-    fn reap(&mut self, now: Moment) {
-        let mut orphans = 0;
-        let mut events = Vec::new();
-        let result = loop {
-            let ended = match ended_child() {
-                Ok(Some(ended)) => ended,
-                Ok(None) => break Ok(()),
-                Err(error) => break Err(error),
-            };
-            let pid = ended.pid;
-            let mut pools = self.pools.iter_mut().chain(&mut self.removed);
-            let pool = pools.find(|pool| pool.has(pid));
-            if pool.is_none() {
-                // How the children of others ended is not our concern.
-                orphans::ended(ended);
-                orphans += 1;
-            }
-            match reap(pid) {
-                Ok(reaped) => {
-                    let random = now.as_nanos() ^ (pid.as_raw() as u64).wrapping_mul(0x9e37_79b9);
-                    if let Some(pool) = pool {
-                        pool.file(&reaped, now, random, &mut self.shared, &mut events);
-                    }
-                }
-                Err(error) => break Err(error),
-            }
-        };
-        if let Err(error) = result {
-            let what = "could not reap".to_owned();
-            self.news.push(News::Trouble { what, reason: reason(&error) });
-        }
-        self.news.extend(events.into_iter().map(News::Pool));
-        if orphans > 0 {
-            self.news.push(News::Orphans { count: orphans });
-        }
-        self.removed.retain(|pool| !pool.is_empty());
     }
 
     /// Goes on to the next phase, if its time has come.
@@ -352,6 +312,7 @@ impl<'a> Master<'a> {
         let mut events = Vec::new();
         for pool in self.pools.iter_mut().chain(&mut self.removed) {
             pool.watch(now, &mut events);
+            pool.tell_recovered(now, &mut events);
         }
         if !self.phase.is_stopping() && self.fork_pause.is_none_or(|pause| now >= pause) {
             self.fork_pause = None;

@@ -9,8 +9,8 @@ use crate::pool::{Asked, Pool};
 use crate::sys::clock::Moment;
 
 use super::Master;
-use super::orphans;
 use super::phase::Phase;
+use super::reap::end_programs;
 use super::report::News;
 
 /// How long the kernel may take to end a killed process. One in an
@@ -52,7 +52,7 @@ impl Master<'_> {
 
     /// Ends when no worker is left; kills those that take too long.
     pub(super) fn advance_stop(&mut self, now: Moment) {
-        if self.pools.iter().all(Pool::is_empty) && !orphans::end_programs() {
+        if self.pools.iter().all(Pool::is_empty) && !end_programs() {
             self.news.push(News::Stopped { cause: self.cause });
             self.enter(Phase::Stopped);
             return;

@@ -3,6 +3,7 @@
 
 use std::io;
 use std::rc::Rc;
+use std::time::Duration;
 
 use nix::unistd::Pid;
 
@@ -25,13 +26,23 @@ pub struct Generation {
     pub(super) epoch: u64,
 }
 
-/// A worker that was just forked.
+/// A worker that was forked.
 pub(super) struct Start {
     pub slot: u32,
     pub pid: Pid,
     pub generation: u64,
-    /// Its slot backs off.
-    pub is_retry: bool,
+    pub kind: StartKind,
+}
+
+/// What the slot of a new worker has been through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum StartKind {
+    /// Nothing of note.
+    First,
+    /// It has had a worker that accepted.
+    Replacement,
+    /// It backs off.
+    Retry,
 }
 
 /// The place of one worker.
@@ -41,6 +52,22 @@ pub struct Slot {
     pub(super) throttle: Throttle,
     /// A worker of this slot has got as far as accepting.
     pub(super) has_accepted: bool,
+    /// The log has not been told of its worker, which may die like those before.
+    pub(super) untold: bool,
+}
+
+impl Start {
+    fn of(worker: &Worker, kind: StartKind) -> Self {
+        Start { slot: worker.slot, pid: worker.pid, generation: worker.generation, kind }
+    }
+}
+
+impl Slot {
+    /// When its worker will be too old to die young, if the log waits for that.
+    fn recovers(&self, min_uptime: Duration) -> Option<Moment> {
+        let worker = self.worker.as_ref().filter(|_| self.untold)?;
+        worker.seat.look().is_accepting.then(|| worker.started + min_uptime)
+    }
 }
 
 /// How far a generation has come.
@@ -104,17 +131,49 @@ impl Generation {
         }
         started.reserve(self.slots.len());
         for index in 0..self.slots.len() {
-            let Slot { worker, throttle, .. } = &self.slots[index];
+            let Slot { worker, throttle, has_accepted, .. } = &self.slots[index];
             if worker.is_some() || throttle.until().is_some_and(|until| until > now) {
                 continue;
             }
-            let is_retry = throttle.is_throttled();
+            let kind = match (throttle.is_throttled(), has_accepted) {
+                (true, _) => StartKind::Retry,
+                (false, true) => StartKind::Replacement,
+                (false, false) => StartKind::First,
+            };
             let worker = spawn(self, index as u32, shared)?;
-            let Worker { slot, pid, generation, .. } = worker;
-            started.push(Start { slot, pid, generation, is_retry });
+            started.push(Start::of(&worker, kind));
+            self.slots[index].untold = false;
             self.slots[index].worker = Some(worker);
         }
         Ok(())
+    }
+
+    /// Takes note that the log was not told of this worker.
+    pub(super) fn leave_untold(&mut self, pid: Pid) {
+        let holds = |slot: &&mut Slot| slot.worker.as_ref().is_some_and(|it| it.pid == pid);
+        if let Some(slot) = self.slots.iter_mut().find(holds) {
+            slot.untold = true;
+        }
+    }
+
+    /// Finds the workers that the log was not told of and that are too old now to die
+    /// young: their slots have recovered.
+    pub(super) fn recovered(&mut self, now: Moment) -> Vec<Start> {
+        let min_uptime = self.blueprint.config.min_uptime;
+        let slots = self.slots.iter_mut();
+        slots
+            .filter(|slot| slot.recovers(min_uptime).is_some_and(|due| due <= now))
+            .filter_map(|slot| {
+                slot.untold = false;
+                slot.worker.as_ref().map(|worker| Start::of(worker, StartKind::Retry))
+            })
+            .collect()
+    }
+
+    /// When there may be such a worker next.
+    pub(super) fn next_recovery(&self) -> Option<Moment> {
+        let min_uptime = self.blueprint.config.min_uptime;
+        self.slots.iter().filter_map(|slot| slot.recovers(min_uptime)).min()
     }
 
     /// Takes the worker `pid` out of its slot, and tells which that is.

@@ -9,6 +9,7 @@ mod blueprint;
 mod cause;
 mod event;
 mod generation;
+mod limits;
 mod memory;
 mod overdue;
 mod shared;
@@ -27,7 +28,6 @@ use nix::unistd::Pid;
 
 use crate::config;
 use crate::listener::Listener;
-use crate::log::limit::Limit;
 use crate::scoreboard::Look;
 use crate::sys::clock::Moment;
 use crate::sys::wait::{Exit, Reaped};
@@ -40,16 +40,10 @@ pub use shared::Shared;
 
 use cause::{Cause, Killer};
 use generation::{Generation, Slot, Start};
+use limits::Limits;
 use overdue::Step;
 use trial::Trial;
 use worker::Worker;
-
-/// How many crashes a pool may log in ten seconds; a client that can make a
-/// worker crash must not fill the disk.
-const CRASHES_LOGGED: u32 = 2_000;
-
-/// The same for connections that take too long.
-const TIMEOUTS_LOGGED: u32 = 200;
 
 /// The workers of one `[pool.NAME]`, of the newest generation and of older
 /// ones that still serve.
@@ -67,14 +61,6 @@ pub struct Pool {
     last_failure: Option<String>,
 }
 
-/// How much of what repeats itself is logged.
-struct Limits {
-    crashes: Limit,
-    timed_out: Limit,
-    /// Of slots that back off: starts, ends, delays.
-    retried: [Limit; 3],
-}
-
 impl Pool {
     /// A pool without a worker yet.
     pub fn new(blueprint: Blueprint, listener: Rc<Listener>) -> Self {
@@ -84,11 +70,7 @@ impl Pool {
             trial: Trial::default(),
             leaving: Vec::new(),
             next_look: None,
-            limits: Limits {
-                crashes: Limit::new(CRASHES_LOGGED),
-                timed_out: Limit::new(TIMEOUTS_LOGGED),
-                retried: [1; 3].map(Limit::new),
-            },
+            limits: Limits::new(),
             last_failure: None,
         }
     }
@@ -193,15 +175,34 @@ impl Pool {
         self.current.epoch = shared.generation;
         let mut started = Vec::new();
         let filled = self.generations_mut().try_for_each(|it| it.fill(now, shared, &mut started));
-        for Start { slot, pid, generation, is_retry } in &started {
-            let (slot, pid, generation) = (*slot, *pid, *generation);
-            let held_back = if *is_retry { self.limits.retried[0].admit(now) } else { Some(0) };
-            if let Some(held_back) = held_back {
-                let pool = self.name().to_owned();
-                events.push(Event::Started { pool, slot, pid, generation, held_back });
+        for start in &started {
+            match self.limits.start(start.kind, now) {
+                Some(held_back) => events.push(self.started(start, held_back)),
+                None => self.generations_mut().for_each(|it| it.leave_untold(start.pid)),
             }
         }
         filled.map(|()| started.len())
+    }
+
+    /// Tells of the workers whose start was held back, and which then lived.
+    pub fn tell_recovered(&mut self, now: Moment, events: &mut Vec<Event>) {
+        let recovered: Vec<_> =
+            self.generations_mut().flat_map(|generation| generation.recovered(now)).collect();
+        for start in &recovered {
+            if let Some(held_back) = self.limits.recovery(now) {
+                events.push(self.started(start, held_back));
+            }
+        }
+    }
+
+    /// When there may be such a worker next.
+    pub fn next_recovery(&self) -> Option<Moment> {
+        self.generations().filter_map(Generation::next_recovery).min()
+    }
+
+    fn started(&self, start: &Start, held_back: u64) -> Event {
+        let Start { slot, pid, generation, .. } = *start;
+        Event::Started { pool: self.name().to_owned(), slot, pid, generation, held_back }
     }
 
     /// Whether this child is a worker of it.
@@ -250,7 +251,7 @@ impl Pool {
         let (pool, slot) = (death.pool.clone(), death.slot);
         self.log_death(death, is_retry, now, events);
         if let Some((delay, deaths)) = throttled
-            && let Some(held_back) = self.limits.retried[2].admit(now)
+            && let Some(held_back) = self.limits.delay(now)
         {
             events.push(Event::Throttled { pool, slot, deaths, delay, held_back });
         }
@@ -291,7 +292,7 @@ impl Pool {
             }
         }
         for (slot, pid, elapsed, peer) in late {
-            if let Some(held_back) = self.limits.timed_out.admit(now) {
+            if let Some(held_back) = self.limits.time_out(now) {
                 let pool = self.name().to_owned();
                 events.push(Event::TimedOut { pool, slot, pid, elapsed, peer, held_back });
             }
@@ -394,14 +395,7 @@ impl Pool {
         now: Moment,
         events: &mut Vec<Event>,
     ) {
-        let admitted = if is_retry {
-            self.limits.retried[1].admit(now)
-        } else if death.cause.is_wanted() {
-            Some(0)
-        } else {
-            self.limits.crashes.admit(now)
-        };
-        if let Some(held_back) = admitted {
+        if let Some(held_back) = self.limits.end(death.cause, is_retry, now) {
             death.held_back = held_back;
             events.push(Event::Ended(death));
         }

@@ -1,7 +1,7 @@
 //! The service `exec`: programs that do not do as they should.
 
 use std::fs;
-use std::io::Read;
+use std::io::{BufRead, BufReader};
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 
@@ -26,9 +26,8 @@ fn abort(client: Client) {
 
 /// The number on the next line from the program.
 fn number(client: &mut Client) -> i32 {
-    let digits = client.bytes().map(|byte| char::from(byte.expect("a byte")));
-    let line: String = digits.take_while(|byte| *byte != '\n').collect();
-    line.parse().expect("a number")
+    let line = BufReader::new(client).lines().next().expect("a line");
+    line.expect("a line").parse().expect("a number")
 }
 
 /// TCP and Unix: the kernel tells the client's leaving by other means.

@@ -201,3 +201,24 @@ fn a_pool_that_never_starts_does_not_stop_one_that_serves() {
     assert_eq!(ask(&bad, "echo\nhello"), "hello");
     daemon.log().wait_for("ready", |_| true);
 }
+
+// What repeats itself is folded, the end of it is not.
+#[test]
+fn a_slot_that_recovers_is_told_of() {
+    let address = Address::fresh();
+    let setup = Setup::example("testsvc");
+    let (broken, diary) = (setup.directory().write("broken", ""), setup.directory().join("diary"));
+    let config = format!(
+        "[pool.slow]\nlisten = \"{address}\"\nworkers = 1\n\
+         service.die_at_start = {{ code = 3, while_exists = \"{}\", diary = \"{}\" }}\n{}",
+        broken.display(),
+        diary.display(),
+        echo(&Address::fresh(), 1)
+    );
+    let daemon = setup.config(&config).start();
+    daemon.expect(&["worker exited", "respawn throttled"]);
+    wait_for_deaths(daemon.directory(), 4);
+    fs::remove_file(broken).expect("mend the service");
+    let worker = daemon.wait_for_idle("slow", 1)[0];
+    daemon.log().wait_for("worker started", |event| event.pid() == worker);
+}

@@ -1,5 +1,6 @@
-//! Children of others, which become ours when their parents end: what the programs of a
-//! worker have left when the worker was killed, and, as PID 1, what anybody leaves.
+//! Reaping: of workers, and of orphans, which become our children when their parents end.
+//! Those are what the programs of a worker have left when the worker was killed, and, as
+//! PID 1, what anybody leaves.
 //!
 //! A worker ends the process group of its program itself. Where it cannot any more,
 //! the kernel kills the leader of the group (PR_SET_PDEATHSIG) and gives us what is left
@@ -13,7 +14,12 @@ use nix::sys::prctl::set_child_subreaper;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::{Pid, getpgid, getpgrp, getsid};
 
-use crate::sys::wait::Ended;
+use crate::error::reason;
+use crate::sys::clock::Moment;
+use crate::sys::wait::{Ended, ended_child, reap};
+
+use super::Master;
+use super::report::News;
 
 /// From here on the orphans of our descendants are our children
 /// (PR_SET_CHILD_SUBREAPER of prctl(2)).
@@ -21,9 +27,51 @@ pub fn adopt() -> io::Result<()> {
     Ok(set_child_subreaper(true)?)
 }
 
+impl Master<'_> {
+    /// Takes every ended child out of the process table. SIGCHLD coalesces, so
+    /// this goes on until there is none, whether the signal came or not.
+    pub(super) fn reap(&mut self, now: Moment) {
+        let mut orphans = 0;
+        let mut events = Vec::new();
+        let result = loop {
+            let ended = match ended_child() {
+                Ok(Some(ended)) => ended,
+                Ok(None) => break Ok(()),
+                Err(error) => break Err(error),
+            };
+            let pid = ended.pid;
+            let mut pools = self.pools.iter_mut().chain(&mut self.removed);
+            let pool = pools.find(|pool| pool.has(pid));
+            if pool.is_none() {
+                // How the children of others ended is not our concern.
+                end_program(ended);
+                orphans += 1;
+            }
+            match reap(pid) {
+                Ok(reaped) => {
+                    let random = now.as_nanos() ^ (pid.as_raw() as u64).wrapping_mul(0x9e37_79b9);
+                    if let Some(pool) = pool {
+                        pool.file(&reaped, now, random, &mut self.shared, &mut events);
+                    }
+                }
+                Err(error) => break Err(error),
+            }
+        };
+        if let Err(error) = result {
+            let what = "could not reap".to_owned();
+            self.news.push(News::Trouble { what, reason: reason(&error) });
+        }
+        self.news.extend(events.into_iter().map(News::Pool));
+        if orphans > 0 {
+            self.news.push(News::Orphans { count: orphans });
+        }
+        self.removed.retain(|pool| !pool.is_empty());
+    }
+}
+
 /// Takes note of the end of an orphan that is not reaped yet. If it was the leader of a
 /// program whose worker was killed, what is left of its process group is killed, too.
-pub fn ended(orphan: Ended) {
+fn end_program(orphan: Ended) {
     // What a program detaches with two forks is ours at once, while the program lives
     // and is nobody we may kill: that one is no leader, or nobody has killed it.
     if orphan.by_sigkill && group_of_program(orphan.pid) == Some(orphan.pid) {
