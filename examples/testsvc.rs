@@ -7,7 +7,7 @@
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::PathBuf;
 use std::process::{self, ExitCode};
 use std::thread;
@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::libc;
+use nix::sys::socket::{MsgFlags, recv};
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd;
 use preforkd::{Connection, Context, Options, Outcome, Problems, Service, Services};
@@ -171,7 +172,7 @@ fn obey(connection: &Connection) -> io::Result<()> {
         "fds" => output.write_all(descriptors()?.as_bytes())?,
         "ids" => output.write_all(identity()?.as_bytes())?,
         "setuid0" => output.write_all(back_to_root().as_bytes())?,
-        "scribble" => scribble(&mut output, Duration::from_secs(number.unwrap_or(1) as u64))?,
+        "scribble" => scribble(connection, number.map(|s| Duration::from_secs(s as u64)))?,
         "grow" => writeln!(output, "{}", pages_behind_ours()?)?,
         "echo" => {
             let mut buffer = [0; 4096];
@@ -295,14 +296,22 @@ fn pages_behind_ours() -> io::Result<usize> {
 }
 
 /// Writes random bytes over every shared page that the worker has, for the
-/// given time; answers `pages N` before and `done` after.
-fn scribble(output: &mut impl Write, time: Duration) -> io::Result<()> {
+/// given time or until the client closes its sending side; answers `pages N` before and `done` after.
+fn scribble(connection: &Connection, time: Option<Duration>) -> io::Result<()> {
+    let mut output = connection;
     let areas = shared_areas()?;
     let pages: usize = areas.iter().map(|(from, to)| (to - from) / 4096).sum();
     writeln!(output, "pages {pages}")?;
-    let end = Instant::now() + time;
+    let began = Instant::now();
+    let goes_on = || match time {
+        Some(time) => began.elapsed() < time,
+        None => {
+            let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+            recv(connection.as_fd().as_raw_fd(), &mut [0], flags) == Err(Errno::EAGAIN)
+        }
+    };
     let mut random = u64::from(process::id()) | 1 << 40;
-    while Instant::now() < end {
+    while goes_on() {
         for &(from, to) in &areas {
             for address in (from..to).step_by(8) {
                 random ^= random << 13;

@@ -55,6 +55,7 @@ fn it_returns_when_the_new_generation_accepts() {
     assert_eq!(new.count(), 30);
     daemon.wait_for_idle("echo", 30);
     assert_eq!(reload(&daemon, &["--result"]), Finished { out: String::new(), ..done("") });
+    daemon.stop();
     assert_eq!(daemon.log().events().iter().filter(|e| e.message() == "reloaded").count(), 1);
 }
 
@@ -159,11 +160,7 @@ fn the_question_waits_for_the_reload_that_runs() {
 #[track_caller]
 fn reload_by_signal(daemon: &Daemon) {
     daemon.signal(Signal::SIGHUP);
-    until("the signal is obeyed", || {
-        let pending = procfs::status(daemon.pid(), "ShdPnd")?;
-        let is_taken = pending.chars().all(|digit| digit == '0');
-        (is_taken && procfs::is_in_ppoll(daemon.pid())).then_some(())
-    });
+    daemon.wait_until_obeyed();
 }
 
 #[test]

@@ -2,6 +2,8 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use nix::sys::signal::Signal;
@@ -47,29 +49,36 @@ fn after_sigusr1_all_write_to_the_new_log_and_no_line_is_lost() {
     until("the daemon is ready", || {
         log::read_file(&log).iter().any(|e| e.message() == "ready").then_some(())
     });
+    let enough = Arc::new(AtomicBool::new(false));
     let clients: Vec<_> = (0..4)
         .map(|client| {
-            let address = address.clone();
+            let (address, enough) = (address.clone(), Arc::clone(&enough));
             thread::spawn(move || {
-                for number in 0..200 {
-                    assert_eq!(ask(&address, &format!("{}\n", client * 1_000 + number)), "done\n");
+                let mut numbers = 0..;
+                while numbers.start < 200 || !enough.load(Ordering::Relaxed) {
+                    let number = numbers.next().expect("a number");
+                    let request = format!("{}\n", client * 1_000_000 + number);
+                    assert_eq!(ask(&address, &request), "done\n");
                 }
+                numbers.start
             })
         })
         .collect();
     let mut files = Vec::new();
     while !clients.iter().all(|client| client.is_finished()) {
         files.push(rotate(&daemon, &log, files.len()));
+        enough.store(files.len() > 2, Ordering::Relaxed);
     }
-    for client in clients {
-        client.join().expect("a client");
-    }
-    assert!(files.len() > 2, "only {} rotations", files.len());
+    let counts = clients.into_iter().map(|client| client.join().expect("a client"));
+    let counts: Vec<i32> = counts.collect();
     assert_eq!(daemon.stop().code(), Some(0));
     files.push(log);
     let text: String =
         files.iter().map(|path| fs::read_to_string(path).expect("read a log")).collect();
-    for number in (0..4).flat_map(|client| (0..200).map(move |number| client * 1_000 + number)) {
+    let numbers = (0..)
+        .zip(counts)
+        .flat_map(|(client, count)| (0..count).map(move |number| client * 1_000_000 + number));
+    for number in numbers {
         let line = format!("number {number}.");
         assert_eq!(text.matches(&line).count(), 1, "{line}");
     }

@@ -77,6 +77,8 @@ fn a_pool_that_is_moved_can_be_moved_back_before_its_old_workers_have_left() {
     let daemon = Daemon::start(&config(&one));
     let slow = daemon.wait_for_idle("moves", 1)[0];
     procfs::send(slow, Signal::SIGSTOP);
+    let is_held = || procfs::Process::of(slow).is_some_and(|process| process.state == 'T');
+    until("the worker is held", || is_held().then_some(()));
     daemon.reload(&config(&two));
     // The old worker has not let go of the listener yet. Somebody else's would
     // be a reason to fail.

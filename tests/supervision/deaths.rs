@@ -158,7 +158,7 @@ fn all_of_eight_workers_killed_at_once_are_replaced() {
         let victims = daemon.wait_for_idle("echo", 8);
         let mark = daemon.log().mark();
         // While the master is stopped, the eight SIGCHLDs become one.
-        daemon.signal(Signal::SIGSTOP);
+        daemon.hold();
         for &victim in &victims {
             procfs::send(victim, Signal::SIGKILL);
         }

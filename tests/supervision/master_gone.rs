@@ -1,5 +1,6 @@
 //! A master that is killed, and one that is the init of its namespace.
 
+use std::fs;
 use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
 
@@ -51,17 +52,24 @@ fn as_pid_1_it_reaps_adopted_orphans_quietly() {
     let mark = daemon.log().mark();
     // Every exit code, and some signals. The shells in between are gone when
     // the sleepers end.
-    let script = "for i in $(seq 0 255); do (sh -c \"sleep 0.5; exit $i\" &); done; \
-                  for s in TERM KILL SEGV HUP; do (sh -c \"sleep 0.5; kill -$s \\$\\$\" &); done";
+    let gate = daemon.directory().write("gate", "");
+    let wait = format!("while [ -e {} ]; do sleep 0.1; done", gate.display());
+    let script = format!(
+        "for i in $(seq 0 255); do (sh -c '{wait}; exit '$i &); done; \
+         for s in TERM KILL SEGV HUP; do (sh -c '{wait}; kill -'$s' $$' &); done"
+    );
     let target = daemon.pid().to_string();
     let mut enter = Command::new("nsenter");
     enter.args(["--target", &target, "--pid"]);
     if !is_root() {
         enter.args(["--user", "--preserve-credentials"]);
     }
-    let status = enter.args(["--", "sh", "-c", script]).status().expect("run nsenter");
+    let status = enter.args(["--", "sh", "-c", &script]).status().expect("run nsenter");
     assert!(status.success(), "nsenter: {status}");
-    until("orphans are adopted", || (procfs::children(daemon.pid()).len() > 3).then_some(()));
+    until("orphans are adopted", || {
+        (procfs::all_children(daemon.pid()).len() == 3 + 260).then_some(())
+    });
+    fs::remove_file(gate).expect("let the orphans end");
     assert_eq!(daemon.wait_for_children(3), workers);
     assert_serves(&address);
     let told: Vec<_> = daemon.log().since(mark).iter().map(Event::to_string).collect();

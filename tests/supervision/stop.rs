@@ -80,7 +80,7 @@ fn sigint_and_sigquit_stop_at_once() {
 fn a_stop_tells_its_cause() {
     for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT] {
         let address = Address::fresh();
-        let daemon = Daemon::start(&echo(&address, 2));
+        let daemon = Daemon::start(&format!("{}kill_timeout = \"10m\"\n", echo(&address, 2)));
         daemon.wait_for_idle("echo", 2);
         daemon.signal(signal);
         daemon.wait_for_code(0);

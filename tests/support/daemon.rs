@@ -9,6 +9,7 @@ use std::sync::{Mutex, OnceLock};
 use std::thread;
 use std::time::Duration;
 
+use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::signal::Signal;
 use nix::unistd::{Gid, Uid};
 
@@ -132,19 +133,26 @@ impl Setup {
             .envs(self.variables)
             .stdin(Stdio::null())
             .stdout(Stdio::inherit());
-        let follow = self.stderr.is_none();
-        command.stderr(self.stderr.unwrap_or_else(Stdio::piped));
+        let log = match self.stderr {
+            Some(stderr) => {
+                command.stderr(stderr);
+                Log::none()
+            }
+            None => {
+                let (reader, writer) = roomy_pipe();
+                command.stderr(writer);
+                Log::follow(reader)
+            }
+        };
         let user = self.user;
         // SAFETY: pre_exec wants async-signal-safe calls only: setsid(2),
         // setgroups(2), setresgid(2) and setresuid(2) are system calls, and
         // nothing here allocates.
         unsafe { command.pre_exec(move || settle(user)) };
-        let mut child =
+        let child =
             command.spawn().unwrap_or_else(|error| panic!("could not run {words:?}: {error}"));
-        let log = match child.stderr.take() {
-            Some(stderr) if follow => Log::follow(stderr),
-            _ => Log::none(),
-        };
+        // Else this process would hold the log open for writing, too.
+        drop(command);
         Daemon {
             session: child.id() as i32,
             child: Mutex::new(child),
@@ -159,6 +167,17 @@ impl Setup {
             checks: true,
         }
     }
+}
+
+/// A pipe with room for all that a daemon logs while the thread that reads it gets no
+/// processor: a daemon waits a moment for its reader, and then drops lines.
+fn roomy_pipe() -> (io::PipeReader, io::PipeWriter) {
+    let (reader, writer) = io::pipe().expect("make a pipe");
+    // As much as the system allows to whoever runs the tests.
+    let _ = [1 << 24, 1 << 20]
+        .into_iter()
+        .find(|&bytes| fcntl(&writer, FcntlArg::F_SETPIPE_SZ(bytes)).is_ok());
+    (reader, writer)
 }
 
 /// The path of a program of `examples/`.
@@ -315,11 +334,29 @@ impl Daemon {
     #[track_caller]
     pub fn wait_for_children(&self, count: usize) -> Vec<i32> {
         until(&format!("the master has {count} idle children"), || {
-            let children = procfs::children(self.pid());
+            let children = procfs::all_children(self.pid());
             let is_it = children.len() == count
-                && children.iter().all(|child| child.is_alive() && procfs::is_in_accept(child.pid));
-            is_it.then(|| children.iter().map(|child| child.pid).collect())
+                && children.iter().all(|&child| procfs::is_in_accept(child));
+            is_it.then_some(children)
         })
+    }
+
+    /// Stops the master, as a debugger would, until SIGCONT.
+    #[track_caller]
+    pub fn hold(&self) {
+        self.signal(Signal::SIGSTOP);
+        let is_held = || Process::of(self.pid()).is_some_and(|process| process.state == 'T');
+        until("the master is held", || is_held().then_some(()));
+    }
+
+    /// Waits until the signals that were sent to the master are obeyed.
+    #[track_caller]
+    pub fn wait_until_obeyed(&self) {
+        until("the signals are obeyed", || {
+            let pending = procfs::status(self.pid(), "ShdPnd")?;
+            let are_taken = pending.chars().all(|digit| digit == '0');
+            (are_taken && procfs::is_in_ppoll(self.pid())).then_some(())
+        });
     }
 
     /// Writes another configuration; a reload reads it.
