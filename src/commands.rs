@@ -32,7 +32,7 @@ pub fn obey(cli: Cli, services: Services) -> ExitCode {
             let _ = writeln!(io::stderr(), "{error}");
             ExitCode::from(error.code() as u8)
         }
-        // A bug of ours or of a service, which the panic has told.
+        // A bug of ours, which the panic has told.
         Err(_) => ExitCode::from(Code::Software as u8),
     }
 }

@@ -223,6 +223,10 @@ fn a_bug_exits_with_70() {
     for arguments in [&["check"][..], &["run"], &["--daemonize"]] {
         let ended = run(testsvc(), &directory, &config, arguments);
         assert_eq!(ended.code, Some(70), "{arguments:?}: {ended:?}");
+        let reason = "pool.echo.service: could not make service \"bug\": it panicked: \
+                      asked to panic at examples/testsvc.rs:";
+        assert!(ended.err.contains(reason), "{arguments:?}: {ended:?}");
+        assert!(!ended.err.contains("panicked at"), "{arguments:?}: {ended:?}");
     }
     assert_nothing_left(&directory);
 }

@@ -9,6 +9,7 @@ mod connection;
 mod echo;
 mod exec;
 mod lines;
+pub(crate) mod panic;
 mod registry;
 
 use std::cell::OnceCell;

@@ -4,8 +4,9 @@
 use std::collections::BTreeMap;
 
 use crate::config::{Options, Problems, ServiceChoice};
+use crate::error::Code;
 
-use super::{Service, echo::Echo, exec::Exec};
+use super::{Service, echo::Echo, exec::Exec, panic};
 
 type Factory = Box<dyn Fn(&Options) -> Result<Box<dyn Service>, Problems>>;
 
@@ -27,6 +28,9 @@ impl Services {
 
     /// These services and one more, which `factory` makes from the options
     /// that the configuration gives it. A name that is taken is replaced.
+    ///
+    /// The master itself calls `factory`, at the start and at each reload. One that
+    /// panics makes the start or the reload fail.
     pub fn with<S, F>(mut self, name: &'static str, factory: F) -> Self
     where
         S: Service + 'static,
@@ -41,10 +45,19 @@ impl Services {
     ///
     /// # Errors
     ///
-    /// There is no such service, or its options are wrong.
+    /// There is no such service, its options are wrong, or it panicked.
     pub fn build(&self, choice: &ServiceChoice) -> Result<Box<dyn Service>, Problems> {
         match self.factories.get(choice.name.get_ref().as_str()) {
-            Some(factory) => factory(&choice.options),
+            // What a panic leaves half done is the factory's own. Without it the master
+            // would end, and with it the pools that serve.
+            Some(factory) => {
+                panic::catch_quietly(|| factory(&choice.options)).unwrap_or_else(|reason| {
+                    let name = choice.name.get_ref();
+                    let message =
+                        format!("could not make service \"{name}\": it panicked: {reason}");
+                    Err(choice.options.problem("", message).with_code(Code::Software).into())
+                })
+            }
             None => {
                 let known: Vec<_> =
                     self.factories.keys().map(|name| format!("\"{name}\"")).collect();

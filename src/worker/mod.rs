@@ -4,7 +4,6 @@
 #![forbid(unsafe_code)]
 
 mod access;
-mod panic;
 mod quota;
 mod serve;
 mod settings;
@@ -19,7 +18,7 @@ use slog::Logger;
 
 use crate::error::{Code, Error};
 use crate::scoreboard::Seat;
-use crate::service::{Context, Service};
+use crate::service::{Context, Service, panic};
 use crate::sys::fork::{self, Newborn};
 
 pub use settings::Settings;

@@ -15,13 +15,13 @@ use crate::error::{Code, Error, reason};
 use crate::log::limit::{HeldBack, Limit};
 use crate::log::sink;
 use crate::scoreboard::Leaving;
-use crate::service::{Connection, Context, Outcome};
+use crate::service::{Connection, Context, Outcome, panic};
 use crate::sys::clock::Moment;
 use crate::sys::{handler, socket};
 
 use super::settings::Settings;
 use super::settle::Desk;
-use super::{access, panic, quota};
+use super::{access, quota};
 
 /// How long a worker waits when the machine lacks what accept needs.
 const SHORTAGE_PAUSE_MS: u8 = 100;

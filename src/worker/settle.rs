@@ -13,12 +13,12 @@ use nix::unistd::{chdir, getppid, setgroups, setresgid, setresuid};
 use crate::error::{Code, Error};
 use crate::log::sink;
 use crate::scoreboard::OwnPage;
-use crate::service::Service;
+use crate::service::{Service, panic};
 use crate::sys::identity::set_nice;
 use crate::sys::{descriptor, handler, signal};
 
+use super::Assignment;
 use super::settings::Settings;
-use super::{Assignment, panic};
 
 /// A worker that is ready to accept.
 pub struct Desk<'a> {

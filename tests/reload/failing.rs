@@ -155,3 +155,20 @@ fn a_hundred_reloads_that_fail_leak_nothing() {
     daemon.reload(&echo("echo", &address, 3));
     daemon.wait_for_idle("echo", 3);
 }
+
+// What makes a service from its options is somebody else's code, and runs in the master.
+#[test]
+fn a_reload_with_a_service_that_panics_changes_nothing() {
+    let (address, new) = (Address::fresh(), Address::fresh());
+    let good = echo("echo", &address, 2);
+    let daemon = Daemon::start_example("testsvc", &good);
+    daemon.wait_for_idle("echo", 2);
+    let before = Snapshot::of(&daemon);
+    let bad = format!("[pool.bad]\nlisten = \"{new}\"\nservice = \"bug\"\n");
+    let reason = "could not make service \"bug\": it panicked: asked to panic at ".to_owned();
+    let fault = Fault { config: good.clone() + &bad, reason };
+    assert_fails_and_changes_nothing(&daemon, &before, &address, &fault);
+    assert_refuses(&new);
+    daemon.reload(&(good + &echo("new", &new, 1)));
+    assert_serves(&new);
+}

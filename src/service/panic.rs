@@ -27,3 +27,13 @@ pub fn catch<T>(body: impl FnOnce() -> T) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(body))
         .map_err(|_| LAST.take().unwrap_or_else(|| "no reason given".to_owned()))
 }
+
+/// The same where panics are otherwise printed: what this one says is not, for it is
+/// told by the caller.
+pub fn catch_quietly<T>(body: impl FnOnce() -> T) -> Result<T, String> {
+    let hook = panic::take_hook();
+    keep_panics();
+    let done = catch(body);
+    panic::set_hook(hook);
+    done
+}
