@@ -27,13 +27,36 @@ fn main() -> ExitCode {
         Services::builtin()
             .with("command", Command::from_options)
             .with("die_at_start", DieAtStart::from_options)
-            .with("bug", bug),
+            .with("bug", bug)
+            .with("threads", threads),
     )
 }
 
 /// A service with a bug in what reads its options, in the master itself.
 fn bug(_: &Options) -> Result<Command, Problems> {
     panic!("asked to panic")
+}
+
+/// A service that starts a thread in what reads its options.
+fn threads(options: &Options) -> Result<Command, Problems> {
+    let Threads { joined } = options.parse()?;
+    let thread = thread::spawn(move || {
+        if !joined {
+            thread::sleep(Duration::MAX);
+        }
+    });
+    if joined {
+        let _ = thread.join();
+    }
+    Ok(Command)
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Threads {
+    /// The thread ends at once.
+    #[serde(default)]
+    joined: bool,
 }
 
 #[derive(Deserialize)]

@@ -231,6 +231,29 @@ fn a_bug_exits_with_70() {
     assert_nothing_left(&directory);
 }
 
+// Were it to start, it could fork no worker, and would wait for one for ever.
+#[test]
+fn a_service_that_leaves_a_thread_in_the_master_exits_with_70() {
+    let directory = Home::new();
+    let config = echo(&directory, &Address::fresh()).replace("\"echo\"", "\"threads\"");
+    for arguments in [&["check"][..], &["run"], &["--daemonize"]] {
+        let ended = run(testsvc(), &directory, &config, arguments);
+        assert_eq!(ended.code, Some(70), "{arguments:?}: {ended:?}");
+        assert_eq!(
+            ended.err,
+            "could not make services: the process has threads, which a fork would not copy\n\
+             hint: a service starts its threads in `Service::start`, in the worker\n"
+        );
+    }
+    assert_nothing_left(&directory);
+    // One that has ended is no reason to fail.
+    let joined = config.replace("service = \"threads\"", "service.threads.joined = true");
+    for _ in 0..20 {
+        let ended = run(testsvc(), &directory, &joined, &["check"]);
+        assert_eq!(ended.code, Some(0), "{ended:?}");
+    }
+}
+
 // A panic in a worker ends the worker, with that code, and nothing else.
 #[test]
 fn a_service_that_panics_ends_its_worker_with_70() {

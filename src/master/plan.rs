@@ -10,11 +10,12 @@ use nix::errno::Errno;
 use nix::unistd::{AccessFlags, eaccess};
 
 use crate::config::{self, Address, Config, Listen, Problem, Problems};
-use crate::error::Error;
+use crate::error::{Code, Error};
 use crate::listener::{Inherited, Listener, stored_name};
 use crate::log::sink::{Kind, Sink};
 use crate::pool::{Blueprint, Pool};
 use crate::service::Services;
+use crate::sys::fork;
 
 use super::control;
 use super::report::News;
@@ -59,6 +60,11 @@ fn draw(config: Config, services: &Services) -> Result<Vec<Blueprint>, Problems>
             Ok(blueprint) => blueprints.push(blueprint),
             Err(these) => problems.extend(these),
         }
+    }
+    if let Err(error) = fork::check() {
+        let error = Error::system("make services", &error).with_code(Code::Software);
+        let hint = "a service starts its threads in `Service::start`, in the worker";
+        problems.push(Problem::new(&error).with_code(error.code()).with_hint(hint));
     }
     Problems::unless_empty(problems, blueprints)
 }

@@ -29,7 +29,8 @@ pub use registry::Services;
 ///
 /// Signals: SIGTERM, SIGUSR1 and SIGALRM have handlers with SA_RESTART while a
 /// service runs, so reads and writes do not see EINTR because of them. A
-/// service that starts threads blocks all signals in these.
+/// service that starts threads does it in [`start`](Self::start), in the worker, and
+/// blocks all signals in these; the master must have none, since a fork copies none.
 pub trait Service {
     /// Prepares the worker, after it has its user, its limits and its
     /// directory and before it accepts.

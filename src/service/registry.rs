@@ -30,7 +30,9 @@ impl Services {
     /// that the configuration gives it. A name that is taken is replaced.
     ///
     /// The master itself calls `factory`, at the start and at each reload. One that
-    /// panics makes the start or the reload fail.
+    /// panics makes the start or the reload fail, and so does one that leaves a thread
+    /// behind: a process with threads cannot fork, so after such a reload no worker
+    /// that dies can be replaced until the daemon is restarted.
     pub fn with<S, F>(mut self, name: &'static str, factory: F) -> Self
     where
         S: Service + 'static,

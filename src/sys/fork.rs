@@ -3,6 +3,7 @@
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
+use std::thread;
 
 use nix::libc;
 use nix::unistd::{ForkResult, Pid};
@@ -28,9 +29,7 @@ pub struct Newborn(());
 /// That of fork(2), such as EAGAIN at a limit; or there are threads, or /proc
 /// is not there to tell.
 pub fn fork() -> io::Result<Fork> {
-    if thread_count()? != 1 {
-        return Err(io::Error::other("the process has threads, which a fork would not copy"));
-    }
+    check_threads()?;
     // SAFETY: there is one thread, this one, and it makes no other until here.
     unsafe { fork_unchecked() }
 }
@@ -47,6 +46,30 @@ unsafe fn fork_unchecked() -> io::Result<Fork> {
     match unsafe { nix::unistd::fork() }? {
         ForkResult::Parent { child } => Ok(Fork::Parent(child)),
         ForkResult::Child => Ok(Fork::Child(Newborn(()))),
+    }
+}
+
+/// Whether [`fork`] will not always fail. Whoever has joined a thread goes on a moment
+/// before the kernel has forgotten it, so this looks more than once.
+///
+/// # Errors
+///
+/// There are threads, or /proc is not there to tell.
+pub fn check() -> io::Result<()> {
+    const LOOKS: usize = 1_000;
+    for _ in 1..LOOKS {
+        if check_threads().is_ok() {
+            return Ok(());
+        }
+        thread::yield_now();
+    }
+    check_threads()
+}
+
+fn check_threads() -> io::Result<()> {
+    match thread_count()? {
+        1 => Ok(()),
+        _ => Err(io::Error::other("the process has threads, which a fork would not copy")),
     }
 }
 

@@ -172,3 +172,19 @@ fn a_reload_with_a_service_that_panics_changes_nothing() {
     daemon.reload(&(good + &echo("new", &new, 1)));
     assert_serves(&new);
 }
+
+#[test]
+fn a_reload_with_a_service_that_leaves_a_thread_touches_no_worker() {
+    let (address, new) = (Address::fresh(), Address::fresh());
+    let good = echo("echo", &address, 2);
+    let daemon = Daemon::start_example("testsvc", &good);
+    let workers = daemon.wait_for_idle("echo", 2);
+    let bad = format!("[pool.bad]\nlisten = \"{new}\"\nservice = \"threads\"\n");
+    daemon.rewrite_config(&(good + &bad));
+    let event = daemon.fail_to_reload();
+    let reason = event.text("reason").unwrap_or_default();
+    assert!(reason.starts_with("could not make services: the process has threads"), "{event}");
+    assert_refuses(&new);
+    assert_serves(&address);
+    assert_eq!(daemon.wait_for_idle("echo", 2), workers);
+}
