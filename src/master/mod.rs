@@ -129,6 +129,7 @@ impl<'a> Master<'a> {
         let mut plan = Plan::make(config, &services, &[], &inherited, None)?;
         // What no pool wants of what was stored for us is closed.
         inherited.retain(|socket| !is_stored(&socket.name));
+        plan.news.extend(plan::unserved(&plan.pools, &inherited));
         let sink = match plan.sink.take() {
             Some(sink) => sink,
             None => plan::open_log(Kind::of(&plan.log))?,

@@ -2,6 +2,7 @@
 //! bound, and nothing touched that runs.
 #![forbid(unsafe_code)]
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
 use std::rc::Rc;
@@ -113,14 +114,42 @@ impl Plan {
     }
 }
 
+/// The sockets that a socket unit has made and no pool serves: their clients wait.
+pub fn unserved<'a>(
+    pools: &'a [(Blueprint, Rc<Listener>)],
+    inherited: &'a [Inherited],
+) -> impl Iterator<Item = News> + 'a {
+    let names: BTreeSet<_> = inherited.iter().map(|socket| socket.name.as_str()).collect();
+    let is_served = |name: &str| {
+        let address = Address::Systemd(name.to_owned());
+        pools.iter().any(|(_, listener)| *listener.address() == address)
+    };
+    names.into_iter().filter(move |name| !is_served(name)).map(|name| News::Trouble {
+        what: format!("could not serve socket \"{name}\""),
+        reason: format!("no pool listens on \"systemd:{name}\""),
+    })
+}
+
 /// Adopts the listener that was passed or stored for this address, or binds it.
 fn open_listener(listen: &Listen, inherited: &[Inherited]) -> Result<Listener, Error> {
     let (name, is_ours) = match &listen.address {
         Address::Systemd(name) => (name.clone(), false),
         address => (stored_name(address), true),
     };
-    let passed = inherited.iter().find(|socket| socket.name == name);
-    match passed.filter(|_| !lacks_file(&listen.address)) {
+    let mut passed = inherited.iter().filter(|socket| socket.name == name);
+    let first = passed.next();
+    // A pool has one listener; the clients of the others would wait for ever.
+    let others = passed.count();
+    if !is_ours && others > 0 {
+        let message = format!(
+            "could not adopt listener \"{}\": systemd passed {} sockets of this name",
+            listen.address,
+            others + 1
+        );
+        let hint = "each ListenStream= needs a socket unit and a FileDescriptorName= of its own";
+        return Err(Error::new(Code::CannotCreate, message).with_hint(hint));
+    }
+    match first.filter(|_| !lacks_file(&listen.address)) {
         None => Listener::bind(listen),
         Some(socket) => {
             let listener = Listener::adopt(socket, &listen.address, is_ours)?;

@@ -1,9 +1,11 @@
-//! Unix sockets: their files, and the abstract ones.
+//! Sockets: the files of Unix ones, the abstract ones, and those that systemd passes.
 
 use std::fs;
 use std::io::Read as _;
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
 use std::os::linux::net::SocketAddrExt;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -15,8 +17,8 @@ use nix::unistd::{Group, User};
 use super::support::client::{ask, assert_serves};
 use super::support::command::finish;
 use super::support::{
-    Address, Client, Daemon, Directory, PATIENCE, Setup, has_strace, is_root, procfs, provided,
-    until,
+    Address, Client, Daemon, Directory, Event, PATIENCE, Setup, has_strace, is_root, procfs,
+    provided, until,
 };
 
 /// A pool `echo` on the socket file `path`, with further keys of `listen`.
@@ -321,4 +323,55 @@ fn a_path_of_107_bytes_works() {
         })
         .expect("connect, and be let go");
     until("it is idle", || (daemon.wait_for_idle("echo", 2).len() == 2).then_some(()));
+}
+
+/// A daemon that is passed this socket once under each of `names`, as by systemd.
+fn passed(socket: TcpListener, names: &[&str]) -> Setup {
+    // The shell gives it the numbers that a service manager would.
+    let numbers: String = (3..3 + names.len()).map(|number| format!(" {number}<&0")).collect();
+    let script = format!(
+        "LISTEN_PID=$$ LISTEN_FDS={} LISTEN_FDNAMES={} exec \"$@\"{numbers} </dev/null",
+        names.len(),
+        names.join(":")
+    );
+    Setup::new().stdin(OwnedFd::from(socket)).wrapper(&["sh", "-c", &script, "sh"])
+}
+
+fn on_passed(name: &str) -> String {
+    format!("[pool.echo]\nlisten = \"systemd:{name}\"\nworkers = 1\nservice = \"echo\"\n")
+}
+
+const TWO_OF_A_NAME: &str = "could not adopt listener \"systemd:echo\": \
+                             systemd passed 2 sockets of this name\nhint: each ListenStream= \
+                             needs a socket unit and a FileDescriptorName= of its own";
+
+// One would be served, and the clients of the other would wait without a word.
+#[test]
+fn two_passed_sockets_of_one_name_are_refused() {
+    let socket = TcpListener::bind(Address::fresh().tcp()).expect("listen");
+    let told = tempfile::tempfile().expect("make a file");
+    let setup = passed(socket, &["echo", "other", "echo"]).config(&on_passed("echo"));
+    let daemon = setup.stderr(told.try_clone().expect("another descriptor")).launch();
+    daemon.wait_for_code(73);
+    let mut bytes = [0; 1000];
+    let length = told.read_at(&mut bytes, 0).expect("read what it said");
+    assert_eq!(String::from_utf8_lossy(&bytes[..length]), format!("{TWO_OF_A_NAME}\n"));
+}
+
+#[test]
+fn passed_sockets_that_nobody_serves_are_told() {
+    let address = Address::fresh();
+    let socket = TcpListener::bind(address.tcp()).expect("listen");
+    let setup = passed(socket, &["echo", "other", "echo"]).config(&on_passed("other"));
+    let daemon = setup.start();
+    daemon.expect(&["trouble"]);
+    let told = daemon.log().wait_for("trouble", |_| true);
+    assert_eq!(told.text("what"), Some("could not serve socket \"echo\""), "{told}");
+    assert_eq!(told.text("reason"), Some("no pool listens on \"systemd:echo\""), "{told}");
+    assert_serves(&address);
+    daemon.rewrite_config(&on_passed("echo"));
+    assert_eq!(daemon.fail_to_reload().text("reason"), Some(TWO_OF_A_NAME));
+    assert_serves(&address);
+    let is_trouble = |event: &Event| event.message() == "trouble";
+    assert_eq!(daemon.log().events().iter().filter(|event| is_trouble(event)).count(), 1);
 }

@@ -24,6 +24,7 @@ pub struct Setup {
     arguments: Vec<String>,
     variables: Vec<(String, String)>,
     user: Option<u32>,
+    stdin: Option<Stdio>,
     stderr: Option<Stdio>,
     config: String,
 }
@@ -39,6 +40,7 @@ impl Setup {
             arguments: Vec::new(),
             variables: Vec::new(),
             user: None,
+            stdin: None,
             stderr: None,
             config: String::new(),
         }
@@ -91,6 +93,12 @@ impl Setup {
         self
     }
 
+    /// Gives the wrapper this as standard input, in place of nothing.
+    pub fn stdin(mut self, stdin: impl Into<Stdio>) -> Self {
+        self.stdin = Some(stdin.into());
+        self
+    }
+
     /// Gives the daemon another stderr; the harness then sees no event.
     pub fn stderr(mut self, stderr: impl Into<Stdio>) -> Self {
         self.stderr = Some(stderr.into());
@@ -131,7 +139,7 @@ impl Setup {
         command
             .args(&words[1..])
             .envs(self.variables)
-            .stdin(Stdio::null())
+            .stdin(self.stdin.unwrap_or_else(Stdio::null))
             .stdout(Stdio::inherit());
         let log = match self.stderr {
             Some(stderr) => {
