@@ -240,6 +240,9 @@ fn bind_internet(address: SocketAddr) -> io::Result<OwnedFd> {
     // Connections of a daemon that has just stopped must not keep the next
     // one from its address (TIME_WAIT; socket(7)).
     setsockopt(&socket, sockopt::ReuseAddr, &true)?;
+    // Each connection has it from its listener: a client that vanished without a
+    // word must not have its worker for ever.
+    setsockopt(&socket, sockopt::KeepAlive, &true)?;
     bind_to(&socket, &address)?;
     Ok(socket)
 }

@@ -325,6 +325,23 @@ fn a_path_of_107_bytes_works() {
     until("it is idle", || (daemon.wait_for_idle("echo", 2).len() == 2).then_some(()));
 }
 
+// A client that vanished would have its worker for ever.
+#[test]
+fn connections_over_tcp_are_kept_alive() {
+    const KEEPALIVE: &str = "02";
+    let address = Address::fresh();
+    let config = format!("[pool.echo]\nlisten = \"{address}\"\nworkers = 1\nservice = \"echo\"\n");
+    let _daemon = Daemon::start(&config);
+    let mut client = Client::connect(&address);
+    client.ping("hello");
+    let Client::Tcp(stream) = &client else { panic!("it is TCP") };
+    let own = stream.local_addr().expect("its own address");
+    // Until the client has confirmed the answer, another timer runs.
+    until("the timer of its keepalive runs", || {
+        (procfs::tcp_timer(address.tcp(), own)? == KEEPALIVE).then_some(())
+    });
+}
+
 /// A daemon that is passed this socket once under each of `names`, as by systemd.
 fn passed(socket: TcpListener, names: &[&str]) -> Setup {
     // The shell gives it the numbers that a service manager would.

@@ -161,18 +161,35 @@ pub fn descriptors(pid: i32) -> BTreeMap<i32, String> {
 /// The inode of the socket that listens at a TCP address on IPv4, as
 /// `/proc/PID/fd` writes it.
 pub fn listener(address: std::net::SocketAddr) -> Option<String> {
-    let std::net::SocketAddr::V4(address) = address else {
-        return None;
-    };
-    // The address as the kernel holds it, the port in plain hexadecimal.
-    let ip = u32::from_ne_bytes(address.ip().octets());
-    let local = format!("{ip:08X}:{:04X}", address.port());
+    let local = in_hex(address)?;
     const LISTEN: &str = "0A";
     let table = fs::read_to_string("/proc/net/tcp").ok()?;
     table.lines().find_map(|line| {
         let words: Vec<_> = line.split_whitespace().collect();
         let is_it = words.get(1) == Some(&local.as_str()) && words.get(3) == Some(&LISTEN);
         is_it.then(|| words.get(9).map(|inode| format!("socket:[{inode}]")))?
+    })
+}
+
+/// An address as /proc/net/tcp writes it: as the kernel holds it, and the port in
+/// plain hexadecimal.
+fn in_hex(address: std::net::SocketAddr) -> Option<String> {
+    let std::net::SocketAddr::V4(address) = address else {
+        return None;
+    };
+    let ip = u32::from_ne_bytes(address.ip().octets());
+    Some(format!("{ip:08X}:{:04X}", address.port()))
+}
+
+/// The timer that runs for the connection from `local` to `remote`, on IPv4, as the
+/// kernel numbers them in /proc/net/tcp (proc_net(5)).
+pub fn tcp_timer(local: std::net::SocketAddr, remote: std::net::SocketAddr) -> Option<String> {
+    let ends = [in_hex(local)?, in_hex(remote)?];
+    let table = fs::read_to_string("/proc/net/tcp").ok()?;
+    table.lines().find_map(|line| {
+        let words: Vec<_> = line.split_whitespace().collect();
+        let is_it = words.get(1..3)? == ends;
+        is_it.then(|| words.get(5)?.split_once(':').map(|(timer, _)| timer.to_owned()))?
     })
 }
 
