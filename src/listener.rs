@@ -163,6 +163,12 @@ impl Listener {
         Ok(())
     }
 
+    /// Whether clients can find it: nobody has removed its file, or put another in
+    /// its place.
+    pub fn is_in_place(&self) -> bool {
+        self.file.as_ref().is_none_or(SocketFile::is_in_place)
+    }
+
     /// The address as the configuration writes it.
     pub fn address(&self) -> &Address {
         &self.address
@@ -334,6 +340,13 @@ impl SocketFile {
         if fs::symlink_metadata(&self.path).is_ok_and(|file| self.is(&file)) {
             // Were it to fail, the next start finds it stale.
             let _ = fs::remove_file(&self.path);
+        }
+    }
+
+    fn is_in_place(&self) -> bool {
+        match fs::symlink_metadata(&self.path) {
+            Ok(file) => self.is(&file),
+            Err(error) => error.kind() != io::ErrorKind::NotFound,
         }
     }
 

@@ -139,8 +139,11 @@ impl Observer for Notifier {
     fn keep(&mut self, listeners: &mut dyn Iterator<Item = &Listener>) -> bool {
         // What a socket unit has made is the service manager's own.
         let ours = listeners.filter(|listener| !matches!(listener.address(), Address::Systemd(_)));
-        let wanted: BTreeMap<String, &Listener> =
-            ours.map(|listener| (stored_name(listener.address()), listener)).collect();
+        let mut wanted: BTreeMap<String, &Listener> = BTreeMap::new();
+        // Of two with one address the first is the newer one; the other lost its file.
+        for listener in ours {
+            wanted.entry(stored_name(listener.address())).or_insert(listener);
+        }
         self.stored.retain(|name, socket| {
             let stays = wanted.get(name).is_some_and(|listener| same(socket, listener));
             if !stays {
@@ -260,6 +263,7 @@ mod tests {
     use std::os::unix::net::UnixDatagram;
 
     use super::*;
+    use crate::config::Listen;
 
     #[test]
     fn what_a_slow_manager_cannot_take_is_told_later_and_in_order() {
@@ -294,6 +298,32 @@ mod tests {
         let expected = [Some("RELOADING=1\n"), Some("FDSTORE=1\n"), Some("READY=1\n"), None];
         assert_eq!(told.each_ref().map(|text| text.as_deref()), expected);
         assert!(manager.hint(&NotifyState::Watchdog));
+    }
+
+    // While a reload can be taken back there are both, and the master may be killed.
+    #[test]
+    fn of_two_listeners_with_one_address_the_newer_is_stored() {
+        let directory = tempfile::tempdir().unwrap();
+        let manager = directory.path().join("notify");
+        let _reader = UnixDatagram::bind(&manager).unwrap();
+        let path = directory.path().join("listener");
+        let listen = Listen::from(Address::Path(path.clone()));
+        let old = Listener::bind(&listen).unwrap();
+        std::fs::remove_file(path).unwrap();
+        let new = Listener::bind(&listen).unwrap();
+        let mut notifier = Notifier {
+            manager: Manager::at(manager.as_os_str()).unwrap(),
+            watchdog: None,
+            next_ping: Moment::default(),
+            status: String::new(),
+            next_status: Moment::default(),
+            is_stale: false,
+            stored: BTreeMap::new(),
+        };
+        for (kept, expected) in [(&[&old][..], &old), (&[&new, &old], &new), (&[&old], &old)] {
+            notifier.keep(&mut kept.iter().copied());
+            assert!(notifier.stored.values().eq([&inode(expected)]));
+        }
     }
 
     #[test]

@@ -22,12 +22,12 @@ pub enum Change {
 
 /// What becomes of each pool, by name, when the configuration of the `running`
 /// ones gives way to that of the `wanted` ones. `size` is how many workers a
-/// running pool has, which need not be what its configuration says. `all_new`
-/// renews also what has not changed.
+/// running pool has, which need not be what its configuration says. `must_renew`
+/// tells of a pool that has not changed whether it is renewed all the same.
 pub fn changes<'a>(
     running: impl IntoIterator<Item = (&'a Pool, u32)>,
     wanted: impl IntoIterator<Item = &'a Pool>,
-    all_new: bool,
+    must_renew: impl Fn(&Pool) -> bool,
 ) -> BTreeMap<&'a str, Change> {
     let mut running: BTreeMap<&str, (&Pool, u32)> =
         running.into_iter().map(|(pool, size)| (pool.name.as_str(), (pool, size))).collect();
@@ -35,7 +35,7 @@ pub fn changes<'a>(
     for pool in wanted {
         let change = match running.remove(pool.name.as_str()) {
             None => Change::Add,
-            Some(_) if all_new => Change::Renew,
+            Some(_) if must_renew(pool) => Change::Renew,
             Some((old, size)) => change(old, size, pool),
         };
         changes.insert(pool.name.as_str(), change);
@@ -124,10 +124,11 @@ mod tests {
             ("new", Change::Add),
             ("tuned", Change::Resize),
         ];
-        assert_eq!(changes(running(), &new, false), BTreeMap::from(expected));
-        let all_new = changes(running(), &new, true);
-        assert_eq!(all_new["kept"], Change::Renew);
-        assert_eq!(all_new["gone"], Change::Remove);
+        assert_eq!(changes(running(), &new, |_| false), BTreeMap::from(expected));
+        let renewed = changes(running(), &new, |pool| pool.name == "kept");
+        assert_eq!(renewed["kept"], Change::Renew);
+        assert_eq!(renewed["grown"], Change::Resize);
+        assert_eq!(renewed["gone"], Change::Remove);
     }
 
     #[test]

@@ -167,8 +167,11 @@ fn lacks_file(address: &Address) -> bool {
     matches!(address, Address::Path(path) if !path.exists())
 }
 
+/// Finds the listener of this address. One whose file is gone has left its address,
+/// whatever the configuration says: nobody can connect to it.
 fn find(running: &[Pool], address: &Address) -> Option<Rc<Listener>> {
-    running.iter().flat_map(Pool::listeners).find(|listener| listener.address() == address).cloned()
+    let is_it = |listener: &&Rc<Listener>| listener.address() == address && listener.is_in_place();
+    running.iter().flat_map(Pool::listeners).find(is_it).cloned()
 }
 
 /// Finds what would keep the log from being opened, without opening it: a FIFO

@@ -49,8 +49,12 @@ impl Pending {
         let changes: BTreeMap<String, Change> = {
             let running = pools.iter().map(|pool| (pool.config(), pool.size()));
             let wanted = plan.pools.iter().map(|(blueprint, _)| &blueprint.config);
-            // Workers hold the log that they were forked with.
-            let changes = changes(running, wanted, *log != plan.log);
+            // Workers hold the log and the listener that they were forked with.
+            let is_other_log = *log != plan.log;
+            let rebound = rebound(&plan.pools, pools);
+            let changes = changes(running, wanted, |pool| {
+                is_other_log || rebound.contains(&pool.name.as_str())
+            });
             changes.into_iter().map(|(name, change)| (name.to_owned(), change)).collect()
         };
         shared.generation += 1;
@@ -219,6 +223,15 @@ impl Master<'_> {
             news: &mut self.news,
         }
     }
+}
+
+/// The pools with a listener that was bound for this reload.
+fn rebound<'a>(planned: &'a [(Blueprint, Rc<Listener>)], running: &[Pool]) -> Vec<&'a str> {
+    let is_kept = |listener: &Rc<Listener>| {
+        running.iter().flat_map(Pool::listeners).any(|kept| Rc::ptr_eq(kept, listener))
+    };
+    let new = planned.iter().filter(|(_, listener)| !is_kept(listener));
+    new.map(|(blueprint, _)| blueprint.config.name.as_str()).collect()
 }
 
 /// Why a pool does not work, in words.

@@ -1,6 +1,8 @@
 //! Reloads that add, remove, move and rename pools.
 
+use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 
 use nix::sys::signal::Signal;
@@ -47,6 +49,73 @@ fn a_pool_on_a_unix_socket_takes_its_socket_with_it() {
     assert_refuses(&comes);
     daemon.reload(&(alone.clone() + &echo("comes", &comes, 1)));
     assert_serves(&comes);
+}
+
+// Nobody can connect to a socket without its file.
+#[test]
+fn a_unix_socket_whose_file_is_gone_is_bound_anew() {
+    let stays = Address::fresh();
+    let setup = Setup::new();
+    let path = setup.directory().join("echo.sock");
+    let address = Address::unix(&path);
+    let config = echo("stays", &stays, 1) + &echo("socket", &address, 2);
+    let daemon = setup.config(&config).start();
+    let pids = daemon.wait_for_idle("stays", 1);
+    let mut in_hand = Client::connect(&address);
+    in_hand.ping("before");
+
+    fs::remove_file(&path).expect("remove the file");
+    assert_eq!(daemon.reload(&config).text("renewed"), Some("socket"));
+    assert_serves(&address);
+    in_hand.ping("and after");
+    in_hand.half_close().expect("close one half");
+    assert_eq!(in_hand.rest(), "");
+    daemon.wait_for_children(3);
+    assert!(path.exists(), "the old listener has taken the new file with it");
+    let workers = daemon.wait_for_idle("socket", 2);
+    assert_eq!(daemon.reload(&config).text("renewed"), None);
+    assert_eq!(daemon.wait_for_idle("socket", 2), workers);
+
+    // Somebody else's is not harmed, and stops the reload.
+    fs::remove_file(&path).expect("remove the file");
+    let other = UnixListener::bind(&path).expect("take the name");
+    let event = daemon.fail_to_reload();
+    let reason = format!("could not bind listener \"{address}\": address already in use");
+    assert!(event.text("reason").is_some_and(|text| text.ends_with(&reason)), "{event}");
+    assert_eq!(daemon.wait_for_idle("socket", 2), workers);
+    drop(other);
+    assert_eq!(daemon.reload(&config).text("renewed"), Some("socket"));
+    assert_serves(&address);
+    assert_eq!(daemon.wait_for_idle("stays", 1), pids);
+    assert_eq!(daemon.stop().code(), Some(0));
+    assert!(!path.exists());
+}
+
+// Until the new workers accept, it can be taken back.
+#[test]
+fn a_socket_that_was_bound_anew_in_vain_leaves_no_file() {
+    let (stays, setup) = (Address::fresh(), Setup::example("testsvc"));
+    let path = setup.directory().join("command.sock");
+    let broken = setup.directory().join("broken");
+    let config = format!(
+        "{}[pool.socket]\nlisten = \"{}\"\nworkers = 1\nservice.die_at_start = \
+         {{ while_exists = \"{}\", code = 3 }}\n",
+        echo("stays", &stays, 1),
+        path.display(),
+        broken.display()
+    );
+    let daemon = setup.config(&config).start();
+    let pids = daemon.wait_for_idle("socket", 1);
+    fs::remove_file(&path).expect("remove the file");
+    fs::write(&broken, "").expect("break the service");
+    daemon.expect(&["worker exited", "respawn throttled"]);
+    daemon.fail_to_reload();
+    assert!(!path.exists());
+    daemon.wait_for_children(2);
+    assert_eq!(daemon.wait_for_idle("socket", 1), pids);
+    fs::remove_file(&broken).expect("mend the service");
+    daemon.reload(&config);
+    assert!(ask(&Address::unix(&path), "pid\n").trim().parse::<i32>().is_ok());
 }
 
 #[test]
