@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, FcntlArg, OFlag, fcntl, open};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
     AddressFamily, Backlog, Shutdown, SockFlag, SockType, SockaddrLike, SockaddrStorage, UnixAddr,
     bind, connect, getsockopt, listen, setsockopt, shutdown, socket, sockopt,
@@ -107,7 +108,8 @@ impl Listener {
         let kind = getsockopt(&socket, sockopt::SockType).map_err(|errno| failed(errno.into()))?;
         let listens =
             getsockopt(&socket, sockopt::AcceptConn).map_err(|errno| failed(errno.into()))?;
-        if kind != SockType::Stream || !listens {
+        let is_shut_down = is_shut_down(&socket).map_err(|errno| failed(errno.into()))?;
+        if kind != SockType::Stream || !listens || is_shut_down {
             return Err(failed(io::Error::other("it is not a stream socket that listens")));
         }
         // Workers sleep in accept.
@@ -179,6 +181,14 @@ impl AsFd for Listener {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
+}
+
+/// Whether somebody has shut a socket down. Of a Unix socket that listens, only poll
+/// tells.
+fn is_shut_down(socket: &OwnedFd) -> nix::Result<bool> {
+    let mut socket = [PollFd::new(socket.as_fd(), PollFlags::empty())];
+    poll(&mut socket, PollTimeout::ZERO)?;
+    Ok(socket[0].revents().is_some_and(|flags| flags.contains(PollFlags::POLLHUP)))
 }
 
 /// Why an address was not bound: code 77 if the permission is missing, else 73.

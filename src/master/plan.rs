@@ -97,7 +97,7 @@ impl Plan {
             let listener = match find(running, &listen.address) {
                 Some(listener) => listener,
                 None => {
-                    let listener = open_listener(listen, inherited)?;
+                    let listener = open_listener(listen, inherited, &mut news)?;
                     let pool = blueprint.config.name.clone();
                     let address = listen.address.to_string();
                     news.push(News::Listening { pool, address });
@@ -131,7 +131,11 @@ pub fn unserved<'a>(
 }
 
 /// Adopts the listener that was passed or stored for this address, or binds it.
-fn open_listener(listen: &Listen, inherited: &[Inherited]) -> Result<Listener, Error> {
+fn open_listener(
+    listen: &Listen,
+    inherited: &[Inherited],
+    news: &mut Vec<News>,
+) -> Result<Listener, Error> {
     let (name, is_ours) = match &listen.address {
         Address::Systemd(name) => (name.clone(), false),
         address => (stored_name(address), true),
@@ -149,16 +153,22 @@ fn open_listener(listen: &Listen, inherited: &[Inherited]) -> Result<Listener, E
         let hint = "each ListenStream= needs a socket unit and a FileDescriptorName= of its own";
         return Err(Error::new(Code::CannotCreate, message).with_hint(hint));
     }
-    match first.filter(|_| !lacks_file(&listen.address)) {
-        None => Listener::bind(listen),
-        Some(socket) => {
-            let listener = Listener::adopt(socket, &listen.address, is_ours)?;
-            listener.adjust(listen).map_err(|error| {
-                Error::system(format!("adjust listener \"{}\"", listen.address), &error)
-            })?;
-            Ok(listener)
+    let Some(socket) = first.filter(|_| !lacks_file(&listen.address)) else {
+        return Listener::bind(listen);
+    };
+    let listener = match Listener::adopt(socket, &listen.address, is_ours) {
+        // It would be passed again at each start.
+        Err(error) if is_ours => {
+            let what = "could not keep a listener".to_owned();
+            news.push(News::Trouble { what, reason: error.to_string() });
+            return Listener::bind(listen);
         }
-    }
+        adopted => adopted?,
+    };
+    listener.adjust(listen).map_err(|error| {
+        Error::system(format!("adjust listener \"{}\"", listen.address), &error)
+    })?;
+    Ok(listener)
 }
 
 /// Whether somebody has removed the file of a socket: nobody can connect to it

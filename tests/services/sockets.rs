@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::Read as _;
 use std::net::TcpListener;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
@@ -342,8 +342,53 @@ fn connections_over_tcp_are_kept_alive() {
     });
 }
 
+/// Listeners that somebody else has bound, over a Unix socket and over TCP.
+fn bound(directory: &Directory) -> [(Address, OwnedFd); 2] {
+    let path = directory.join("echo.sock");
+    let tcp = Address::fresh();
+    [
+        (Address::unix(&path), UnixListener::bind(&path).expect("bind").into()),
+        (tcp.clone(), TcpListener::bind(tcp.tcp()).expect("listen").into()),
+    ]
+}
+
+/// A daemon that is passed this socket as the one that it has stored.
+fn stored(address: &Address, socket: OwnedFd) -> Setup {
+    let text = address.to_string();
+    let name: String = text.bytes().map(|byte| format!("{byte:02x}")).collect();
+    let config = format!("[pool.echo]\nlisten = \"{text}\"\nworkers = 1\nservice = \"echo\"\n");
+    passed(socket, &[&format!("listener-{name}")]).config(&config)
+}
+
+#[test]
+fn a_stored_listener_is_adopted_with_the_clients_that_wait() {
+    let directory = Directory::new();
+    for (address, socket) in bound(&directory) {
+        let mut client = Client::connect(&address);
+        let _daemon = stored(&address, socket).start();
+        client.ping("at last");
+        drop(client);
+        assert_serves(&address);
+    }
+}
+
+// As after a fault of ours; the descriptor store would hold it over each restart.
+#[test]
+fn a_stored_listener_that_was_shut_down_is_bound_anew() {
+    let directory = Directory::new();
+    for (address, socket) in bound(&directory) {
+        nix::sys::socket::shutdown(socket.as_raw_fd(), nix::sys::socket::Shutdown::Both)
+            .expect("shut it down");
+        let daemon = stored(&address, socket).start();
+        daemon.expect(&["trouble"]);
+        let told = daemon.log().wait_for("trouble", |_| true);
+        assert_eq!(told.text("what"), Some("could not keep a listener"), "{told}");
+        assert_serves(&address);
+    }
+}
+
 /// A daemon that is passed this socket once under each of `names`, as by systemd.
-fn passed(socket: TcpListener, names: &[&str]) -> Setup {
+fn passed(socket: impl Into<OwnedFd>, names: &[&str]) -> Setup {
     // The shell gives it the numbers that a service manager would.
     let numbers: String = (3..3 + names.len()).map(|number| format!(" {number}<&0")).collect();
     let script = format!(
@@ -351,7 +396,7 @@ fn passed(socket: TcpListener, names: &[&str]) -> Setup {
         names.len(),
         names.join(":")
     );
-    Setup::new().stdin(OwnedFd::from(socket)).wrapper(&["sh", "-c", &script, "sh"])
+    Setup::new().stdin(socket.into()).wrapper(&["sh", "-c", &script, "sh"])
 }
 
 fn on_passed(name: &str) -> String {
