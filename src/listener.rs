@@ -291,7 +291,8 @@ fn bind_path(path: &Path, settings: &Listen) -> io::Result<(OwnedFd, SocketFile)
     bound?;
     let file = SocketFile::of(path)?;
     if owner.is_some() || group.is_some() {
-        fchownat(AT_FDCWD, path, owner, group, AtFlags::AT_SYMLINK_NOFOLLOW)?;
+        fchownat(AT_FDCWD, path, owner, group, AtFlags::AT_SYMLINK_NOFOLLOW)
+            .inspect_err(|_| file.remove())?;
     }
     Ok((socket, file))
 }

@@ -8,6 +8,7 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::thread;
 use std::time::Instant;
 
@@ -85,6 +86,25 @@ fn owner_and_group_are_the_configured_ones() {
         assert_eq!(mode(&path), if keys.contains("0620") { 0o620 } else { 0o660 });
         assert_serves(&Address::unix(&path));
     }
+}
+
+// A file without a daemon would only puzzle who finds it.
+#[test]
+fn a_socket_whose_owner_cannot_be_set_leaves_no_file() {
+    let has_setpriv = Command::new("setpriv").arg("--version").output().is_ok();
+    if !provided(is_root() && has_setpriv, "root and setpriv") {
+        return;
+    }
+    let setup = Setup::new();
+    let path = setup.directory().join("echo.sock");
+    // Root without its privilege to give files away.
+    let mut daemon = setup
+        .config(&on(&path, ", owner = \"daemon\""))
+        .wrapper(&["setpriv", "--inh-caps=-chown", "--bounding-set=-chown"])
+        .launch();
+    daemon.expect_anything();
+    daemon.wait_for_code(77);
+    assert!(!path.exists());
 }
 
 // PEERS: "a Unix socket is open to all between bind and chmod, or for good".
