@@ -63,31 +63,22 @@ impl Listener {
     ///
     /// # Errors
     ///
-    /// Code 77 if the permission is missing, else 73: the address is in use,
-    /// or cannot be bound for another reason.
-    pub fn bind(settings: &Listen) -> Result<Self, Error> {
-        let failed = |error: io::Error| could_not_bind(&settings.address, &error);
+    /// The address is in use, it is systemd's, or it cannot be bound for another
+    /// reason. See [`could_not_bind`].
+    pub fn bind(settings: &Listen) -> io::Result<Self> {
         let (socket, file) = match &settings.address {
-            Address::Inet(address) => (bind_internet(*address).map_err(failed)?, None),
+            Address::Inet(address) => (bind_internet(*address)?, None),
             Address::Abstract(name) => {
-                let address = UnixAddr::new_abstract(name.as_bytes())
-                    .map_err(|errno| failed(errno.into()))?;
-                (bind_unix(&address).map_err(failed)?, None)
+                (bind_unix(&UnixAddr::new_abstract(name.as_bytes())?)?, None)
             }
             Address::Path(path) => {
-                let (socket, file) = bind_path(path, settings).map_err(failed)?;
+                let (socket, file) = bind_path(path, settings)?;
                 (socket, Some(file))
             }
-            Address::Systemd(name) => {
-                let message = format!(
-                    "could not adopt listener \"systemd:{name}\": no such socket was passed"
-                );
-                let hint = "the unit needs a .socket with this FileDescriptorName=";
-                return Err(Error::new(Code::CannotCreate, message).with_hint(hint));
-            }
+            Address::Systemd(_) => return Err(io::Error::other("systemd binds it")),
         };
         let listener = Listener::new(socket, settings.address.clone(), file);
-        listener.listen(settings.backlog).map_err(failed)?;
+        listener.listen(settings.backlog)?;
         Ok(listener)
     }
 
@@ -191,9 +182,10 @@ fn is_shut_down(socket: &OwnedFd) -> nix::Result<bool> {
     Ok(socket[0].revents().is_some_and(|flags| flags.contains(PollFlags::POLLHUP)))
 }
 
-/// Why an address was not bound: code 77 if the permission is missing, else 73.
-pub fn could_not_bind(address: &Address, error: &io::Error) -> Error {
-    let error = Error::system(format!("bind listener \"{address}\""), error);
+/// Why the address of a listener, or of another `kind` of socket, was not bound: code
+/// 77 if the permission is missing, else 73.
+pub fn could_not_bind(kind: &str, address: &Address, error: &io::Error) -> Error {
+    let error = Error::system(format!("bind {kind} \"{address}\""), error);
     match error.code() {
         Code::NoPermission => error,
         _ => error.with_code(Code::CannotCreate),

@@ -556,6 +556,7 @@ fn daemonize_fails_on_the_terminal_with_the_code_of_its_fault() {
     let address = Address::fresh();
     for (change, code, reason) in [
         (("\nfile = \"", "\nfile = \"/nowhere"), 71, "could not open log \"/nowhere"),
+        (("\nfile = \"", "\nfile = \"/nowhere"), 71, "\nhint: see [log].file\n"),
         (("workers = 1", "workers = 1\nuser = \"nobody-of-this-name\""), 78, "could not find user"),
         (("listen = \"", "listen = \"/nowhere/"), 73, "could not bind listener"),
         (

@@ -2,7 +2,7 @@
 //! without ever waiting for who asks.
 #![forbid(unsafe_code)]
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
@@ -40,7 +40,11 @@ pub fn check(path: &Path) -> Result<(), Error> {
         return Ok(());
     }
     let listen = settings(path);
-    listener::check(&listen).map_err(|error| could_not_bind(&listen.address, &error))
+    listener::check(&listen).map_err(|error| failed(&listen, &error))
+}
+
+fn failed(listen: &Listen, error: &io::Error) -> Error {
+    could_not_bind("control socket", &listen.address, error).with_hint("see [daemon].control")
 }
 
 /// The default may fail: a daemon for which nobody has configured a control socket
@@ -56,9 +60,10 @@ fn settings(path: &Path) -> Listen {
 }
 
 fn bind(path: &Path) -> Result<Listener, Error> {
-    let listener = Listener::bind(&settings(path))?;
+    let listen = settings(path);
+    let listener = Listener::bind(&listen).map_err(|error| failed(&listen, &error))?;
     fcntl(&listener, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))
-        .map_err(|errno| could_not_bind(listener.address(), &errno.into()))?;
+        .map_err(|errno| failed(&listen, &errno.into()))?;
     Ok(listener)
 }
 
@@ -79,7 +84,7 @@ impl Control {
     ///
     /// # Errors
     ///
-    /// Those of [`Listener::bind`], if `path` is not the default.
+    /// Those of [`could_not_bind`], if `path` is not the default.
     pub fn open(path: &Path, file: &Path, news: &mut Vec<News>) -> Result<Self, Error> {
         let listener = match bind(path) {
             Ok(listener) => Some(listener),

@@ -12,7 +12,7 @@ use nix::unistd::{AccessFlags, eaccess};
 
 use crate::config::{self, Address, Config, Listen, Problem, Problems};
 use crate::error::{Code, Error};
-use crate::listener::{Inherited, Listener, stored_name};
+use crate::listener::{Inherited, Listener, could_not_bind, stored_name};
 use crate::log::sink::{Kind, Sink};
 use crate::pool::{Blueprint, Pool};
 use crate::service::Services;
@@ -154,14 +154,14 @@ fn open_listener(
         return Err(Error::new(Code::CannotCreate, message).with_hint(hint));
     }
     let Some(socket) = first.filter(|_| !lacks_file(&listen.address)) else {
-        return Listener::bind(listen);
+        return bind(listen);
     };
     let listener = match Listener::adopt(socket, &listen.address, is_ours) {
         // It would be passed again at each start.
         Err(error) if is_ours => {
             let what = "could not keep a listener".to_owned();
             news.push(News::Trouble { what, reason: error.to_string() });
-            return Listener::bind(listen);
+            return bind(listen);
         }
         adopted => adopted?,
     };
@@ -169,6 +169,16 @@ fn open_listener(
         Error::system(format!("adjust listener \"{}\"", listen.address), &error)
     })?;
     Ok(listener)
+}
+
+fn bind(listen: &Listen) -> Result<Listener, Error> {
+    if let Address::Systemd(name) = &listen.address {
+        let message =
+            format!("could not adopt listener \"systemd:{name}\": no such socket was passed");
+        let hint = "the unit needs a .socket with this FileDescriptorName=";
+        return Err(Error::new(Code::CannotCreate, message).with_hint(hint));
+    }
+    Listener::bind(listen).map_err(|error| could_not_bind("listener", &listen.address, &error))
 }
 
 /// Whether somebody has removed the file of a socket: nobody can connect to it
@@ -200,7 +210,11 @@ fn check_log(kind: &Kind) -> Result<(), Error> {
 }
 
 fn could_not_open(kind: &Kind, error: &io::Error) -> Error {
-    Error::system(format!("open log \"{kind}\""), error)
+    let told = Error::system(format!("open log \"{kind}\""), error);
+    match kind {
+        Kind::File(_) => told.with_hint("see [log].file"),
+        _ => told,
+    }
 }
 
 /// Opens the log.

@@ -29,7 +29,7 @@ impl Blueprint {
         let mut problems = Vec::new();
         let listen = &config.listen;
         if let Err(error) = listener::check(listen.get_ref()) {
-            let error = listener::could_not_bind(&listen.get_ref().address, &error);
+            let error = listener::could_not_bind("listener", &listen.get_ref().address, &error);
             let problem = config.problem("listen", listen.span(), &error);
             problems.push(problem.with_code(error.code()));
         }

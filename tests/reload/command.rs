@@ -481,7 +481,7 @@ fn a_socket_that_cannot_be_is_refused() {
     daemon.wait_for_code(73);
     let checked = finish(preforkd().arg("-c").arg(daemon.config_path()).arg("check"));
     assert_eq!(checked.code, Some(73), "{checked:?}");
-    let message = "could not bind listener \"/nowhere/at/all/control.sock\": its directory: \
-                   no such file or directory\n";
+    let message = "could not bind control socket \"/nowhere/at/all/control.sock\": its \
+                   directory: no such file or directory\nhint: see [daemon].control\n";
     assert_eq!(checked.err, message);
 }
