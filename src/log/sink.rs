@@ -16,7 +16,9 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, poll};
-use nix::sys::stat::{SFlag, fstat};
+use nix::sys::socket::{self, MsgFlags};
+use nix::sys::stat::fstat;
+use nix::unistd::tcgetpgrp;
 
 use crate::config::{self, Format};
 use crate::sys::clock::Moment;
@@ -179,14 +181,21 @@ impl Sink {
 /// it. Where that is not allowed, as for a pipe of another user, a copy.
 fn own_standard_error() -> io::Result<OwnedFd> {
     const STDERR: &str = "/proc/self/fd/2";
-    let kind = std::fs::metadata(STDERR)?.file_type();
-    if kind.is_fifo() || io::stderr().is_terminal() {
+    let stderr = io::stderr();
+    let open = |path| {
         let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
-        if let Ok(own) = File::options().append(true).custom_flags(flags).open(STDERR) {
-            return Ok(own.into());
-        }
-    }
-    io::stderr().as_fd().try_clone_to_owned()
+        File::options().append(true).custom_flags(flags).open(path)
+    };
+    let is_fifo = std::fs::metadata(STDERR)?.file_type().is_fifo();
+    let own = match is_fifo || stderr.is_terminal() {
+        true => open(STDERR).ok(),
+        false => None,
+    };
+    // The terminal of the session may belong to another user, as after
+    // `sudo -u`, and can yet be opened by this name (tty(4)). It is that of the
+    // session if one may ask which group is in its foreground.
+    let own = own.or_else(|| tcgetpgrp(&stderr).ok().and_then(|_| open("/dev/tty").ok()));
+    own.map_or_else(|| stderr.as_fd().try_clone_to_owned(), |own| Ok(own.into()))
 }
 
 /// A signal handler may need the path at any time, so it is never freed. It is
@@ -199,13 +208,57 @@ fn leak_c_string(path: &Path) -> io::Result<&'static CStr> {
 /// not overwrite each other; not readable for others, since lines may quote
 /// what clients sent.
 fn open_file(path: &Path) -> io::Result<File> {
-    let mut options = File::options();
-    options.append(true).create(true).mode(0o640).custom_flags(libc::O_NOCTTY);
-    // A FIFO that nobody reads yet would make us wait for its reader.
-    if path.metadata().is_ok_and(|file| file.file_type().is_fifo()) {
-        options.read(true).custom_flags(libc::O_NOCTTY | libc::O_NONBLOCK);
+    let is_fifo = path.metadata().is_ok_and(|file| file.file_type().is_fifo());
+    File::options()
+        .append(true)
+        .create(true)
+        .mode(0o640)
+        // A FIFO that nobody reads yet would make us wait for its reader.
+        .read(is_fifo)
+        // It may be a terminal, too; a file does not mind.
+        .custom_flags(libc::O_NOCTTY | libc::O_NONBLOCK)
+        .open(path)
+}
+
+/// What a terminal has room for when it has any: a pseudo-terminal counts its
+/// room in 256 bytes, another has more if less than 256 bytes wait to leave it; and
+/// the end of a line becomes two bytes.
+const TERMINAL_ROOM_BYTES: usize = 128;
+
+/// How a call is kept from waiting, once there is any room.
+#[derive(Clone, Copy, Debug)]
+enum Means {
+    /// It never waits: it takes as much as there is room for, or it is to a file.
+    Whole,
+    /// It writes no more than these bytes, for which there is room then.
+    Parts(usize),
+    /// A flag, which sockets know (send(2)).
+    Flag,
+}
+
+impl Means {
+    fn of(target: &OwnedFd) -> Means {
+        let mode = fstat(target).map_or(0, |file| file.st_mode);
+        let flags = fcntl(target, FcntlArg::F_GETFL).unwrap_or(0);
+        let may_wait = flags & libc::O_NONBLOCK == 0;
+        match mode & libc::S_IFMT {
+            libc::S_IFSOCK => Means::Flag,
+            libc::S_IFIFO if may_wait => Means::Parts(libc::PIPE_BUF),
+            _ if may_wait && target.is_terminal() => Means::Parts(TERMINAL_ROOM_BYTES),
+            _ => Means::Whole,
+        }
     }
-    options.open(path)
+
+    fn write(self, target: &OwnedFd, bytes: &[u8]) -> nix::Result<usize> {
+        match self {
+            Means::Whole => nix::unistd::write(target, bytes),
+            Means::Parts(most) => nix::unistd::write(target, &bytes[..bytes.len().min(most)]),
+            Means::Flag => {
+                let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+                socket::send(target.as_raw_fd(), bytes, flags)
+            }
+        }
+    }
 }
 
 /// Collects a record and writes it with one call when it is flushed.
@@ -215,20 +268,13 @@ pub struct LineWriter {
     line: Vec<u8>,
     /// The last line was only written in part.
     torn: bool,
-    /// The most that one call may write: of a pipe that could not be opened anew as
-    /// much as it has room for when it has any (PIPE_BUF), lest the call waits.
-    most: usize,
+    means: Means,
 }
 
 impl LineWriter {
     fn new(target: Arc<OwnedFd>) -> Self {
-        let is_fifo = fstat(&target).is_ok_and(|file| {
-            SFlag::from_bits_truncate(file.st_mode) & SFlag::S_IFMT == SFlag::S_IFIFO
-        });
-        let flags = fcntl(&target, FcntlArg::F_GETFL).unwrap_or(0);
-        let may_wait = is_fifo && flags & libc::O_NONBLOCK == 0;
-        let most = if may_wait { libc::PIPE_BUF } else { usize::MAX };
-        LineWriter { target, line: Vec::new(), torn: false, most }
+        let means = Means::of(&target);
+        LineWriter { target, line: Vec::new(), torn: false, means }
     }
 }
 
@@ -246,7 +292,7 @@ impl Write for LineWriter {
             // What follows half a line must not be taken for its other half.
             self.line.insert(0, b'\n');
         }
-        let written = write_patiently(&self.target, &self.line, self.most);
+        let written = write_patiently(&self.target, &self.line, self.means);
         if written < self.line.len() {
             // A full disk, a reader that is gone or asleep. There is no place to
             // say so, and nothing to stop for; it is counted.
@@ -263,11 +309,10 @@ impl Write for LineWriter {
 /// Writes, without waiting for long: a reader that sleeps must not stop a
 /// supervisor. Gives how much was written: a pipe takes a long line in parts, as it
 /// has room.
-fn write_patiently(target: &OwnedFd, line: &[u8], most: usize) -> usize {
+fn write_patiently(target: &OwnedFd, line: &[u8], means: Means) -> usize {
     let mut written = 0;
     while written < line.len() && await_room(target).is_ok() {
-        let end = line.len().min(written.saturating_add(most));
-        match nix::unistd::write(target, &line[written..end]) {
+        match means.write(target, &line[written..]) {
             Ok(count) => written += count,
             // Another process has taken the room that there was.
             Err(Errno::EINTR | Errno::EAGAIN) => {}

@@ -2,14 +2,20 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::os::unix::net::UnixDatagram;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::chown;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
+use nix::pty::{OpenptyResult, openpty};
 use nix::sys::signal::Signal;
+use nix::sys::socket::{setsockopt, sockopt::SndBuf};
+use nix::unistd::ttyname;
 
 use super::support::client::assert_serves;
+use super::support::command::{finish, preforkd};
 use super::support::{
     Address, Client, Daemon, Event, PATIENCE, Setup, has_strace, is_root, log, procfs, provided,
     until,
@@ -236,20 +242,87 @@ fn a_stderr_that_nobody_reads_does_not_block_the_master() {
 
 #[test]
 fn a_stderr_that_nobody_reads_does_not_block_the_workers() {
-    let address = Address::fresh();
-    let (reader, writer) = std::io::pipe().expect("create a pipe");
-    // Each line is longer than what a pipe takes in one piece.
-    let script = "printf '%020000d\\n' 7 >&2; cat";
-    let config = format!(
-        "[pool.loud]\nlisten = \"{address}\"\nworkers = 2\nservice.exec.command = [\"/bin/sh\", \"-c\", {script:?}]\n"
-    );
-    let daemon = Setup::new().config(&config).stderr(writer).launch();
-    daemon.wait_for_children(2);
-    for _ in 0..12 {
-        assert_serves(&address);
+    // Each line is longer than what a pipe takes in one piece, or a small socket at all.
+    let script = "printf '%048000d\\n' 7 >&2; cat";
+    for unread in UNREAD {
+        let address = Address::fresh();
+        let config = format!(
+            "[log]\nformat = \"json\"\n[pool.loud]\nlisten = \"{address}\"\nworkers = 2\nservice.exec.command = [\"/bin/sh\", \"-c\", {script:?}]\n"
+        );
+        let (_reader, setup) = unread(Setup::new().config(&config));
+        let daemon = setup.launch();
+        daemon.wait_for_children(2);
+        for _ in 0..5 {
+            assert_serves(&address);
+        }
+        assert_eq!(daemon.stop().code(), Some(0));
     }
-    assert_eq!(daemon.stop().code(), Some(0));
-    drop(reader);
+}
+
+// What is wrong with so many files is one line, and a long one.
+#[test]
+fn a_long_line_that_nobody_reads_does_not_block_the_master() {
+    for unread in UNREAD {
+        let address = Address::fresh();
+        // Nothing else is to fill what the line will not fit into.
+        let config =
+            "[log]\nformat = \"json\"\nlevel = \"error\"\n".to_owned() + &sturdy(&address, 2);
+        let (_reader, setup) = unread(Setup::new().config(&config));
+        let daemon = setup.launch();
+        daemon.wait_for_children(2);
+        let pools = daemon.directory().join("pool.d");
+        fs::create_dir(&pools).expect("create a directory");
+        let wrong = format!("[pool.x]\nworkers = \"{}\"\n", "x".repeat(1000));
+        for number in 0..60 {
+            daemon.directory().write(&format!("pool.d/{number}.toml"), &wrong);
+        }
+        let include = format!("include = [\"{}/*.toml\"]\n", pools.display());
+        daemon.rewrite_config(&(include + &config));
+        for _ in 0..30 {
+            let mut reload = preforkd();
+            let ended = finish(reload.arg("reload").arg("-c").arg(daemon.config_path()));
+            assert_eq!(ended.code, Some(78), "{ended:?}");
+            assert!(ended.err.len() > 50_000, "{} bytes", ended.err.len());
+        }
+        assert_serves(&address);
+        assert_eq!(daemon.stop().code(), Some(0));
+    }
+}
+
+/// Gives a daemon a stderr that nobody reads, and the end at which nobody does.
+type Unread = fn(Setup) -> (OwnedFd, Setup);
+
+/// All kinds of stderr that may have no room.
+const UNREAD: [Unread; 4] = [
+    |setup| {
+        let (reader, writer) = std::io::pipe().expect("create a pipe");
+        (reader.into(), setup.stderr(writer))
+    },
+    // As systemd gives one to a service, or another supervisor.
+    |setup| {
+        let (reader, writer) = UnixStream::pair().expect("create sockets");
+        // Room for the lines of a start, and not for a long one.
+        setsockopt(&writer, SndBuf, &16_384).expect("make the socket small");
+        (reader.into(), setup.stderr(OwnedFd::from(writer)))
+    },
+    // As after `sudo -u`: the terminal of the session is somebody else's.
+    |setup| unread_terminal(setup, "exec <\"$0\"; chmod 0 \"$0\"; exec \"$@\" </dev/null"),
+    // As after `su -c`: the terminal is not even that of the session.
+    |setup| unread_terminal(setup, "chmod 0 \"$0\"; exec \"$@\""),
+];
+
+/// A terminal that the daemon may not open once this script has run, which gets
+/// its path, and the command of the daemon.
+fn unread_terminal(setup: Setup, script: &str) -> (OwnedFd, Setup) {
+    let OpenptyResult { master: reader, slave: terminal } =
+        openpty(None, None).expect("open a terminal");
+    let path = ttyname(&terminal).expect("the name of the terminal").display().to_string();
+    let setup = setup.wrapper(&["sh", "-c", script, &path]).stderr(terminal);
+    // Root may open what it likes. A user whom nobody else uses.
+    let user = is_root().then(|| 60_000 + std::process::id() % 5_000);
+    let Some(user) = user else { return (reader, setup) };
+    chown(&path, Some(user), None).expect("give the terminal away");
+    (reader, setup.user(user))
 }
 
 // The master tells it of every reload, and of the stop.
