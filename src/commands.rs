@@ -59,8 +59,16 @@ fn daemonize(file: PathBuf, services: Services) -> Result<ExitCode, Error> {
     match daemon::detach(&config.daemon.pid_file)? {
         daemon::Side::Command(code) => Ok(code),
         daemon::Side::Daemon(mut detached) => {
-            supervise(file, config, services, Vec::new(), &mut detached)
-                .inspect_err(|error| detached.failed(error))
+            let ended = supervise(file, config, services, Vec::new(), &mut detached);
+            match &ended {
+                // After a report of success this one is not sent.
+                Ok(_) => detached.failed(&Error::new(
+                    Code::Unavailable,
+                    "could not start daemon: it was stopped before it was ready",
+                )),
+                Err(error) => detached.failed(error),
+            }
+            ended
         }
     }
 }

@@ -88,7 +88,7 @@ impl Observer for Detached {
 }
 
 impl Detached {
-    /// Tells the command why the daemon ends.
+    /// Tells the command why the daemon ends, if nothing was told before.
     pub fn failed(&mut self, error: &Error) {
         self.send(error.code() as u8, &error.to_string());
     }

@@ -500,11 +500,9 @@ fn a_daemon_has_let_go_of_its_starter() {
         for number in 0..=2 {
             assert_eq!(descriptors[&number], "/dev/null", "{pid}: {descriptors:?}");
         }
-        assert!(
-            !descriptors
-                .values()
-                .any(|target| target.contains("/preforkd-test") && target.ends_with("err"))
-        );
+        let is_of_starter =
+            |target: &String| target.contains("/preforkd-test") && target.ends_with("err");
+        assert!(!descriptors.values().any(is_of_starter), "{pid}: {descriptors:?}");
     }
     // The hang-up of the terminal that it was started from is not for it.
     procfs::send(daemon.pid, Signal::SIGHUP);
@@ -683,9 +681,9 @@ fn daemonize_works_without_any_standard_stream() {
     }
 }
 
-// Nobody has to guess why there is no daemon.
-#[test]
-fn a_daemon_that_dies_before_its_report_is_told_with_70() {
+/// Starts a daemon in the background whose worker never accepts, and sends it this.
+/// Gives how the command ended.
+fn signal_before_ready(signal: Signal) -> Finished {
     let directory = Home::new();
     let gate = directory.write("gate", "");
     let config =
@@ -699,12 +697,26 @@ fn a_daemon_that_dies_before_its_report_is_told_with_70() {
         let pid = text.trim().parse().ok()?;
         (!procfs::children(pid).is_empty()).then_some(pid)
     });
-    procfs::send(pid, Signal::SIGKILL);
+    procfs::send(pid, signal);
     let ended = command.join().expect("the command");
     fs::remove_file(gate).expect("open the gate");
+    until("its worker leaves", || processes_of(&directory).is_empty().then_some(()));
+    ended
+}
+
+// Nobody has to guess why there is no daemon.
+#[test]
+fn a_daemon_that_dies_before_its_report_is_told_with_70() {
+    let ended = signal_before_ready(Signal::SIGKILL);
     assert_eq!(ended.code, Some(70), "{ended:?}");
     assert_eq!(ended.err, "could not start daemon: it ended without a word\n");
-    until("its worker leaves", || processes_of(&directory).is_empty().then_some(()));
+}
+
+#[test]
+fn a_daemon_that_is_stopped_before_it_is_ready_is_told_with_69() {
+    let ended = signal_before_ready(Signal::SIGTERM);
+    assert_eq!(ended.code, Some(69), "{ended:?}");
+    assert_eq!(ended.err, "could not start daemon: it was stopped before it was ready\n");
 }
 
 // Its starter's end is not its own, and what it has to say goes to the log.
