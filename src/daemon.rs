@@ -18,6 +18,7 @@ use nix::unistd::{Pid, getpid, pipe2};
 
 use crate::error::{Code, Error, reason};
 use crate::master::Observer;
+use crate::sys::descriptor;
 
 /// Which process this is after detaching.
 pub enum Side {
@@ -41,6 +42,9 @@ pub struct Detached {
 /// In the command: no pipe or no process could be made. What fails in the
 /// daemon is reported by the command itself.
 pub fn detach(pid_file: &Path) -> Result<Side, Error> {
+    // A daemon that kept a lock of its caller, or the end of a pipe, would keep it
+    // for ever. The configuration may have come that way, and has been read.
+    descriptor::close_passed().map_err(|error| Error::system("close descriptors", &error))?;
     if let Some(directory) = pid_file.parent() {
         // /run is empty after a boot.
         fs::create_dir_all(directory).map_err(|error| cannot_create(pid_file, reason(&error)))?;

@@ -500,14 +500,29 @@ fn a_daemon_has_let_go_of_its_starter() {
         for number in 0..=2 {
             assert_eq!(descriptors[&number], "/dev/null", "{pid}: {descriptors:?}");
         }
-        let is_of_starter =
-            |target: &String| target.contains("/preforkd-test") && target.ends_with("err");
+        let is_of_starter = |target: &String| {
+            target == "/etc/passwd" || target.contains("/preforkd-test") && target.ends_with("err")
+        };
         assert!(!descriptors.values().any(is_of_starter), "{pid}: {descriptors:?}");
     }
     // The hang-up of the terminal that it was started from is not for it.
     procfs::send(daemon.pid, Signal::SIGHUP);
     daemon.wait_for("reloaded");
     assert_serves(&address);
+}
+
+// As `-c <(...)` of a shell passes it.
+#[test]
+fn the_configuration_may_come_through_a_descriptor() {
+    let directory = Home::new();
+    let address = Address::fresh();
+    let file = directory.write("preforkd.toml", &echo(&directory, &address));
+    let mut command = Command::new("sh");
+    command.args(["-c", "exec \"$0\" -c /dev/fd/8 --daemonize 8<\"$1\""]);
+    let ended = finish(command.arg(preforkd().get_program()).arg(file));
+    let (daemon, _) = Detached::after(directory, ended);
+    assert_serves(&address);
+    daemon.stop(Signal::SIGTERM);
 }
 
 // The daemon works in another directory than the user did.

@@ -29,7 +29,7 @@ const MAY_KNOW: [(&str, &[&str]); 16] = [
     ("pool", &["config", "error", "listener", "log", "scoreboard", "service", "sys", "worker"]),
     ("master", &["config", "control", "error", "listener", "log", "pool", "service", "sys"]),
     ("notify", &["config", "error", "listener", "master", "sys"]),
-    ("daemon", &["error", "master"]),
+    ("daemon", &["error", "master", "sys"]),
     (
         "commands",
         &["cli", "config", "control", "daemon", "error", "listener", "master", "notify", "service"],

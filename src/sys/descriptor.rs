@@ -1,5 +1,6 @@
 //! Descriptors across a fork: which stay, and at which number.
 
+use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
@@ -20,6 +21,27 @@ pub fn close_all_but(keep: &mut [RawFd]) -> io::Result<()> {
         first = kept + 1;
     }
     close_range(first, RawFd::MAX)
+}
+
+/// Closes what this process was started with above 2, such as the lock of the
+/// shell that called it. Nothing of that may have been taken over by [`adopt`].
+///
+/// A descriptor that came through an exec is one that no exec closes; those that
+/// were opened here are closed by one, for Rust opens them so, and stay.
+pub fn close_passed() -> io::Result<()> {
+    let numbers: Vec<RawFd> = fs::read_dir("/proc/self/fd")?
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .collect();
+    for number in numbers.into_iter().filter(|&number| number > 2) {
+        // SAFETY: reading a flag takes a number only, and says if it is closed.
+        let flags = unsafe { libc::fcntl(number, libc::F_GETFD) };
+        if flags >= 0 && flags & libc::FD_CLOEXEC == 0 {
+            // SAFETY: it was passed to this process, see above, so that no object
+            // owns it; what is passed is not adopted where this is called.
+            unsafe { libc::close(number) };
+        }
+    }
+    Ok(())
 }
 
 fn close_range(first: RawFd, last: RawFd) -> io::Result<()> {
