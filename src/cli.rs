@@ -3,7 +3,8 @@
 
 use std::path::PathBuf;
 
-use clap::{Parser, Subcommand};
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser, Subcommand};
 
 /// Keeps a pool of worker processes behind a listening socket.
 #[derive(Debug, Parser)]
@@ -62,6 +63,25 @@ pub enum Command {
 }
 
 impl Cli {
+    /// What the command line of this process says.
+    pub fn from_arguments() -> Result<Cli, clap::Error> {
+        Cli::try_parse()?.without_contradiction()
+    }
+
+    /// clap cannot tell an option of no command from one of each.
+    fn without_contradiction(self) -> Result<Cli, clap::Error> {
+        let command = match self.command {
+            Some(Subcommands::Check) => "check",
+            Some(Subcommands::Reload { .. }) => "reload",
+            Some(Subcommands::Run { .. }) | None => return Ok(self),
+        };
+        if !self.daemonize {
+            return Ok(self);
+        }
+        let text = format!("the argument '--daemonize' cannot be used with '{command}'");
+        Err(<Cli as CommandFactory>::command().error(ErrorKind::ArgumentConflict, text))
+    }
+
     /// What is to be done.
     pub fn command(&self) -> Command {
         match self.command {
@@ -83,7 +103,6 @@ mod tests {
 
     #[test]
     fn the_command_line_is_sound() {
-        use clap::CommandFactory;
         <Cli as CommandFactory>::command().debug_assert();
     }
 

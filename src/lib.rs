@@ -45,8 +45,6 @@ mod worker;
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
 use cli::Cli;
 pub use config::{Fault, Options, Problem, Problems};
 use error::Code;
@@ -55,7 +53,7 @@ pub use service::{Connection, Context, Credentials, Outcome, Peer, Service, Serv
 /// The daemon: reads the command line, and does what it says with these
 /// services. Gives the exit code of the process.
 pub fn main(services: Services) -> ExitCode {
-    match Cli::try_parse() {
+    match Cli::from_arguments() {
         Ok(cli) => commands::obey(cli, services),
         Err(error) => {
             // There is nothing to do about an output that is gone.

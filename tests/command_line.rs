@@ -86,6 +86,8 @@ fn what_is_no_command_line_exits_with_64() {
         &["no-such-command"],
         &["run", "check"],
         &["check", "--daemonize"],
+        &["--daemonize", "check"],
+        &["--daemonize", "reload"],
         &["check", "extra"],
         &["--config"],
         &["-c"],
