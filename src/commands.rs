@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use crate::cli::{Cli, Command};
-use crate::config::{self, Config};
+use crate::config::{self, Config, Format};
 use crate::control::{self, Action, Reply, Request};
 use crate::daemon;
 use crate::error::{Code, Error};
@@ -52,12 +52,22 @@ fn run(file: PathBuf, services: Services) -> Result<ExitCode, Error> {
     }
 }
 
+/// What a daemon without a log is told about.
+const NO_LOG: &str = "warning: the log goes to /dev/null, for a daemon has no standard error; \
+                      set \"file\" in [log]";
+
 fn daemonize(file: PathBuf, services: Services) -> Result<ExitCode, Error> {
     // The daemon works in the root directory.
     let file = std::path::absolute(&file).unwrap_or(file);
     let config = config::load(&file)?;
+    let has_log = config.log.file.is_some() || config.log.format == Format::Journal;
     match daemon::detach(&config.daemon.pid_file)? {
-        daemon::Side::Command(code) => Ok(code),
+        daemon::Side::Command(code) => {
+            if code == ExitCode::SUCCESS && !has_log {
+                let _ = writeln!(io::stderr(), "{NO_LOG}");
+            }
+            Ok(code)
+        }
         daemon::Side::Daemon(mut detached) => {
             let ended = supervise(file, config, services, Vec::new(), &mut detached);
             match &ended {

@@ -592,6 +592,26 @@ fn daemonize_fails_on_the_terminal_with_the_code_of_its_fault() {
 }
 
 #[test]
+fn a_daemon_without_a_log_warns_on_the_terminal() {
+    for (log, warns) in [("", true), ("format = \"json\"", true), ("file = \"LOG\"", false)] {
+        let directory = Home::new();
+        let config = echo(&directory, &Address::fresh());
+        let (before, after) = config.split_once("[log]").expect("a table");
+        let (_, pools) = after.split_once("[pool").expect("a pool");
+        let log = log.replace("LOG", &directory.join("log").display().to_string());
+        let config = format!("{before}[log]\n{log}\n[pool{pools}");
+        // As where the command is called by a service: its journal is not the daemon's.
+        let mut program = preforkd();
+        program.env("JOURNAL_STREAM", "1:1");
+        let ended = run(program, &directory, &config, &["--daemonize"]);
+        assert_eq!(ended.code, Some(0), "{ended:?}");
+        let warning = "warning: the log goes to /dev/null, for a daemon has no standard error; \
+                       set \"file\" in [log]\n";
+        assert_eq!(ended.err, if warns { warning } else { "" }, "{config}");
+    }
+}
+
+#[test]
 fn the_pid_file_is_locked_and_removed_at_the_end() {
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
         let directory = Home::new();
