@@ -47,10 +47,17 @@ pub fn is_standard_error() -> bool {
 pub fn open() -> io::Result<OwnedFd> {
     let journal =
         socket::socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
-    socket::connect(journal.as_raw_fd(), &UnixAddr::new(Path::new(SOCKET))?)?;
+    connect(&journal)?;
     // Less is not an error, see socket(7) on SO_SNDBUF.
     let _ = setsockopt(&journal, sockopt::SndBuf, &SEND_BUFFER_BYTES);
     Ok(journal)
+}
+
+/// Connects such a socket to the journal as it is now: systemd, too, can have
+/// made its own end anew. It is one socket for the master and all workers, so it
+/// is connected for all of them.
+pub fn connect(journal: &OwnedFd) -> io::Result<()> {
+    Ok(socket::connect(journal.as_raw_fd(), &UnixAddr::new(Path::new(SOCKET))?)?)
 }
 
 /// A stream whose lines become entries with this SYSLOG_IDENTIFIER, each with
@@ -95,7 +102,15 @@ impl Drain for Journal {
 fn send(target: &OwnedFd, entry: &[u8]) -> io::Result<()> {
     let send =
         || socket::send(target.as_raw_fd(), entry, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL);
-    match send() {
+    let sent = match send() {
+        // The other end is gone; there may be another.
+        Err(Errno::ECONNREFUSED | Errno::ENOTCONN) => {
+            connect(target)?;
+            send()
+        }
+        sent => sent,
+    };
+    match sent {
         Err(Errno::EAGAIN) => {
             sink::await_room(target)?;
             // Another process may have taken the room; then it is lost.

@@ -123,15 +123,17 @@ impl Sink {
         Ok(Sink { target: Arc::new(target), kind, c_path })
     }
 
-    /// Opens the file again by its name, after somebody has renamed it.
+    /// Opens the file again by its name, after somebody has renamed it, or
+    /// connects to the journal again. Standard error stays what it is.
     ///
     /// # Errors
     ///
-    /// The file cannot be opened; the old one stays in use.
+    /// The file cannot be opened; the old one stays in use. Or there is no journal.
     pub fn reopen(&self) -> io::Result<()> {
-        match self.path() {
-            Some(path) => descriptor::replace(open_file(path)?, self.number()),
-            None => Ok(()),
+        match &self.kind {
+            Kind::File(path) => descriptor::replace(open_file(path)?, self.number()),
+            Kind::Journal => journal::connect(&self.target),
+            Kind::StandardError => Ok(()),
         }
     }
 
@@ -151,13 +153,6 @@ impl Sink {
     /// What it is written to.
     pub fn kind(&self) -> &Kind {
         &self.kind
-    }
-
-    fn path(&self) -> Option<&Path> {
-        match &self.kind {
-            Kind::File(path) => Some(path),
-            Kind::StandardError | Kind::Journal => None,
-        }
     }
 
     /// The path of the log file, for a signal handler.

@@ -379,6 +379,7 @@ impl<'a> Master<'a> {
 
     fn reopen_log(&mut self) {
         match self.shared.sink.reopen() {
+            Ok(()) if *self.shared.sink.kind() == Kind::StandardError => {}
             Ok(()) => self.news.push(News::Reopened),
             Err(error) => {
                 let what = "could not reopen log".to_owned();

@@ -10,6 +10,7 @@ mod access;
 mod echo;
 mod exec;
 mod hello;
+mod journal;
 mod log_file;
 mod misbehaviour;
 mod privileges;
