@@ -49,6 +49,8 @@ use cli::Cli;
 pub use config::{Fault, Options, Problem, Problems};
 use error::Code;
 pub use service::{Connection, Context, Credentials, Outcome, Peer, Service, Services};
+/// The crate of which [`Context::log`] gives a logger.
+pub use slog;
 
 /// The daemon: reads the command line, and does what it says with these
 /// services. Gives the exit code of the process.

@@ -66,7 +66,21 @@ impl<'a> Context<'a> {
         Context { root, pool, slot, log: OnceCell::new(), kill_timeout }
     }
 
-    /// The log, with the pool and the slot in each line.
+    /// The log, with the pool and the slot in each line. It is of the crate slog,
+    /// which is here as [`preforkd::slog`](crate::slog):
+    ///
+    /// ```
+    /// use preforkd::{Connection, Context, Outcome, Service};
+    ///
+    /// struct Quiet;
+    ///
+    /// impl Service for Quiet {
+    ///     fn serve(&mut self, connection: Connection, context: &Context) -> Outcome {
+    ///         preforkd::slog::debug!(context.log(), "came"; "peer" => %connection.peer());
+    ///         Outcome::Served
+    ///     }
+    /// }
+    /// ```
     pub fn log(&self) -> &Logger {
         let fields = || slog::o!("pool" => self.pool.to_owned(), "slot" => self.slot);
         self.log.get_or_init(|| self.root.new(fields()))
