@@ -173,11 +173,18 @@ fn obey(connection: &Connection) -> io::Result<()> {
         "signal" => raise(number.unwrap_or(libc::SIGSEGV)),
         "abort" => process::abort(),
         "panic" => panic!("asked to panic"),
-        "spin" => loop {
-            std::hint::spin_loop();
-        },
+        // It answers first, so that its client knows that it got there.
+        "spin" => {
+            writeln!(output, "{}", process::id())?;
+            loop {
+                std::hint::spin_loop();
+            }
+        }
         // `thread::sleep` goes on after a signal, so this ignores politeness.
-        "sleep" => thread::sleep(number.map_or(Duration::MAX, |s| Duration::from_secs(s as u64))),
+        "sleep" => {
+            writeln!(output, "{}", process::id())?;
+            thread::sleep(number.map_or(Duration::MAX, |s| Duration::from_secs(s as u64)));
+        }
         "pid" => writeln!(output, "{}", process::id())?,
         // A line of so many bytes on the standard error, and a short one.
         "complain" => {

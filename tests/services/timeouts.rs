@@ -1,18 +1,65 @@
 //! `request_timeout`, `kill_timeout` and `idle_timeout`.
 //!
 //! None of these tests asserts that something happens soon. That nothing
-//! happens too soon is asserted by what this process has measured itself.
+//! happens too soon is asserted by what this process has measured itself, from
+//! before its connect: the daemon counts from its accept. A daemon that cuts
+//! after a fraction of a second is right to cut a test that is as slow.
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::support::client::{ask, assert_serves};
 use super::support::{Address, Client, Daemon, Event, PATIENCE, Setup, procfs, until};
 use super::{
-    assert_no_worker_ended, command, echo, shell, the_program, the_worker, wait_for_close,
-    wait_for_end_of_group,
+    assert_no_worker_ended, command, echo, shell, the_worker, wait_for_close, wait_for_end_of_group,
 };
+
+/// Makes attempts, each from its connect on, until one is not cut. One that is
+/// does not count if it took `limit`, after which the daemon has to cut.
+#[track_caller]
+fn in_time<T>(limit: Duration, mut attempt: impl FnMut() -> io::Result<T>) -> T {
+    for _ in 0..20 {
+        let began = Instant::now();
+        match attempt() {
+            Ok(done) => return done,
+            Err(error) => {
+                let took = began.elapsed();
+                assert!((limit..PATIENCE).contains(&took), "failed after {took:?}: {error}");
+            }
+        }
+    }
+    panic!("this machine is too busy for what has {limit:?}");
+}
+
+/// A client that sent `request` and got `reply`, so that a worker holds it.
+fn try_hold(address: &Address, request: &str, reply: &str) -> io::Result<Client> {
+    let mut client = Client::try_connect(address)?;
+    client.write_all(request.as_bytes())?;
+    let mut buffer = vec![0; reply.len()];
+    client.read_exact(&mut buffer)?;
+    assert_eq!(String::from_utf8_lossy(&buffer), reply);
+    Ok(client)
+}
+
+/// The same where the daemon cuts after `limit`, with an echo service.
+#[track_caller]
+fn hold(address: &Address, limit: Duration) -> Client {
+    in_time(limit, || try_hold(address, "hello", "hello"))
+}
+
+/// A client of what writes its pid as a first line and then goes on for ever:
+/// from when it connected, the client, and that pid.
+#[track_caller]
+fn hold_with_pid(address: &Address, limit: Duration, request: &str) -> (Instant, Client, i32) {
+    in_time(limit, || {
+        let began = Instant::now();
+        let mut client = try_hold(address, request, "")?;
+        let mut line = String::new();
+        BufReader::new(&mut client).read_line(&mut line)?;
+        let pid = line.trim().parse().map_err(io::Error::other)?;
+        Ok((began, client, pid))
+    })
+}
 
 /// Checks the fields of `worker timed out`.
 #[track_caller]
@@ -37,25 +84,26 @@ fn stuff(client: &mut Client) {
 
 #[test]
 fn request_timeout_frees_a_worker_that_waits_for_its_client() {
+    const LIMIT: Duration = Duration::from_millis(300);
     let setup = Setup::new();
     let unix = Address::unix(&setup.directory().join("echo.sock"));
     for address in [Address::fresh(), unix] {
-        let daemon = Daemon::start(&echo(&address, 1, "request_timeout = \"300ms\""));
+        let keys = "request_timeout = \"300ms\"\nkill_timeout = \"1m\"";
+        let daemon = Daemon::start(&echo(&address, 1, keys));
         daemon.expect(&["worker timed out"]);
         let worker = the_worker(&daemon, "echo");
         for round in 0..3 {
             let mark = daemon.log().mark();
-            let mut client = Client::connect(&address);
-            match round {
-                // It waits for the first byte, for one more, for room to send.
-                0 => {}
-                1 => client.ping("hello"),
-                _ => stuff(&mut client),
+            // It waits for the first byte, for one more, for room to send.
+            let mut client =
+                if round == 1 { hold(&address, LIMIT) } else { Client::connect(&address) };
+            if round == 2 {
+                stuff(&mut client);
             }
             let event = daemon.log().wait_since(mark, "worker timed out", |_| true);
             assert_told(&event, worker, 300);
             wait_for_close(&mut client);
-            assert_serves(&address);
+            hold(&address, LIMIT);
             assert_eq!(the_worker(&daemon, "echo"), worker);
         }
         assert_no_worker_ended(&daemon);
@@ -64,40 +112,24 @@ fn request_timeout_frees_a_worker_that_waits_for_its_client() {
 
 #[test]
 fn a_worker_that_spins_or_sleeps_is_killed_after_kill_timeout() {
+    const LIMIT: Duration = Duration::from_millis(300);
     for request in ["spin\n", "sleep\n"] {
         let address = Address::fresh();
-        let config = command(&address, 1, "request_timeout = \"300ms\"\nkill_timeout = \"400ms\"");
-        let daemon = Daemon::start_example("testsvc", &config);
+        let keys = "request_timeout = \"300ms\"\nkill_timeout = \"400ms\"\nmin_uptime = \"0s\"";
+        let daemon = Daemon::start_example("testsvc", &command(&address, 1, keys));
         daemon.expect(&["worker timed out", "worker killed"]);
-        let worker = the_worker(&daemon, "command");
-        let mut client = Client::connect(&address);
-        client.send(request);
-        let event = daemon.log().wait_for("worker timed out", |_| true);
+        let (_, mut client, worker) = hold_with_pid(&address, LIMIT, request);
+        wait_for_close(&mut client);
+        let event = daemon.log().wait_for("worker timed out", |event| event.pid() == worker);
         assert_told(&event, worker, 300);
-        let end = daemon.log().wait_for("worker killed", |_| true);
-        assert_eq!(end.pid(), worker, "{end}");
+        let end = daemon.log().wait_for("worker killed", |event| event.pid() == worker);
         assert_eq!(end.text("signal"), Some("SIGKILL"), "{end}");
         assert_eq!(end.text("cause"), Some("timed out"), "{end}");
         assert_eq!(end.level(), "warning", "{end}");
         assert!(end.number("uptime_ms").is_some_and(|millis| millis >= 700), "{end}");
-        wait_for_close(&mut client);
         assert_ne!(the_worker(&daemon, "command"), worker);
-        assert_eq!(ask(&address, "echo\nagain"), "again");
+        in_time(LIMIT, || try_hold(&address, "echo\nagain", "again"));
     }
-}
-
-/// Asks `attempt`, which gives what it saw and whether its time was short
-/// enough to count, until one counts.
-#[track_caller]
-fn measured(limit: Duration, mut attempt: impl FnMut()) {
-    for _ in 0..20 {
-        let began = Instant::now();
-        attempt();
-        if began.elapsed() < limit {
-            return;
-        }
-    }
-    panic!("this machine is too busy to do in {limit:?} what takes half of that");
 }
 
 // PEERS: "an idle connection is killed as a slow request".
@@ -105,8 +137,8 @@ fn measured(limit: Duration, mut attempt: impl FnMut()) {
 fn request_timeout_cuts_nothing_before_its_time() {
     const LIMIT: Duration = Duration::from_millis(1500);
     let address = Address::fresh();
-    let daemon = Daemon::start(&echo(&address, 1, "request_timeout = \"1500ms\""));
-    let mut daemon = daemon;
+    let keys = "request_timeout = \"1500ms\"\nkill_timeout = \"1m\"";
+    let mut daemon = Daemon::start(&echo(&address, 1, keys));
     let worker = the_worker(&daemon, "echo");
     // An idle worker has no connection to be late with.
     thread::sleep(2 * LIMIT);
@@ -115,23 +147,11 @@ fn request_timeout_cuts_nothing_before_its_time() {
     // the next is its own. The fractions differ, so that they meet the
     // master's looks at different moments.
     for part in [0.5, 0.3, 0.7, 0.1, 0.6, 0.45] {
-        measured(LIMIT, || {
-            let mut client = Client::connect(&address);
-            // Should the time be over already, it does not count.
-            let mut exchange = || -> std::io::Result<()> {
-                client.write_all(b"early")?;
-                client.read_exact(&mut [0; 5])?;
-                thread::sleep(LIMIT.mul_f64(part));
-                client.write_all(b"late")?;
-                client.read_exact(&mut [0; 4])
-            };
-            let began = Instant::now();
-            let result = exchange();
-            assert!(
-                result.is_ok() || began.elapsed() >= LIMIT,
-                "cut after {:?}: {result:?}",
-                began.elapsed()
-            );
+        in_time(LIMIT, || {
+            let mut client = try_hold(&address, "early", "early")?;
+            thread::sleep(LIMIT.mul_f64(part));
+            client.write_all(b"late")?;
+            client.read_exact(&mut [0; 4])
         });
     }
     assert_eq!(the_worker(&daemon, "echo"), worker);
@@ -144,28 +164,35 @@ fn request_timeout_cuts_nothing_before_its_time() {
 
 #[test]
 fn request_timeout_finds_each_of_many_workers() {
+    const LIMIT: Duration = Duration::from_secs(2);
     let address = Address::fresh();
-    let daemon = Daemon::start(&echo(&address, 6, "request_timeout = \"400ms\""));
+    let keys = "request_timeout = \"2s\"\nkill_timeout = \"1m\"";
+    let daemon = Daemon::start(&echo(&address, 6, keys));
     daemon.expect(&["worker timed out"]);
     let workers = daemon.wait_for_idle("echo", 6);
-    let mut clients: Vec<_> = (0..5)
-        .map(|_| {
+    let mut clients = in_time(LIMIT, || {
+        let began = Instant::now();
+        let held = (0..5).map(|_| {
             thread::sleep(Duration::from_millis(70));
-            let mut client = Client::connect(&address);
-            client.ping("hello");
-            client
-        })
-        .collect();
-    // The sixth serves on.
-    assert_serves(&address);
-    clients.iter_mut().for_each(wait_for_close);
-    let told = daemon.log().wait_count(daemon.log().start(), 5, "time-outs", |event| {
-        event.message() == "worker timed out"
+            try_hold(&address, "hello", "hello")
+        });
+        let clients = held.collect::<io::Result<Vec<_>>>()?;
+        // The sixth serves on.
+        try_hold(&address, "who is there", "who is there")?;
+        // Only if none was cut meanwhile has each a worker of its own.
+        if began.elapsed() < LIMIT { Ok(clients) } else { Err(io::Error::other("too late")) }
     });
-    let mut pids: Vec<_> = told.iter().map(Event::pid).collect();
+    let mut pids = Vec::new();
+    for client in &mut clients {
+        wait_for_close(client);
+        let Client::Tcp(stream) = client else { unreachable!("the address is of TCP") };
+        let peer = stream.local_addr().expect("the client's address").to_string();
+        let is_it = |event: &Event| event.text("peer") == Some(&peer);
+        pids.push(daemon.log().wait_for("worker timed out", is_it).pid());
+    }
     pids.sort();
     pids.dedup();
-    assert_eq!(pids.len(), 5, "{told:?}");
+    assert_eq!(pids.len(), 5, "{pids:?}");
     assert_eq!(daemon.wait_for_idle("echo", 6), workers);
 }
 
@@ -173,17 +200,17 @@ fn request_timeout_finds_each_of_many_workers() {
 fn request_timeout_ends_the_group_of_a_program() {
     let address = Address::fresh();
     let script = "sleep 1000 & echo $$; sleep 1000";
-    let daemon = Daemon::start(&shell(&address, 1, script, "request_timeout = \"500ms\""));
+    let keys = "request_timeout = \"500ms\"\nkill_timeout = \"1m\"";
+    let daemon = Daemon::start(&shell(&address, 1, script, keys));
     daemon.expect(&["worker timed out", "program killed"]);
     let worker = the_worker(&daemon, "exec");
-    let mut client = Client::connect(&address);
-    let program = the_program(worker, "sh");
+    let (_, mut client, program) = hold_with_pid(&address, Duration::from_millis(500), "");
     wait_for_close(&mut client);
     wait_for_end_of_group(program);
     let event = daemon.log().wait_for("worker timed out", |_| true);
     assert_told(&event, worker, 500);
-    let end = daemon.log().wait_for("program killed", |_| true);
-    assert_eq!((end.pid(), end.text("signal")), (program, Some("SIGTERM")), "{end}");
+    let end = daemon.log().wait_for("program killed", |event| event.pid() == program);
+    assert_eq!(end.text("signal"), Some("SIGTERM"), "{end}");
     assert_eq!(the_worker(&daemon, "exec"), worker);
     assert_no_worker_ended(&daemon);
 }
@@ -191,29 +218,30 @@ fn request_timeout_ends_the_group_of_a_program() {
 // PEERS: "hung CGI never killed (`kill` with its arguments swapped)".
 #[test]
 fn a_program_that_ignores_sigterm_is_killed_and_its_worker_lives() {
+    const LIMIT: Duration = Duration::from_millis(300);
+    const KILL: Duration = Duration::from_secs(8);
     let address = Address::fresh();
-    let script = "trap '' TERM; sleep 1000 & while :; do sleep 1000; done";
-    let keys = "request_timeout = \"300ms\"\nkill_timeout = \"2s\"";
+    // A pid that came tells that no SIGTERM has been before the trap.
+    let script = "trap '' TERM; echo $$; sleep 1000 & while :; do sleep 1000; done";
+    let keys = "request_timeout = \"300ms\"\nkill_timeout = \"8s\"";
     let daemon = Daemon::start(&shell(&address, 1, script, keys));
     daemon.expect(&["worker timed out", "program killed"]);
     let worker = the_worker(&daemon, "exec");
-    for _ in 0..2 {
-        let mark = daemon.log().mark();
-        let mut client = Client::connect(&address);
-        let program = the_program(worker, "sh");
-        let end = daemon.log().wait_since(mark, "program killed", |_| true);
-        assert_eq!((end.pid(), end.text("signal")), (program, Some("SIGKILL")), "{end}");
-        // Asked first: half of kill_timeout lies between the two.
-        assert!(end.number("elapsed_ms").is_some_and(|millis| millis >= 1300), "{end}");
-        wait_for_close(&mut client);
-        wait_for_end_of_group(program);
-        assert_eq!(the_worker(&daemon, "exec"), worker);
-    }
+    let (began, mut client, program) = hold_with_pid(&address, LIMIT, "");
+    let end = daemon.log().wait_for("program killed", |event| event.pid() == program);
+    // Asked first: half of kill_timeout lies between the two.
+    let took = began.elapsed();
+    assert!(took >= LIMIT + KILL / 2, "after {took:?}: {end}");
+    assert_eq!(end.text("signal"), Some("SIGKILL"), "{end}");
+    wait_for_close(&mut client);
+    wait_for_end_of_group(program);
+    assert_eq!(the_worker(&daemon, "exec"), worker);
     assert_no_worker_ended(&daemon);
 }
 
 #[test]
 fn idle_timeout_drops_a_client_that_sends_or_takes_nothing() {
+    const LIMIT: Duration = Duration::from_millis(300);
     let setup = Setup::new();
     let unix = Address::unix(&setup.directory().join("echo.sock"));
     for address in [Address::fresh(), unix] {
@@ -221,17 +249,15 @@ fn idle_timeout_drops_a_client_that_sends_or_takes_nothing() {
         let worker = the_worker(&daemon, "echo");
         let began = Instant::now();
         wait_for_close(&mut Client::connect(&address));
-        assert!(began.elapsed() >= Duration::from_millis(300), "after {:?}", began.elapsed());
+        assert!(began.elapsed() >= LIMIT, "after {:?}", began.elapsed());
 
-        let mut client = Client::connect(&address);
-        client.ping("hello");
-        wait_for_close(&mut client);
+        wait_for_close(&mut hold(&address, LIMIT));
 
-        let mut client = Client::connect(&address);
+        let mut client = hold(&address, LIMIT);
         stuff(&mut client);
         until("the worker is free", || procfs::is_in_accept(worker).then_some(()));
         drop(client);
-        assert_serves(&address);
+        hold(&address, LIMIT);
         assert_eq!(the_worker(&daemon, "echo"), worker);
         // A client causes this, so it is not logged.
         assert_no_worker_ended(&daemon);
@@ -246,14 +272,16 @@ fn idle_timeout_lets_a_client_be_that_is_slow_and_not_idle() {
     let _daemon = Daemon::start(&echo(&address, 1, "idle_timeout = \"1s\""));
     // In all three times as long as a pause may be.
     'attempts: for _ in 0..20 {
-        let mut client = Client::connect(&address);
+        // The worker's pause begins later, and may end before the reply is read.
         let mut last = Instant::now();
+        let mut client = Client::connect(&address);
         for _ in 0..7 {
             thread::sleep(LIMIT.mul_f64(0.45));
+            let next = Instant::now();
             let mut buffer = [0; 5];
             let result = client.write_all(b"slow.").and_then(|()| client.read_exact(&mut buffer));
             match result {
-                Ok(()) => last = Instant::now(),
+                Ok(()) => last = next,
                 Err(error) => {
                     assert!(last.elapsed() >= LIMIT, "cut after {:?}: {error}", last.elapsed());
                     continue 'attempts;
@@ -272,8 +300,7 @@ fn idle_timeout_ends_a_program_that_waits_for_its_client() {
     // cat says that its input is unavailable, and exits with 1.
     daemon.expect(&["program exited"]);
     let worker = the_worker(&daemon, "exec");
-    let mut client = Client::connect(&address);
-    client.ping("hello");
+    let mut client = hold(&address, Duration::from_millis(300));
     let mut buffer = [0; 1];
     match client.read(&mut buffer) {
         Ok(0) => {}
