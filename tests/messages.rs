@@ -11,6 +11,7 @@ mod support;
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
@@ -441,14 +442,18 @@ fn assert_events_have_the_form(events: &[Event]) {
 #[test]
 fn every_event_of_a_life_has_the_form() {
     let setup = Setup::example("testsvc");
-    let (address, programs) = (Address::fresh(), Address::fresh());
-    let program =
-        setup.directory().write("program", "#!/bin/sh\nread n; echo words >&2; exit $n\n");
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("make it a program");
+    let (address, programs, overdue) = (Address::fresh(), Address::fresh(), Address::fresh());
+    let text = setup.directory().write("text", "#!/bin/sh\nread n; echo words >&2; exit $n\n");
+    let program = setup.directory().join("program");
+    // By another process, as in `copy_for`.
+    let status = Command::new("install").args(["-m", "755"]).arg(text).arg(&program).status();
+    assert!(status.is_ok_and(|status| status.success()), "install the program");
     let config = format!(
         "[log]\nformat = \"json\"\nlevel = \"trace\"\n\
          [pool.command]\nlisten = \"{address}\"\nworkers = 2\nservice = \"command\"\nmin_uptime = \"0s\"\n\
-         request_timeout = \"300ms\"\nkill_timeout = \"300ms\"\ndeny = [\"127.255.255.255\"]\n\
+         deny = [\"127.255.255.255\"]\n\
+         [pool.overdue]\nlisten = \"{overdue}\"\nworkers = 1\nservice = \"command\"\nmin_uptime = \"0s\"\n\
+         request_timeout = \"300ms\"\nkill_timeout = \"300ms\"\n\
          [pool.exec]\nlisten = \"{programs}\"\nworkers = 1\nservice.exec.command = [\"{}\"]\n",
         program.display()
     );
@@ -458,7 +463,12 @@ fn every_event_of_a_life_has_the_form() {
     ask(&address, "signal 11\n");
     ask(&address, "panic\n");
     drop(Client::connect(&address));
-    Client::connect(&address).send("spin\n");
+    let _client = until("a worker spins", || {
+        // On a busy machine its time may be over before it answers.
+        let mut client = Client::connect(&overdue);
+        let sent = client.write_all(b"spin\n");
+        sent.and_then(|()| client.read_exact(&mut [0])).ok().map(|()| client)
+    });
     log.wait_for("worker killed", |event| event.text("cause") == Some("timed out"));
     for code in [0, 1] {
         ask(&programs, &format!("{code}\n"));
