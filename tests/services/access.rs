@@ -4,7 +4,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicU16, Ordering};
 
-use super::support::{Address, Client, Daemon, PATIENCE, Setup, provided};
+use super::support::{Address, Client, Daemon, PATIENCE, Setup, provided, until};
 use super::{assert_no_worker_ended, echo};
 
 /// A port that no other test has on IPv6, where all share one loopback
@@ -20,7 +20,10 @@ pub fn free_ipv6_port() -> Option<u16> {
     let port = || {
         10_000 + (std::process::id() as u16 % 2000) * 10 + NEXT.fetch_add(1, Ordering::Relaxed) % 10
     };
-    (0..10).map(|_| port()).find(|&port| TcpListener::bind(("::", port)).is_ok())
+    let port = (0..10).map(|_| port()).find(|&port| TcpListener::bind(("::", port)).is_ok())?;
+    // A child that another test forks meanwhile has the listener until its exec.
+    until("the port is free", || TcpStream::connect(("::1", port)).is_err().then_some(()));
+    Some(port)
 }
 
 /// Whether an echo service serves this client.

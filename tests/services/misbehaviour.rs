@@ -4,6 +4,7 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
 
 use nix::sys::signal::Signal;
 use nix::sys::socket::{setsockopt, sockopt};
@@ -204,11 +205,18 @@ fn a_process_that_leaves_the_group_does_not_keep_the_client_waiting() {
 fn a_program_that_is_gone_ends_the_connection_and_not_the_worker() {
     let setup = Setup::new();
     let address = Address::fresh();
-    let program = setup.directory().write("program", "#!/bin/sh\necho hello\n");
+    let program = setup.directory().join("program");
+    let text = setup.directory().join("text");
+    // By another process, as in `copy_for`.
+    let install = |content: &str| {
+        fs::write(&text, content).expect("write the text of the program");
+        let status = Command::new("install").args(["-m", "755"]).arg(&text).arg(&program).status();
+        assert!(status.is_ok_and(|status| status.success()), "install the program");
+    };
     let mode = |mode| {
         fs::set_permissions(&program, fs::Permissions::from_mode(mode)).expect("change the mode")
     };
-    mode(0o755);
+    install("#!/bin/sh\necho hello\n");
     let path = program.display().to_string();
     let daemon = setup.config(&exec(&address, 1, &[&path], "")).start();
     daemon.expect(&["program not started"]);
@@ -230,12 +238,9 @@ fn a_program_that_is_gone_ends_the_connection_and_not_the_worker() {
     mode(0o755);
     fs::rename(&program, program.with_extension("away")).expect("rename the program");
     fails("no such file or directory");
-    fs::write(&program, "#!/no/interpreter\n").expect("write the program");
-    mode(0o755);
+    install("#!/no/interpreter\n");
     fails("no such file or directory");
-    fs::remove_file(&program).expect("remove the program");
-    fs::write(&program, "no program at all").expect("write the program");
-    mode(0o755);
+    install("no program at all");
     fails("exec format error");
 
     fs::rename(program.with_extension("away"), &program).expect("put the program back");

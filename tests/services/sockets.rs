@@ -175,6 +175,8 @@ fn a_stale_socket_is_replaced() {
     let directory = Directory::new();
     let path = directory.join("echo.sock");
     drop(UnixListener::bind(&path).expect("bind"));
+    // A child that another test forks meanwhile has the socket until its exec.
+    until("nobody listens", || UnixStream::connect(&path).is_err().then_some(()));
     assert!(path.exists(), "a socket file outlives its socket");
     let address = Address::unix(&path);
     let daemon = Daemon::start(&on(&path, ""));
