@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use super::support::{Address, Client, Daemon, PATIENCE, Setup, provided, until};
-use super::{assert_no_worker_ended, echo};
+use super::{assert_no_worker_ended, echo, stop_and_read};
 
 /// A port that no other test has on IPv6, where all share one loopback
 /// address; None if there is no IPv6.
@@ -165,9 +165,8 @@ fn a_refusal_is_told_at_level_debug_alone() {
     for _ in 0..20 {
         assert!(!is_served(Client::connect(&address)));
     }
-    daemon.wait_for_idle("echo", 1);
-    assert!(daemon.log().since(mark).is_empty(), "{:?}", daemon.log().since(mark));
-    drop(daemon);
+    let told = stop_and_read(&daemon, mark);
+    assert!(told.is_empty(), "{told:?}");
 
     let daemon = Daemon::start(&format!("[log]\nlevel = \"debug\"\nformat = \"json\"\n{config}"));
     let (client, source) = from(&address, 7);

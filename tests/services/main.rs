@@ -20,6 +20,7 @@ mod timeouts;
 
 use std::io::{ErrorKind, Read};
 
+use support::log::Mark;
 use support::{Address, Client, Daemon, Event, procfs, until};
 
 /// A pool `echo` with further keys.
@@ -134,6 +135,20 @@ pub fn wait_for_close(client: &mut Client) {
             Err(error) => panic!("the daemon did not close the connection: {error}"),
         }
     }
+}
+
+/// Stops the daemon, so that all of its log has been read, and gives what it
+/// said after `mark` but for what it says of its stop.
+#[track_caller]
+pub fn stop_and_read(daemon: &Daemon, mark: Mark) -> Vec<Event> {
+    assert_eq!(daemon.stop().code(), Some(0));
+    let mut told = daemon.log().since(mark);
+    told.retain(|event| match event.message() {
+        "stopping" | "stopped" => false,
+        "worker exited" => event.text("cause") != Some("stopped"),
+        _ => true,
+    });
+    told
 }
 
 /// Checks that no worker ended: nothing that a client did was its end.

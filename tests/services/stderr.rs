@@ -2,12 +2,16 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::path::Path;
 use std::thread;
+use std::time::Instant;
 
 use super::support::client::ask;
-use super::support::log::{self, Mark};
+use super::support::log;
 use super::support::{Address, Client, Daemon, Event, Setup, procfs, until};
-use super::{Escaped, assert_no_worker_ended, escape, shell, the_program, the_worker};
+use super::{
+    Escaped, assert_no_worker_ended, escape, shell, stop_and_read, the_program, the_worker,
+};
 
 /// The longest line that is kept whole.
 const LINE_BYTES: usize = 48 * 1024;
@@ -16,27 +20,26 @@ fn line(event: &Event) -> &str {
     event.text("line").unwrap_or_default()
 }
 
-/// The lines of programs after `mark`, once there are `count`.
-#[track_caller]
-fn lines(daemon: &Daemon, mark: Mark, count: usize) -> Vec<Event> {
-    daemon
-        .log()
-        .wait_count(mark, count, "lines of programs", |event| event.message() == "program stderr")
-}
-
 /// Runs this script once, and gives the lines that it wrote.
 #[track_caller]
-fn lines_of(script: &str, count: usize) -> Vec<String> {
+fn lines_of(script: &str) -> Vec<String> {
     let address = Address::fresh();
-    let daemon = Daemon::start(&shell(&address, 1, script, ""));
-    daemon.expect(&["program exited", "program killed"]);
-    the_worker(&daemon, "exec");
-    let mark = daemon.log().mark();
+    let setup = Setup::new();
+    // A file is never behind, as the reader of a pipe may be.
+    let log = setup.directory().join("log");
+    let daemon = setup.config(&to_file(&log, &shell(&address, 1, script, ""))).launch();
+    daemon.wait_for_children(1);
     ask(&address, "");
-    the_worker(&daemon, "exec");
-    lines(&daemon, mark, count);
-    // The worker is idle again, so there is nothing more to come.
-    lines(&daemon, mark, count).iter().map(|event| line(event).to_owned()).collect()
+    assert_eq!(daemon.stop().code(), Some(0));
+    let events = log::read_file(&log);
+    let is_end = |event: &Event| matches!(event.message(), "program exited" | "program killed");
+    assert!(events.iter().all(|event| !event.is_bad() || is_end(event)), "{events:?}");
+    whole(&events)
+}
+
+/// The configuration with a log that goes to this file.
+fn to_file(log: &Path, config: &str) -> String {
+    format!("[log]\nformat = \"json\"\nfile = \"{}\"\n{config}", log.display())
 }
 
 #[test]
@@ -71,9 +74,9 @@ fn a_line_of_48_kib_is_whole_and_a_longer_one_is_cut() {
     let written = |bytes: usize| {
         format!("head -c {bytes} /dev/zero | tr '\\0' x >&2; echo >&2; echo end >&2")
     };
-    assert_eq!(lines_of(&written(LINE_BYTES), 2), ["x".repeat(LINE_BYTES), "end".to_owned()]);
+    assert_eq!(lines_of(&written(LINE_BYTES)), ["x".repeat(LINE_BYTES), "end".to_owned()]);
     assert_eq!(
-        lines_of(&written(2 * LINE_BYTES + 5), 4),
+        lines_of(&written(2 * LINE_BYTES + 5)),
         ["x".repeat(LINE_BYTES), "x".repeat(LINE_BYTES), "xxxxx".to_owned(), "end".to_owned()]
     );
 }
@@ -81,66 +84,46 @@ fn a_line_of_48_kib_is_whole_and_a_longer_one_is_cut() {
 #[test]
 fn a_line_is_whole_however_it_is_written() {
     let script = "for part in one ' two' ' three'; do printf '%s' \"$part\" >&2; sleep 0.05; done; echo >&2; printf 'a\\n\\nb\\nc' >&2; sleep 0.05; echo d >&2";
-    assert_eq!(lines_of(script, 5), ["one two three", "a", "", "b", "cd"]);
+    assert_eq!(lines_of(script), ["one two three", "a", "", "b", "cd"]);
 }
 
 #[test]
 fn a_last_line_without_its_end_is_a_line() {
-    assert_eq!(lines_of("printf 'first\\nno end' >&2", 2), ["first", "no end"]);
-    assert_eq!(lines_of("printf 'no end' >&2; kill -9 $$", 1), ["no end"]);
+    assert_eq!(lines_of("printf 'first\\nno end' >&2"), ["first", "no end"]);
+    assert_eq!(lines_of("printf 'no end' >&2; kill -9 $$"), ["no end"]);
 }
 
 // PEERS: "a child's last output lost, SIGCHLD handled first".
 #[test]
 fn the_last_words_of_a_program_that_dies_at_once_are_not_lost() {
-    let address = Address::fresh();
-    let mut daemon =
-        Daemon::start(&shell(&address, 2, "read n; echo \"last words $n\" >&2; kill -9 $$", ""));
-    let mark = daemon.log().mark();
     const COUNT: usize = 200;
+    let address = Address::fresh();
+    let setup = Setup::new();
+    let log = setup.directory().join("log");
+    let script = "read n; echo \"last words $n\" >&2; kill -9 $$";
+    let daemon = setup.config(&to_file(&log, &shell(&address, 2, script, ""))).launch();
+    daemon.wait_for_children(2);
     for number in 0..COUNT {
         ask(&address, &format!("{number}\n"));
     }
-    let told: BTreeSet<_> =
-        lines(&daemon, mark, COUNT).iter().map(|event| line(event).to_owned()).collect();
+    assert_eq!(daemon.stop().code(), Some(0));
+    let told: BTreeSet<_> = whole(&log::read_file(&log)).into_iter().collect();
     let expected: BTreeSet<_> = (0..COUNT).map(|number| format!("last words {number}")).collect();
     assert_eq!(told, expected);
-    daemon.expect_anything();
 }
 
 // More than the pipe holds, and gone at once: what is in the pipe is read.
 #[test]
 fn a_full_pipe_is_read_to_its_end() {
-    let script = "seq 1 20000 >&2; kill -9 $$";
-    let address = Address::fresh();
-    let setup = Setup::new();
-    let log = setup.directory().join("log");
-    let config = format!(
-        "[log]\nformat = \"json\"\nfile = \"{}\"\n{}",
-        log.display(),
-        shell(&address, 1, script, "")
-    );
     // More than ten thousand lines in ten seconds are counted and not told.
-    let daemon = setup.config(&config.replace("20000", "9000")).launch();
-    until("the daemon is ready", || {
-        log::read_file(&log).iter().any(|event| event.message() == "ready").then_some(())
-    });
-    daemon.wait_for_children(1);
-    ask(&address, "");
-    daemon.wait_for_children(1);
-    let events = log::read_file(&log);
-    let told: Vec<_> = events
-        .iter()
-        .filter(|event| event.message() == "program stderr")
-        .map(|event| line(event).to_owned())
-        .collect();
+    let told = lines_of("seq 1 9000 >&2; kill -9 $$");
     let expected: Vec<_> = (1..=9000).map(|number| number.to_string()).collect();
     assert!(told == expected, "{} lines, the last {:?}", told.len(), told.last());
 }
 
 #[test]
 fn what_is_no_text_harms_no_line() {
-    let told = lines_of("printf 'a\\000b\\033[2Jc\\377d\\r\\n\"quoted\" \\\\ \\t.\\n' >&2", 2);
+    let told = lines_of("printf 'a\\000b\\033[2Jc\\377d\\r\\n\"quoted\" \\\\ \\t.\\n' >&2");
     assert_eq!(told, ["a\0b\u{1b}[2Jc\u{fffd}d\r", "\"quoted\" \\ \t."]);
 }
 
@@ -179,15 +162,11 @@ fn lines_of_many_programs_at_once_do_not_mix() {
         let setup = Setup::new();
         let log = setup.directory().join("log");
         let script = format!(
-            "read c; line=$(head -c {bytes} /dev/zero | tr '\\0' $c); yes $line | head -n {LINES} >&2"
+            "read c; [ \"$c\" ] || exit 0; line=$(head -c {bytes} /dev/zero | tr '\\0' $c); yes $line | head -n {LINES} >&2"
         );
         let config = shell(&address, CLIENTS, &script, "");
         let is_file = bytes > 4096;
-        let config = if is_file {
-            format!("[log]\nformat = \"json\"\nfile = \"{}\"\n{config}", log.display())
-        } else {
-            config
-        };
+        let config = if is_file { to_file(&log, &config) } else { config };
         let daemon = setup.config(&config).launch();
         daemon.wait_for_children(CLIENTS);
         let clients: Vec<_> = (0..CLIENTS)
@@ -209,8 +188,10 @@ fn lines_of_many_programs_at_once_do_not_mix() {
         let events = if is_file {
             log::read_file(&log)
         } else {
-            // A pipe whose reader is behind for long loses lines, and says so.
+            // A pipe whose reader is behind for long loses lines, and says so
+            // when a worker that lost some has served its next client.
             until("all lines are told or told to be lost", || {
+                ask(&address, "");
                 let events = daemon.log().events();
                 (whole(&events).len() + lost(&events) >= CLIENTS * ROUNDS * LINES).then_some(events)
             })
@@ -245,9 +226,9 @@ fn stderr_can_go_to_the_client_or_nowhere() {
         let address = Address::fresh();
         let config = shell(&address, 1, "echo words >&2; echo reply", "");
         let daemon = Daemon::start(&format!("{config}service.exec.stderr = \"{stderr}\"\n"));
+        let start = daemon.log().start();
         assert_eq!(ask(&address, ""), answer);
-        the_worker(&daemon, "exec");
-        let told = daemon.log().events();
+        let told = stop_and_read(&daemon, start);
         assert!(!told.iter().any(|event| event.message() == "program stderr"), "{told:?}");
     }
 }
@@ -259,13 +240,10 @@ fn a_program_that_floods_its_stderr_is_ended_when_its_client_leaves() {
     let setup = Setup::new();
     let address = Address::unix(&setup.directory().join("exec.sock"));
     let log = setup.directory().join("log");
-    let config = format!(
-        "[log]\nformat = \"json\"\nfile = \"{}\"\n{}",
-        log.display(),
-        shell(&address, 1, "exec yes '' >&2", "kill_timeout = \"100ms\"")
-    );
-    let daemon = setup.config(&config).launch();
+    let config = shell(&address, 1, "exec yes '' >&2", "kill_timeout = \"100ms\"");
+    let daemon = setup.config(&to_file(&log, &config)).launch();
     let worker = daemon.wait_for_children(1)[0];
+    let began = Instant::now();
     let client = Client::connect(&address);
     let program = the_program(worker, "yes");
     drop(client);
@@ -273,7 +251,9 @@ fn a_program_that_floods_its_stderr_is_ended_when_its_client_leaves() {
     assert_eq!(daemon.wait_for_children(1), [worker]);
     // What a client can cause does not fill the disk.
     let lines = log::read_file(&log).len();
-    assert!(lines < 25_000, "{lines} lines");
+    // Ten thousand in each ten seconds, and a few of the daemon's own.
+    let most = 10_000 * (1 + began.elapsed().as_secs() as usize / 10) + 50;
+    assert!(lines <= most, "{lines} lines");
 }
 
 // It is no more the program's, but it has its end of the pipe.
