@@ -3,9 +3,9 @@
 
 use std::fs;
 use std::net::SocketAddr;
-use std::path::PathBuf;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
+
+use tempfile::TempDir;
 
 use super::*;
 use crate::error::{Code, Error};
@@ -16,16 +16,13 @@ const SHIPPED: &str = include_str!("../../etc/preforkd.toml");
 const POOL: &str = "[pool.a]\nlisten = \"@a\"\nservice = \"echo\"\n";
 
 /// A directory of configuration files, removed at the end of the test.
-struct Files(PathBuf);
+struct Files(TempDir);
 
 impl Files {
     fn new(files: &[(&str, &str)]) -> Self {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("preforkd-config-{}-{count}", std::process::id());
-        let directory = std::env::temp_dir().join(name);
+        let directory = tempfile::tempdir().unwrap();
         for (name, text) in files {
-            let path = directory.join(name);
+            let path = directory.path().join(name);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, text).unwrap();
         }
@@ -33,19 +30,13 @@ impl Files {
     }
 
     fn load(&self) -> Result<Config, Problems> {
-        load(&self.0.join("main.toml"))
+        load(&self.0.path().join("main.toml"))
     }
 
     /// The problems, with the directory left out of every path.
     fn problems(&self) -> String {
         let text = self.load().unwrap_err().to_string();
-        text.replace(&format!("{}/", self.0.display()), "")
-    }
-}
-
-impl Drop for Files {
-    fn drop(&mut self) {
-        fs::remove_dir_all(&self.0).unwrap();
+        text.replace(&format!("{}/", self.0.path().display()), "")
     }
 }
 
@@ -138,7 +129,7 @@ fn two_pools_share_no_name_and_no_address() {
 fn a_file_that_cannot_be_read_is_told_by_name_and_code() {
     let large = format!("# {}", "x".repeat(1024 * 1024));
     let files = Files::new(&[("d/x", ""), ("large", &large), ("empty", "")]);
-    fs::write(files.0.join("latin"), b"# ok\n# \xff\n").unwrap();
+    fs::write(files.0.path().join("latin"), b"# ok\n# \xff\n").unwrap();
     let cases = [
         ("none", Code::NoInput, "could not read configuration \"none\": no such file"),
         ("d", Code::NoInput, "could not read configuration \"d\": it is a directory"),
@@ -152,8 +143,8 @@ fn a_file_that_cannot_be_read_is_told_by_name_and_code() {
         ),
     ];
     for (name, code, expected) in cases {
-        let problems = load(&files.0.join(name)).unwrap_err();
-        let told = problems.to_string().replace(&format!("{}/", files.0.display()), "");
+        let problems = load(&files.0.path().join(name)).unwrap_err();
+        let told = problems.to_string().replace(&format!("{}/", files.0.path().display()), "");
         assert_eq!((told.as_str(), Error::from(problems).code()), (expected, code));
     }
 }
@@ -225,7 +216,7 @@ fn the_shipped_file_names_every_key() {
 #[test]
 fn broken_files_never_panic() {
     let files = Files::new(&[("main.toml", "")]);
-    let path = files.0.join("main.toml");
+    let path = files.0.path().join("main.toml");
     let try_with = |text: &[u8]| {
         fs::write(&path, text).unwrap();
         if let Err(problems) = load(&path) {
