@@ -23,7 +23,8 @@ build() (
   mirror=$(apt-get indextargets --format '$(SITE)' 'Created-By: Packages' 'Component: main' | head -n1)
   rm -rf --one-file-system "$ROOT" "$ROOT.stamp" "$ROOT.new"
   mmdebstrap --quiet --variant=apt --mode=root --format=directory --include="$PACKAGES" \
-    --aptopt='Acquire::Languages "none"' --dpkgopt='path-exclude=/usr/share/{doc,man,locale}/*' \
+    --aptopt='Acquire::Languages "none"' --aptopt='Acquire::Retries "5"' \
+    --dpkgopt='path-exclude=/usr/share/{doc,man,locale}/*' \
     trixie "$ROOT.new" "$mirror" </dev/null 9>&- >&2
   mv "$ROOT.new" "$ROOT" && echo "$RECIPE $PACKAGES" >"$ROOT.stamp"
 )

@@ -61,6 +61,7 @@ build() (
   # The excludes hold while it is built; the package under test keeps its manual.
   mmdebstrap --quiet --variant=apt --mode=root --format=directory --include="$PACKAGES" \
     --aptopt='Acquire::Languages "none"' --aptopt='APT::Install-Recommends "false"' \
+    --aptopt='Acquire::Retries "5"' \
     --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/doc/*' \
     --dpkgopt='path-exclude=/usr/share/locale/*' \
     --customize-hook='rm -f "$1/etc/dpkg/dpkg.cfg.d/99mmdebstrap" "$1/etc/resolv.conf" "$1/etc/hostname"' \
