@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -10,7 +11,7 @@ use glob::{MatchOptions, Pattern};
 use toml::Spanned;
 use toml::de::DeTable;
 
-use super::diagnostics::{Problem, Source, sort};
+use super::diagnostics::{Problem, Source};
 use super::wording;
 use crate::error::Code;
 
@@ -50,24 +51,38 @@ pub(super) fn parse(source: &Source) -> Result<DeTable<'_>, Vec<Problem>> {
     if errors.is_empty() {
         return Ok(values.into_inner());
     }
-    let mut problems: Vec<Problem> = errors
-        .iter()
-        .map(|error| {
-            let span = error.span().unwrap_or_default();
-            let at = source.text().get(span.clone()).unwrap_or_default();
-            let (message, hint) = wording::syntax(error.message(), at);
-            let problem = source.problem("", span, message);
-            match hint {
-                Some(hint) => problem.with_hint(hint),
-                None => problem,
-            }
-        })
-        .collect();
-    sort(&mut problems);
+    let told = told(source.text(), &errors).into_iter();
+    let problems = told.map(|(span, message)| {
+        let at = source.text().get(span.clone()).unwrap_or_default();
+        let (message, hint) = wording::syntax(message, at);
+        let problem = source.problem("", span, message);
+        match hint {
+            Some(hint) => problem.with_hint(hint),
+            None => problem,
+        }
+    });
+    Err(problems.collect())
+}
+
+/// The errors that are told, in the order of the text. They are chosen before
+/// problems are made of them: each problem looks for its line from the start.
+fn told<'e>(text: &str, errors: &'e [toml::de::Error]) -> Vec<(Range<usize>, &'e str)> {
+    let mut errors: Vec<_> =
+        errors.iter().map(|error| (error.span().unwrap_or_default(), error.message())).collect();
+    errors.sort_by_key(|(span, _)| span.start);
     // What follows the first error of a line is mostly an echo of that.
-    problems.dedup_by_key(|problem| problem.line());
-    problems.truncate(MAX_SYNTAX_PROBLEMS);
-    Err(problems)
+    let mut next_line = 0;
+    errors.retain(|(span, _)| {
+        let is_first = span.start >= next_line;
+        if is_first {
+            let rest = text.as_bytes().get(span.start..).unwrap_or_default();
+            let line = rest.iter().position(|&byte| byte == b'\n').unwrap_or(rest.len());
+            next_line = span.start + line + 1;
+        }
+        is_first
+    });
+    errors.truncate(MAX_SYNTAX_PROBLEMS);
+    errors
 }
 
 /// The files that `include`, a path or a pattern in the file `main`, stands for.
