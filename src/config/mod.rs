@@ -11,6 +11,7 @@ mod fault;
 mod files;
 mod limits;
 mod listen;
+mod outline;
 mod peers;
 mod reader;
 mod service;

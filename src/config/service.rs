@@ -12,6 +12,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::diagnostics::{Problem, Problems, Source};
 use super::fault::Fault;
+use super::outline::Outline;
 use super::reader::{Table, dotted};
 
 /// A service by its name, with its options.
@@ -110,6 +111,7 @@ pub struct Options {
     service: String,
     /// Where the name of the service stands.
     at: Range<usize>,
+    outline: Outline,
     /// What they say, in one form; for comparing.
     said: String,
 }
@@ -122,8 +124,9 @@ impl Options {
         values: &DeTable<'_>,
         name: &Spanned<String>,
     ) -> Self {
-        let mut said = String::new();
+        let (mut outline, mut said) = (Outline::default(), String::new());
         if let Some(values) = options_in(values, name.get_ref()) {
+            outline = Outline::of(values);
             say_table(values, &mut said);
         }
         Options {
@@ -131,6 +134,7 @@ impl Options {
             pool: pool.to_owned(),
             service: name.get_ref().clone(),
             at: name.span(),
+            outline,
             said,
         }
     }
@@ -145,12 +149,10 @@ impl Options {
     /// Every problem, at its place in the file.
     pub fn parse<T: DeserializeOwned>(&self) -> Result<T, Problems> {
         let mut problems = Vec::new();
-        let read = self.with_values(|values| {
-            let table =
-                Table { source: &self.source, path: &self.path(), at: self.at.clone(), values };
-            table.read(&mut problems)
-        });
-        match read {
+        let (path, values) = (self.path(), self.outline.read(self.source.text()));
+        let table =
+            Table { source: &self.source, path: &path, at: self.at.clone(), values: &values };
+        match table.read(&mut problems) {
             Some(options) => Problems::unless_empty(problems, options),
             None => Err(problems.into()),
         }
@@ -159,7 +161,7 @@ impl Options {
     /// A problem with the value of `key`, or with the service if that is absent;
     /// an empty `key` is the choice of the service itself.
     pub fn problem(&self, key: &str, message: impl fmt::Display) -> Problem {
-        let at = self.with_values(|values| values.get(key).map(Spanned::span));
+        let at = self.outline.place(key);
         let path = match key {
             "" => dotted("pool", [self.pool.as_str(), "service"]),
             key => dotted(&self.path(), [key]),
@@ -169,22 +171,6 @@ impl Options {
 
     fn path(&self) -> String {
         dotted("pool", [&self.pool, "service", &self.service])
-    }
-
-    /// Calls `f` with the options, or with none for the bare name.
-    ///
-    /// They are parsed again: toml's values borrow from the text, and those that do
-    /// not would have lost their places.
-    fn with_values<R>(&self, f: impl FnOnce(&DeTable<'_>) -> R) -> R {
-        let (values, _) = DeTable::parse_recoverable(self.source.text());
-        let options = ["pool", &self.pool]
-            .iter()
-            .try_fold(values.get_ref(), |table, key| table.get(*key)?.get_ref().as_table())
-            .and_then(|pool| options_in(pool, &self.service));
-        match options {
-            Some(options) => f(options),
-            None => f(&DeTable::new()),
-        }
     }
 }
 
@@ -233,7 +219,7 @@ fn say(value: &DeValue<'_>, said: &mut String) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::pool;
+    use crate::config::tests::{pool, pools};
 
     #[derive(Debug, PartialEq, Deserialize)]
     #[serde(deny_unknown_fields)]
@@ -289,6 +275,21 @@ mod tests {
             problems("service.exec.command = [\"a\", [5]]"),
             ["3:30 pool.a.service.exec.command [5] is not a string None"]
         );
+    }
+
+    // So many that to parse the file for each of them would keep this test for
+    // many minutes.
+    #[test]
+    fn a_pool_among_many_has_its_options() {
+        let pool =
+            |at| format!("[pool.p{at}]\nlisten = \"@{at}\"\nservice.exec.command = [\"{at}\"]\n");
+        let pools = pools(&(0..5000).map(pool).collect::<String>());
+        assert_eq!(pools.len(), 5000);
+        for pool in pools {
+            let command = vec![pool.name[1..].to_owned()];
+            let options = pool.service.options.parse::<Exec>().unwrap();
+            assert_eq!(options, Exec { command, retries: 0 });
+        }
     }
 
     #[test]

@@ -242,5 +242,10 @@ fn broken_files_never_panic() {
 
 /// One pool from its text, for the tests of other modules.
 pub(crate) fn pool(text: &str) -> Pool {
-    read(text).pools.remove(0)
+    pools(text).remove(0)
+}
+
+/// The pools of a text, sorted by name.
+pub(super) fn pools(text: &str) -> Vec<Pool> {
+    read(text).pools
 }
