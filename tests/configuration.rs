@@ -7,10 +7,13 @@
 mod support;
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
 
 use support::client::{ask, assert_refuses};
 use support::command::{Finished, copy_for, finish, preforkd};
@@ -294,6 +297,53 @@ fn a_file_that_cannot_be_read_is_told_by_its_name() {
         assert_eq!(ended.code, Some(66), "{ended:?}");
         assert!(ended.err.ends_with("closed.toml\": permission denied\n"), "{ended:?}");
     }
+}
+
+// Nobody writes into the FIFO: a master that opens it would wait for ever.
+#[test]
+fn a_reload_refuses_what_may_keep_it_waiting() {
+    let setup = Setup::new();
+    let included = setup.directory().join("pool.d/more.toml");
+    fs::create_dir(setup.directory().join("pool.d")).expect("create a directory");
+    let address = Address::fresh();
+    let config = format!("include = [\"pool.d/*.toml\"]\n{}", pool("echo", &address, ""));
+    let daemon = setup.config(&config).start();
+    let refused = |file: &Path| {
+        let reason = format!(
+            "could not read configuration \"{}\": it is not a regular file",
+            file.display()
+        );
+        let event = daemon.fail_to_reload();
+        assert_eq!(event.text("reason"), Some(reason.as_str()), "{event}");
+        assert_eq!(ask(&address, "hello"), "hello");
+    };
+    mkfifo(&included, Mode::S_IRWXU).expect("make a FIFO");
+    refused(&included);
+    // Nor does a start wait for it: `check` finds that.
+    assert_eq!(check(daemon.config_path()).code, Some(66));
+    fs::remove_file(&included).expect("remove the FIFO");
+    symlink("/dev/full", &included).expect("link to a device");
+    refused(&included);
+    fs::remove_file(&included).expect("remove the link");
+    fs::remove_file(daemon.config_path()).expect("remove the configuration");
+    mkfifo(daemon.config_path(), Mode::S_IRWXU).expect("make a FIFO");
+    refused(daemon.config_path());
+}
+
+// As the shell gives it, with <(command) or after a bar.
+#[test]
+fn a_start_takes_its_configuration_from_a_pipe() {
+    let directory = Directory::new();
+    let file = directory.write("main.toml", &pool("echo", &Address::fresh(), ""));
+    let ended = finish(
+        Command::new("sh")
+            .args(["-c", "cat \"$1\" | \"$0\" -c /dev/stdin check"])
+            .arg(preforkd().get_program())
+            .arg(&file),
+    );
+    let expected =
+        Finished { code: Some(0), out: "/dev/stdin: ok\n".to_owned(), err: String::new() };
+    assert_eq!(ended, expected);
 }
 
 #[test]

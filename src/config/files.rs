@@ -21,8 +21,18 @@ const MAX_BYTES: u64 = 1024 * 1024;
 /// After so many syntax errors the rest is not told.
 const MAX_SYNTAX_PROBLEMS: usize = 32;
 
-/// Reads the file `path`.
+/// Reads the file `path`, which has to be a regular one: to open a FIFO or a device,
+/// or to read it, may take for ever.
 pub(super) fn read(path: &Path) -> Result<Arc<Source>, Problem> {
+    match path.metadata() {
+        Ok(file) if file.is_file() || file.is_dir() => read_any(path),
+        Ok(_) => Err(could_not_read(path, "it is not a regular file")),
+        Err(error) => Err(could_not_read(path, &reason(&error))),
+    }
+}
+
+/// Reads the file `path`, whatever it is: who starts a daemon may give it a pipe.
+pub(super) fn read_any(path: &Path) -> Result<Arc<Source>, Problem> {
     let failed = |reason: &str| could_not_read(path, reason);
     let file = File::open(path).map_err(|error| failed(&reason(&error)))?;
     let metadata = file.metadata().map_err(|error| failed(&reason(&error)))?;

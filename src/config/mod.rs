@@ -51,8 +51,22 @@ use settings::Origin;
 ///
 /// Everything that is wrong, in the order of the files and of their lines.
 pub fn load(path: &Path) -> Result<Config, Problems> {
+    load_from(path, files::read_any(path))
+}
+
+/// The same for a daemon that runs, which must not wait for the other end of a pipe:
+/// `path` has to be a regular file.
+///
+/// # Errors
+///
+/// As above.
+pub fn reload(path: &Path) -> Result<Config, Problems> {
+    load_from(path, files::read(path))
+}
+
+fn load_from(path: &Path, main: Result<Arc<Source>, Problem>) -> Result<Config, Problems> {
     let mut loader = Loader::default();
-    let root = loader.read_main(path).unwrap_or_default();
+    let root = loader.read_main(main).unwrap_or_default();
     let Loader { mut pools, mut problems } = loader;
     problems.extend(shared_names(&pools));
     problems.extend(shared_addresses(&pools));
@@ -72,7 +86,7 @@ pub fn load(path: &Path) -> Result<Config, Problems> {
 ///
 /// The file cannot be read.
 pub fn control(path: &Path) -> Result<PathBuf, Problems> {
-    let source = files::read(path)?;
+    let source = files::read_any(path)?;
     let (values, _) = DeTable::parse_recoverable(source.text());
     let daemon = values.get_ref().get("daemon").and_then(|daemon| daemon.get_ref().as_table());
     let control = daemon.and_then(|daemon| daemon.get("control")?.get_ref().as_str());
@@ -100,8 +114,8 @@ struct Loader {
 }
 
 impl Loader {
-    fn read_main(&mut self, path: &Path) -> Option<Root> {
-        let source = self.keep(files::read(path))?;
+    fn read_main(&mut self, source: Result<Arc<Source>, Problem>) -> Option<Root> {
+        let source = self.keep(source)?;
         let values = self.parse(&source)?;
         let first = self.problems.len();
         let table = Table { source: &source, path: "", at: 0..0, values: &values };

@@ -165,7 +165,7 @@ impl Master<'_> {
     }
 
     fn plan_reload(&self) -> Result<Plan, Error> {
-        let config = config::load(&self.file)?;
+        let config = config::reload(&self.file)?;
         if config.daemon.control != self.daemon.control {
             // Who asks for the reload looks for its answer at the new place.
             let place = self.daemon.control.display();

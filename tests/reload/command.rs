@@ -1,16 +1,13 @@
 //! `preforkd reload`, over the control socket.
 
-use std::fs::{self, File};
-use std::io::Write;
+use std::fs;
 use std::net::TcpListener;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::thread;
 
-use nix::libc;
 use nix::sys::signal::Signal;
-use nix::sys::stat::Mode;
-use nix::unistd::{geteuid, mkfifo};
+use nix::unistd::geteuid;
 
 use super::echo;
 use super::snapshot::Snapshot;
@@ -100,41 +97,24 @@ fn it_fails_with_the_reason_and_its_exit_code() {
 }
 
 // As `systemctl reload` does it: the signal, and then the question. The master is
-// busy meanwhile, with a file that lets it wait, and finds both at once.
+// held meanwhile, and finds both at once.
 #[test]
 fn a_signal_that_came_first_is_obeyed_first() {
     let address = Address::fresh();
     let daemon = Daemon::start(&echo("echo", &address, 2));
     daemon.wait_for_idle("echo", 2);
-    let file = daemon.config_path();
-    daemon.rewrite_config(&echo("echo", &address, 3));
-    let first = fs::read_to_string(file).expect("the configuration");
-    let second = first.replace("workers = 3", "workers = 4");
-    fs::remove_file(file).expect("remove the configuration");
-    mkfifo(file, Mode::S_IRWXU).expect("make a FIFO");
+    assert!(daemon.reload(&echo("echo", &address, 3)).text("resized").is_some());
+    daemon.rewrite_config(&echo("echo", &address, 4));
 
-    daemon.signal(Signal::SIGHUP);
-    until("the master opens the file", || {
-        (procfs::system_call(daemon.pid())? == libc::SYS_openat).then_some(())
+    daemon.signal(Signal::SIGSTOP);
+    until("the master is held", || {
+        procfs::status(daemon.pid(), "State")?.starts_with('T').then_some(())
     });
     daemon.signal(Signal::SIGHUP);
     let mut client = ask(&daemon, "result");
-    let mark = daemon.log().mark();
-    feed(file, &first);
-    daemon.log().wait_since(mark, "reloaded", |_| true);
-    feed(file, &second);
-    daemon.rewrite_config(&echo("echo", &address, 4));
+    daemon.signal(Signal::SIGCONT);
     assert_eq!(client.rest(), "0 reloaded, generation: 3, resized: echo");
     daemon.wait_for_idle("echo", 4);
-}
-
-/// Writes into a FIFO, once somebody reads.
-#[track_caller]
-fn feed(fifo: &Path, text: &str) {
-    let mut options = File::options();
-    options.write(true).custom_flags(libc::O_NONBLOCK);
-    let mut writer = until("somebody reads the FIFO", || options.open(fifo).ok());
-    writer.write_all(text.as_bytes()).expect("write into the FIFO");
 }
 
 #[test]
