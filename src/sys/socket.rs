@@ -12,7 +12,7 @@ use nix::libc;
 /// Takes a connection off the listener, and the address of its peer (None
 /// where the peer has no Internet address, as on a Unix socket).
 ///
-/// An IPv4 peer of an IPv6 listener is given as IPv4.
+/// An IPv4 peer of an IPv6 listener is given in the form of IPv6; see [`canonical`].
 pub fn accept(listener: BorrowedFd<'_>) -> nix::Result<(OwnedFd, Option<SocketAddr>)> {
     let mut address = MaybeUninit::<libc::sockaddr_storage>::uninit();
     let mut length = mem::size_of::<libc::sockaddr_storage>() as libc::socklen_t;
@@ -31,7 +31,15 @@ pub fn accept(listener: BorrowedFd<'_>) -> nix::Result<(OwnedFd, Option<SocketAd
     Ok((connection, unsafe { internet_address(address.as_ptr(), length) }))
 }
 
-/// The address of this end of a connection, as [`accept`] gives the other's.
+/// The address with one of IPv4 in the form of IPv6 (::ffff:192.0.2.1) as IPv4.
+pub fn canonical(address: SocketAddr) -> SocketAddr {
+    match address.ip().to_canonical() {
+        ip @ IpAddr::V4(_) => SocketAddr::new(ip, address.port()),
+        IpAddr::V6(_) => address,
+    }
+}
+
+/// The address of this end of a connection, as [`canonical`] gives it.
 pub fn local_address(connection: BorrowedFd<'_>) -> nix::Result<Option<SocketAddr>> {
     let mut address = MaybeUninit::<libc::sockaddr_storage>::uninit();
     let mut length = mem::size_of::<libc::sockaddr_storage>() as libc::socklen_t;
@@ -40,7 +48,7 @@ pub fn local_address(connection: BorrowedFd<'_>) -> nix::Result<Option<SocketAdd
         libc::getsockname(connection.as_raw_fd(), address.as_mut_ptr().cast(), &mut length)
     })?;
     // SAFETY: `length` bytes were written.
-    Ok(unsafe { internet_address(address.as_ptr(), length) })
+    Ok(unsafe { internet_address(address.as_ptr(), length) }.map(canonical))
 }
 
 /// Decodes ip(7) and ipv6(7) addresses.
@@ -69,13 +77,8 @@ unsafe fn internet_address(
         libc::AF_INET6 if length >= mem::size_of::<libc::sockaddr_in6>() => {
             // SAFETY: as above.
             let v6 = unsafe { &*address.cast::<libc::sockaddr_in6>() };
-            let port = u16::from_be(v6.sin6_port);
-            Some(match IpAddr::from(v6.sin6_addr.s6_addr).to_canonical() {
-                ip @ IpAddr::V4(_) => SocketAddr::new(ip, port),
-                IpAddr::V6(ip) => {
-                    SocketAddrV6::new(Ipv6Addr::from(ip.octets()), port, 0, v6.sin6_scope_id).into()
-                }
-            })
+            let (ip, port) = (Ipv6Addr::from(v6.sin6_addr.s6_addr), u16::from_be(v6.sin6_port));
+            Some(SocketAddrV6::new(ip, port, 0, v6.sin6_scope_id).into())
         }
         _ => None,
     }

@@ -8,10 +8,15 @@ use crate::config::Peers;
 /// Whether a client may be served. `deny` is stronger than `allow`; an empty
 /// `allow` allows everybody. A client without an address is one on a Unix
 /// socket.
+///
+/// An IPv4 client of an IPv6 listener, ::ffff:192.0.2.1, is in the networks of
+/// either form: who denies ::/0 means everybody who comes to that socket.
 pub fn admits(allow: &[Peers], deny: &[Peers], peer: Option<SocketAddr>) -> bool {
     let among = |list: &[Peers]| {
         list.iter().any(|entry| match (entry, peer) {
-            (Peers::Net(network), Some(peer)) => network.contains(&peer.ip()),
+            (Peers::Net(network), Some(peer)) => {
+                [peer.ip(), peer.ip().to_canonical()].iter().any(|ip| network.contains(ip))
+            }
             (Peers::Unix, None) => true,
             (Peers::Net(_), None) | (Peers::Unix, Some(_)) => false,
         })
@@ -34,7 +39,7 @@ mod tests {
 
     #[test]
     fn deny_is_stronger_than_allow_and_no_list_allows_all() {
-        let cases: [(&[&str], &[&str], &str, bool); 11] = [
+        let cases: [(&[&str], &[&str], &str, bool); 18] = [
             (&[], &[], "192.0.2.1:1", true),
             (&[], &[], "", true),
             (&["192.0.2.0/24"], &[], "192.0.2.1:1", true),
@@ -43,6 +48,13 @@ mod tests {
             (&[], &["192.0.2.1/32"], "192.0.2.2:1", true),
             (&["2001:db8::/32"], &[], "[2001:db8::1]:1", true),
             (&["2001:db8::/32"], &[], "192.0.2.1:1", false),
+            (&["192.0.2.0/24"], &[], "[::ffff:192.0.2.1]:1", true),
+            (&[], &["192.0.2.1/32"], "[::ffff:192.0.2.1]:1", false),
+            (&[], &["::/0"], "[::ffff:192.0.2.1]:1", false),
+            (&[], &["::/64"], "[::ffff:192.0.2.1]:1", false),
+            (&["::/0"], &[], "[::ffff:192.0.2.1]:1", true),
+            (&[], &["2000::/3"], "[::ffff:192.0.2.1]:1", true),
+            (&[], &["::/0"], "192.0.2.1:1", true),
             (&["192.0.2.0/24"], &[], "", false),
             (&["unix"], &[], "", true),
             (&[], &["unix"], "", false),

@@ -45,7 +45,7 @@ pub fn serve(desk: Desk<'_>, context: &Context<'_>) -> Result<(), Error> {
             page.leave(Leaving::Recycled);
             return Ok(());
         }
-        let (socket, peer) = match socket::accept(listener) {
+        let (socket, address) = match socket::accept(listener) {
             Ok(accepted) => accepted,
             // The listener was taken away between the test above and here.
             Err(_) if handler::retiring() => continue,
@@ -66,7 +66,8 @@ pub fn serve(desk: Desk<'_>, context: &Context<'_>) -> Result<(), Error> {
                 continue;
             }
         };
-        if !access::admits(&settings.allow, &settings.deny, peer) {
+        let peer = address.map(socket::canonical);
+        if !access::admits(&settings.allow, &settings.deny, address) {
             debug!(context.log(), "client refused"; "peer" => describe(peer));
             continue;
         }

@@ -122,7 +122,12 @@ fn an_ipv4_client_of_an_ipv6_listener_is_an_ipv4_client() {
         ("allow = [\"127.0.0.0/8\"]", true, false),
         ("allow = [\"::1\"]", false, true),
         ("deny = [\"127.0.0.1\"]", false, true),
-        ("deny = [\"::/0\"]", true, false),
+        // The networks of IPv6 that hold such addresses hold such a client, too.
+        ("deny = [\"::/0\"]", false, false),
+        ("deny = [\"::/64\"]", false, false),
+        ("deny = [\"::1\"]", true, false),
+        ("allow = [\"::/0\"]", true, true),
+        ("allow = [\"::/0\"]\ndeny = [\"0.0.0.0/0\"]", false, true),
     ] {
         let config = format!(
             "[pool.echo]\nlisten = \"[::]:{port}\"\nworkers = 2\nservice = \"echo\"\n{keys}\n"
