@@ -15,7 +15,15 @@ use super::fault::Fault;
 /// not overflow.
 const LONGEST: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 
+/// The shortest time-out.
+const SHORTEST: Duration = Duration::from_millis(1);
+
 const DURATION_HINT: &str = r#"write it like "500ms", "30s" or "5m""#;
+
+/// The units of humantime that are none here: nobody waits for so long on purpose.
+const CALENDAR: [&str; 8] = ["M", "month", "months", "y", "yr", "yrs", "year", "years"];
+
+const CALENDAR_HINT: &str = r#"a minute is "m", as in "5m"; the largest unit is the week, "w""#;
 
 /// A way to write a value.
 ///
@@ -109,8 +117,12 @@ impl Unit for Elapsed {
     }
 
     fn text(text: &str) -> Result<Duration, Fault> {
-        let duration = humantime::parse_duration(text)
-            .map_err(|_| not::<Self>(format_args!("{text:?}")).with_hint(DURATION_HINT))?;
+        let refused = |hint| not::<Self>(format_args!("{text:?}")).with_hint(hint);
+        let duration = humantime::parse_duration(text).map_err(|_| refused(DURATION_HINT))?;
+        // "M" means mega elsewhere, and minutes to many.
+        if text.split(|c: char| !c.is_ascii_alphabetic()).any(|unit| CALENDAR.contains(&unit)) {
+            return Err(refused(CALENDAR_HINT));
+        }
         if duration > LONGEST {
             return Err(Fault::new(format_args!("{text:?} is longer than a year")));
         }
@@ -132,7 +144,8 @@ pub(super) fn without_unit<U: Unit>(number: i64) -> Fault {
     }
 }
 
-/// A duration above zero, for a time after which something happens.
+/// A duration of a millisecond at least, for a time after which something happens:
+/// who waits for less does nothing but look at the clock.
 pub(super) struct Timeout;
 
 impl Unit for Timeout {
@@ -143,10 +156,12 @@ impl Unit for Timeout {
     }
 
     fn text(text: &str) -> Result<Duration, Fault> {
-        match Elapsed::text(text)? {
-            Duration::ZERO => Err(Fault::new(format_args!("{text:?} is not above zero"))),
-            duration => Ok(duration),
+        let duration = Elapsed::text(text)?;
+        if duration < SHORTEST {
+            let fault = Fault::new(format_args!("{text:?} is too short"));
+            return Err(fault.with_hint(r#"the least is "1ms""#));
         }
+        Ok(duration)
     }
 
     fn whole(number: i64) -> Result<Duration, Fault> {

@@ -59,10 +59,22 @@ fn every_wrong_value_is_told_in_our_words() {
             "kill_timeout = \"5\"",
             "kill_timeout: \"5\" is not a duration | write it like \"500ms\", \"30s\" or \"5m\"",
         ),
-        ("kill_timeout = \"0s\"", "kill_timeout: \"0s\" is not above zero"),
-        ("request_timeout = \"0s\"", "request_timeout: \"0s\" is not above zero"),
-        ("idle_timeout = \"0ms\"", "idle_timeout: \"0ms\" is not above zero"),
-        ("min_uptime = \"2years\"", "min_uptime: \"2years\" is longer than a year"),
+        ("kill_timeout = \"0s\"", "kill_timeout: \"0s\" is too short | the least is \"1ms\""),
+        ("request_timeout = \"0s\"", "request_timeout: \"0s\" is too short | the least is \"1ms\""),
+        ("idle_timeout = \"0ms\"", "idle_timeout: \"0ms\" is too short | the least is \"1ms\""),
+        (
+            "request_timeout = \"1us\"",
+            "request_timeout: \"1us\" is too short | the least is \"1ms\"",
+        ),
+        ("min_uptime = \"367d\"", "min_uptime: \"367d\" is longer than a year"),
+        (
+            "request_timeout = \"5M\"",
+            "request_timeout: \"5M\" is not a duration | a minute is \"m\", as in \"5m\"; the largest unit is the week, \"w\"",
+        ),
+        (
+            "min_uptime = \"1h 2 years\"",
+            "min_uptime: \"1h 2 years\" is not a duration | a minute is \"m\", as in \"5m\"; the largest unit is the week, \"w\"",
+        ),
         ("min_uptime = false", "min_uptime: false is not a duration"),
         // Shares and modes.
         (
