@@ -105,11 +105,13 @@ impl Unit for Seconds {
             return Ok(unlimited);
         }
         let duration = Elapsed::text(text)?;
+        let refused = |hint| Err(not::<Self>(format_args!("{text:?}")).with_hint(hint));
         // The kernel kills at once at 0, and counts nothing below a second.
-        if duration.subsec_nanos() != 0 || duration.is_zero() {
-            return Err(not::<Self>(format_args!("{text:?}")).with_hint(r#"the least is "1s""#));
+        match (duration.as_secs(), duration.subsec_nanos()) {
+            (0, _) => refused(r#"the least is "1s""#.to_owned()),
+            (seconds, 0) => Ok(seconds),
+            (seconds, _) => refused(format!(r#"write "{seconds}s" or "{}s""#, seconds + 1)),
         }
-        Ok(duration.as_secs())
     }
 
     fn whole(number: i64) -> Result<u64, Fault> {

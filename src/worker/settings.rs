@@ -46,11 +46,27 @@ pub(super) struct Identity {
     pub groups: Vec<Gid>,
 }
 
-/// A resource limit, soft and hard.
+/// A resource limit.
 pub(super) struct Limit {
     pub name: &'static str,
     pub resource: Resource,
-    pub value: u64,
+    pub soft: u64,
+    pub hard: u64,
+}
+
+impl Limit {
+    fn new(name: &'static str, resource: Resource, value: u64) -> Self {
+        let hard = match resource {
+            // At the soft limit the kernel sends SIGXCPU, which says what happened;
+            // at the hard one SIGKILL, which anybody may have sent.
+            Resource::RLIMIT_CPU => {
+                let most = getrlimit(resource).map_or(value, |(_, hard)| hard);
+                value.saturating_add(1).min(most.max(value))
+            }
+            _ => value,
+        };
+        Limit { name, resource, soft: value, hard }
+    }
 }
 
 impl Settings {
@@ -77,7 +93,7 @@ impl Settings {
             nice: pool.nice.as_ref().map(|nice| *nice.get_ref()),
             oom_score_adj: pool.oom_score_adj.as_ref().map(|score| *score.get_ref()),
             limits: limits(&pool.limits)
-                .map(|(name, resource, value)| Limit { name, resource, value: *value.get_ref() })
+                .map(|(name, resource, value)| Limit::new(name, resource, *value.get_ref()))
                 .collect(),
             environment: Environment::new(environment(pool)),
             allow: pool.allow.clone(),

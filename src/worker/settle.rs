@@ -103,7 +103,7 @@ pub fn settle<'a>(assignment: Assignment<'a>, page: OwnPage) -> Result<Desk<'a>,
 
 fn settle_limits(settings: &Settings) -> Result<(), Error> {
     for limit in &settings.limits {
-        setrlimit(limit.resource, limit.value, limit.value).map_err(|errno| {
+        setrlimit(limit.resource, limit.soft, limit.hard).map_err(|errno| {
             Error::system(format!("set limit \"{}\"", limit.name), &errno.into())
         })?;
     }
@@ -135,7 +135,7 @@ fn settle_identity(settings: &Settings) -> Result<(), Error> {
     setresuid(uid, uid, uid).map_err(failed("become user"))?;
     // The kernel lets nobody who has changed users dump core; who sets a limit
     // for cores wants them.
-    if settings.limits.iter().any(|limit| limit.name == "core" && limit.value > 0) {
+    if settings.limits.iter().any(|limit| limit.name == "core" && limit.soft > 0) {
         prctl::set_dumpable(true).map_err(failed("allow core dumps of user"))?;
     }
     Ok(())

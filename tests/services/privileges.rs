@@ -8,10 +8,10 @@ use std::process::Command;
 
 use nix::unistd::{Group, User};
 
-use super::command;
 use super::support::client::ask;
 use super::support::command::{copy_for, finish, preforkd};
-use super::support::{Address, Daemon, Directory, Setup, is_root, procfs, provided};
+use super::support::{Address, Client, Daemon, Directory, Setup, is_root, procfs, provided};
+use super::{command, shell};
 
 /// The ids that the test service tells: `uid`, `gid`, `groups`.
 #[track_caller]
@@ -138,13 +138,55 @@ fn limits_are_set_soft_and_hard() {
     let master = daemon.pid();
     for worker in daemon.wait_for_idle("echo", 2) {
         for (key, _, name, value) in LIMITS {
-            assert_eq!(limit(worker, name), (value.to_owned(), value.to_owned()), "{key}");
+            // SIGXCPU comes before SIGKILL.
+            let hard = if key == "cpu" { "121" } else { value };
+            assert_eq!(limit(worker, name), (value.to_owned(), hard.to_owned()), "{key}");
             assert_eq!(
                 limit(master, name),
                 limit(std::process::id() as i32, name),
                 "{key} of the master"
             );
         }
+    }
+}
+
+#[test]
+fn a_death_for_want_of_processor_time_is_told_as_that() {
+    let address = Address::fresh();
+    let keys = "limits.cpu = \"1s\"\nlimits.core = 0";
+    let daemon = Daemon::start_example("testsvc", &command(&address, 1, keys));
+    daemon.expect(&["worker killed"]);
+    let mut client = Client::connect(&address);
+    client.send("spin\n");
+    let end = daemon.log().wait_for("worker killed", |_| true);
+    assert_eq!(
+        (end.text("signal"), end.text("cause")),
+        (Some("SIGXCPU"), Some("crashed")),
+        "{end}"
+    );
+    drop(daemon);
+
+    let daemon = Daemon::start(&shell(&address, 1, "while :; do :; done", keys));
+    daemon.expect(&["program killed"]);
+    let _waiting = Client::connect(&address);
+    let end = daemon.log().wait_for("program killed", |_| true);
+    assert_eq!(end.text("signal"), Some("SIGXCPU"), "{end}");
+}
+
+// Nor does it ask for more than the daemon may have.
+#[test]
+fn a_limit_of_processor_time_stays_below_that_of_the_daemon() {
+    for (own, asked) in [("100", "100s"), ("100", "99s")] {
+        let address = Address::fresh();
+        let keys = format!("limits.cpu = \"{asked}\"");
+        let script = format!("ulimit -t {own} && exec \"$@\"");
+        let daemon = Setup::new()
+            .config(&super::echo(&address, 1, &keys))
+            .wrapper(&["sh", "-c", &script, "sh"])
+            .start();
+        let worker = daemon.wait_for_idle("echo", 1)[0];
+        let expected = (asked.trim_end_matches('s').to_owned(), own.to_owned());
+        assert_eq!(limit(worker, "Max cpu time"), expected);
     }
 }
 

@@ -133,7 +133,11 @@ fn every_wrong_value_is_told_in_our_words() {
         ),
         (
             "limits.cpu = \"1500ms\"",
-            "limits.cpu: \"1500ms\" is not a duration in whole seconds or \"unlimited\" | the least is \"1s\"",
+            "limits.cpu: \"1500ms\" is not a duration in whole seconds or \"unlimited\" | write \"1s\" or \"2s\"",
+        ),
+        (
+            "limits.cpu = \"500ms\"",
+            "limits.cpu: \"500ms\" is not a duration in whole seconds or \"unlimited\" | the least is \"1s\"",
         ),
         (
             "limits.cpu = \"0s\"",
