@@ -20,6 +20,7 @@ use nix::sys::stat::{Mode, fchmod, umask};
 use nix::unistd::{
     AccessFlags, Gid, Group, Pid, Uid, User, eaccess, fchownat, getegid, geteuid, getgroups, getpid,
 };
+use toml::Spanned;
 
 use crate::config::{Address, Listen};
 use crate::error::{Code, Error, reason};
@@ -207,8 +208,8 @@ pub fn check(settings: &Listen) -> io::Result<()> {
 }
 
 fn check_path(path: &Path, settings: &Listen) -> io::Result<()> {
-    let owner = settings.owner.as_deref().map(find_user).transpose()?;
-    let group = settings.group.as_deref().map(find_group).transpose()?;
+    let owner = settings.owner.as_ref().map(find_user).transpose()?;
+    let group = settings.group.as_ref().map(find_group).transpose()?;
     // Only root gives files away.
     let is_own = owner.is_none_or(|owner| owner == geteuid())
         && group.is_none_or(|group| group == getegid() || is_member(group));
@@ -268,8 +269,8 @@ fn bind_to(socket: &OwnedFd, address: &dyn SockaddrLike) -> io::Result<()> {
 /// Binds a socket file that nobody can connect to before it has its owner and
 /// mode: until `listen`, a connect is refused.
 fn bind_path(path: &Path, settings: &Listen) -> io::Result<(OwnedFd, SocketFile)> {
-    let owner = settings.owner.as_deref().map(find_user).transpose()?;
-    let group = settings.group.as_deref().map(find_group).transpose()?;
+    let owner = settings.owner.as_ref().map(find_user).transpose()?;
+    let group = settings.group.as_ref().map(find_group).transpose()?;
     remove_stale(path)?;
 
     let socket = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
@@ -289,18 +290,16 @@ fn bind_path(path: &Path, settings: &Listen) -> io::Result<(OwnedFd, SocketFile)
     Ok((socket, file))
 }
 
-fn find_user(name: &str) -> io::Result<Uid> {
-    match User::from_name(name)? {
-        Some(user) => Ok(user.uid),
-        None => Err(io::Error::other(format!("there is no user \"{name}\""))),
-    }
+/// The owner of a socket file by its name.
+pub fn find_user(name: &Spanned<String>) -> io::Result<Uid> {
+    let user = User::from_name(name.get_ref())?;
+    user.map(|user| user.uid).ok_or_else(|| io::Error::other("no such user"))
 }
 
-fn find_group(name: &str) -> io::Result<Gid> {
-    match Group::from_name(name)? {
-        Some(group) => Ok(group.gid),
-        None => Err(io::Error::other(format!("there is no group \"{name}\""))),
-    }
+/// The group of a socket file by its name.
+pub fn find_group(name: &Spanned<String>) -> io::Result<Gid> {
+    let group = Group::from_name(name.get_ref())?;
+    group.map(|group| group.gid).ok_or_else(|| io::Error::other("no such group"))
 }
 
 /// Removes a socket file that a daemon left behind which is no more. A file
@@ -366,8 +365,8 @@ impl SocketFile {
         if !self.is(&fs::metadata(&by_number)?) {
             return Err(io::Error::other("another file has taken its name"));
         }
-        let owner = settings.owner.as_deref().map(find_user).transpose()?;
-        let group = settings.group.as_deref().map(find_group).transpose()?;
+        let owner = settings.owner.as_ref().map(find_user).transpose()?;
+        let group = settings.group.as_ref().map(find_group).transpose()?;
         if owner.is_some() || group.is_some() {
             fchownat(&held, "", owner, group, AtFlags::AT_EMPTY_PATH)?;
         }

@@ -131,7 +131,7 @@ fn what_the_system_does_not_have_is_told_at_its_place() {
     let file = directory.write(
         "main.toml",
         &format!(
-            "[pool.a]\nlisten = {{ address = \"{}\", owner = \"no-such-user\" }}\nservice = \"echo\"\n\
+            "[pool.a]\nlisten = {{ owner = \"no-such-user\", group = \"nobody-of-this-name\", address = \"{}\" }}\nservice = \"echo\"\n\
              user = \"nobody-of-this-name\"\nworking_directory = \"{}\"\n\
              [pool.b]\nlisten = \"@preforkd-b\"\nservice.exec.command = [\"{}\", \"x\"]\n\
              group = \"no-such-group\"\nworking_directory = \"/nowhere\"\n\
@@ -148,7 +148,8 @@ fn what_the_system_does_not_have_is_told_at_its_place() {
     assert_eq!(ended.code, Some(78), "{ended:?}");
     let told = ended.err.replace(&format!("{}/", directory.path().display()), "");
     for expected in [
-        "main.toml:2:10: pool.a.listen: could not bind listener \"a.sock\": there is no user \"no-such-user\"",
+        "main.toml:2:20: pool.a.listen.owner: could not find owner \"no-such-user\": no such user\n",
+        "main.toml:2:44: pool.a.listen.group: could not find group \"nobody-of-this-name\": no such group\n",
         "main.toml:4:8: pool.a.user: could not find user \"nobody-of-this-name\": no such user",
         "main.toml:5:21: pool.a.working_directory: could not enter directory \"file\": not a directory",
         "main.toml:8:24: pool.b.service.exec.command: could not execute program \"file\": permission denied",
@@ -161,7 +162,7 @@ fn what_the_system_does_not_have_is_told_at_its_place() {
     ] {
         assert!(told.contains(expected), "{expected}\nis not in\n{told}");
     }
-    assert_eq!(places(&told).len(), 10, "{told}");
+    assert_eq!(places(&told).len(), 11, "{told}");
 }
 
 #[test]
@@ -459,8 +460,8 @@ fn check_finds_what_run_would_refuse() {
         (on(&format!("\"{}\"", inside("missing/echo.sock"))), 73),
         (on(&format!("\"{}\"", inside("file/echo.sock"))), 73),
         (on(&format!("\"{}\"", inside("file"))), 73),
-        (on(&format!("{{ address = \"{}\", owner = \"no-such-user\" }}", inside("s"))), 73),
-        (on(&format!("{{ address = \"{}\", group = \"no-such-group\" }}", inside("s"))), 73),
+        (on(&format!("{{ address = \"{}\", owner = \"no-such-user\" }}", inside("s"))), 78),
+        (on(&format!("{{ address = \"{}\", group = \"no-such-group\" }}", inside("s"))), 78),
         // No machine has this address: it is for documentation (RFC 5737).
         (on("\"203.0.113.1:7007\""), 73),
         (format!("[log]\nfile = \"{}\"\n{}", inside("missing/log"), echo("")), 71),

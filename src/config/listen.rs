@@ -9,9 +9,10 @@ use std::str::FromStr;
 use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, Error, MapAccess, Visitor};
+use toml::Spanned;
 
 use super::fault::Fault;
-use super::units::{AbsolutePath, Mode, Name, Unit, Within, optional, plain};
+use super::units::{AbsolutePath, Mode, Name, Unit, Within, optional, plain, spanned};
 
 /// The size of `sun_path`, unix(7): a path needs a NUL behind it, and an abstract
 /// name a NUL before it.
@@ -25,9 +26,9 @@ pub struct Listen {
     /// How many connections may wait to be accepted, listen(2).
     pub backlog: u32,
     /// The user that owns the socket file; `None` is the daemon's own.
-    pub owner: Option<String>,
+    pub owner: Option<Spanned<String>>,
     /// The group of the socket file; `None` is the daemon's own.
-    pub group: Option<String>,
+    pub group: Option<Spanned<String>>,
     /// The permission bits of the socket file.
     pub mode: u32,
 }
@@ -78,10 +79,10 @@ struct ListenTable {
     // The kernel cuts a larger one to net.core.somaxconn without a word.
     #[serde(default, deserialize_with = "optional::<Within<u32, 1, 65535>, _>")]
     backlog: Option<u32>,
-    #[serde(default, deserialize_with = "optional::<Name, _>")]
-    owner: Option<String>,
-    #[serde(default, deserialize_with = "optional::<Name, _>")]
-    group: Option<String>,
+    #[serde(default, deserialize_with = "spanned::<Name, _>")]
+    owner: Option<Spanned<String>>,
+    #[serde(default, deserialize_with = "spanned::<Name, _>")]
+    group: Option<Spanned<String>>,
     #[serde(default, deserialize_with = "optional::<Mode, _>")]
     mode: Option<u32>,
 }

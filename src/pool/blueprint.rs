@@ -1,9 +1,13 @@
 //! A pool as it is to be: checked, and nothing of it running yet.
 #![forbid(unsafe_code)]
 
+use std::io;
 use std::os::fd::OwnedFd;
 
-use crate::config::{Pool, Problems};
+use toml::Spanned;
+
+use crate::config::{Listen, Pool, Problem, Problems};
+use crate::error::reason;
 use crate::listener;
 use crate::log::journal;
 use crate::service::{Service, Services};
@@ -26,9 +30,10 @@ impl Blueprint {
     ///
     /// All that is wrong with the pool, told at once.
     pub fn draw(config: Pool, services: &Services) -> Result<Self, Problems> {
-        let mut problems = Vec::new();
         let listen = &config.listen;
-        if let Err(error) = listener::check(listen.get_ref()) {
+        let mut problems = check_owner(&config);
+        // With a name that nobody has, it would tell that again.
+        if let (true, Err(error)) = (problems.is_empty(), listener::check(listen.get_ref())) {
             let error = listener::could_not_bind("listener", &listen.get_ref().address, &error);
             let problem = config.problem("listen", listen.span(), &error);
             problems.push(problem.with_code(error.code()));
@@ -55,4 +60,18 @@ impl Blueprint {
     pub fn log_stderr(&mut self) {
         self.stderr = journal::stream(&format!("preforkd/{}", self.config.name)).ok();
     }
+}
+
+/// The names of whom the socket is to belong to, where nobody has them: told at their
+/// places, which the listener does not know.
+fn check_owner(config: &Pool) -> Vec<Problem> {
+    let Listen { owner, group, .. } = config.listen.get_ref();
+    let owner = owner.as_ref().map(|name| ("owner", name, listener::find_user(name).err()));
+    let group = group.as_ref().map(|name| ("group", name, listener::find_group(name).err()));
+    let problem = |(key, name, error): (_, &Spanned<String>, Option<io::Error>)| {
+        let reason = reason(&error?);
+        let message = format!("could not find {key} \"{}\": {reason}", name.get_ref());
+        Some(config.problem(&format!("listen.{key}"), name.span(), message))
+    };
+    [owner, group].into_iter().flatten().filter_map(problem).collect()
 }

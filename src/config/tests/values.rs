@@ -286,8 +286,8 @@ service = "echo"
     let listen = Listen {
         address: Address::Path("/s".into()),
         backlog: 5,
-        owner: Some("o".into()),
-        group: Some("g".into()),
+        owner: Some(Spanned::new(0..0, "o".into())),
+        group: Some(Spanned::new(0..0, "g".into())),
         mode: 0o600,
     };
     assert_eq!(*z.listen.get_ref(), listen);
