@@ -181,9 +181,16 @@ fn retire() {
         super::fork::leave(0);
     }
     RETIRING.store(true, Relaxed);
+    let listener = LISTENER.load(Relaxed);
     // SAFETY: integers; dup3 is the system call, like dup2. The number stays
-    // owned by whoever owned the listener.
-    unsafe { libc::dup3(DEAD.load(Relaxed), LISTENER.load(Relaxed), libc::O_CLOEXEC) };
+    // owned by whoever owned the listener. It is closed only where dup3 refuses
+    // it, because it is beyond limits.nofile: nothing can get that number again,
+    // and its owner is an object of the parent, which is never dropped here.
+    unsafe {
+        if libc::dup3(DEAD.load(Relaxed), listener, libc::O_CLOEXEC) < 0 {
+            libc::close(listener);
+        }
+    }
 }
 
 extern "C" fn handle_reopen(_: c_int) {

@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
+use nix::sys::signal::Signal;
 use nix::unistd::{Group, User};
 
 use super::support::client::ask;
@@ -148,6 +149,24 @@ fn limits_are_set_soft_and_hard() {
             );
         }
     }
+}
+
+// The kernel puts nothing at a number that is beyond the limit, not even the dead
+// file that ends the worker's accept.
+#[test]
+fn a_worker_retires_whose_listener_is_beyond_its_limit() {
+    let pool = |name: &str, keys: &str| {
+        super::echo(&Address::fresh(), 1, keys).replace("pool.echo", &format!("pool.{name}"))
+    };
+    let mut config: String = (0..20).map(|at| pool(&format!("p{at}"), "")).collect();
+    config.push_str(&pool("z", "limits.nofile = 16"));
+    let daemon = Daemon::start(&config);
+    let worker = daemon.wait_for_idle("z", 1)[0];
+    assert!(procfs::descriptors(worker).keys().any(|&number| number > 16));
+    daemon.expect(&["worker exited"]);
+    procfs::send(worker, Signal::SIGTERM);
+    let end = daemon.log().wait_for("worker exited", |_| true);
+    assert_eq!((end.pid(), end.number("code")), (worker, Some(0)), "{end}");
 }
 
 #[test]
