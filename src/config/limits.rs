@@ -17,7 +17,7 @@ use super::units::{Elapsed, Unit, not, spanned, without_unit};
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
     /// Open descriptors, one more than the highest.
-    #[serde(deserialize_with = "spanned::<Count, _>")]
+    #[serde(deserialize_with = "spanned::<Count<LEAST_DESCRIPTORS>, _>")]
     pub nofile: Option<Spanned<u64>>,
     /// Bytes of a core dump; 0 is none.
     #[serde(deserialize_with = "spanned::<Size, _>")]
@@ -29,7 +29,7 @@ pub struct Limits {
     #[serde(deserialize_with = "spanned::<Seconds, _>")]
     pub cpu: Option<Spanned<u64>>,
     /// Processes of the user.
-    #[serde(deserialize_with = "spanned::<Count, _>")]
+    #[serde(deserialize_with = "spanned::<Count<0>, _>")]
     pub nproc: Option<Spanned<u64>>,
     /// Bytes of data segment.
     #[serde(deserialize_with = "spanned::<Size, _>")]
@@ -42,14 +42,19 @@ pub struct Limits {
     pub fsize: Option<Spanned<u64>>,
 }
 
-/// A resource limit that counts things: a number, or `"unlimited"`.
-pub(super) struct Count;
+/// With fewer, a worker starts and cannot accept, and its clients hang. Six are
+/// open as long as it lives, the service `exec` takes up to four for a connection,
+/// and a log that is opened again takes one.
+const LEAST_DESCRIPTORS: u64 = 16;
 
-impl Unit for Count {
+/// A resource limit that counts things: a number from `LEAST`, or `"unlimited"`.
+pub(super) struct Count<const LEAST: u64>;
+
+impl<const LEAST: u64> Unit for Count<LEAST> {
     type Value = u64;
 
     fn expected(f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(r#"a whole number, 0 or more, or "unlimited""#)
+        write!(f, r#"a whole number, {LEAST} or more, or "unlimited""#)
     }
 
     fn text(text: &str) -> Result<u64, Fault> {
@@ -57,7 +62,8 @@ impl Unit for Count {
     }
 
     fn whole(number: i64) -> Result<u64, Fault> {
-        u64::try_from(number).map_err(|_| not::<Self>(number))
+        let count = u64::try_from(number).ok().filter(|&count| count >= LEAST);
+        count.ok_or_else(|| not::<Self>(number))
     }
 }
 

@@ -151,6 +151,26 @@ fn limits_are_set_soft_and_hard() {
     }
 }
 
+// Less is refused: a worker would start, and its clients would hang.
+#[test]
+fn every_service_serves_with_the_fewest_descriptors() {
+    let keys = "limits.nofile = 16";
+    let address = Address::fresh();
+    let stderr = |target| format!("{keys}\nservice.exec.stderr = \"{target}\"");
+    for config in [
+        super::echo(&address, 1, keys),
+        shell(&address, 1, "exec cat", &stderr("log")),
+        shell(&address, 1, "exec cat", &stderr("socket")),
+        shell(&address, 1, "exec cat", &stderr("null")),
+    ] {
+        let daemon = Daemon::start(&config);
+        for _ in 0..3 {
+            assert_eq!(ask(&address, "hello"), "hello", "{config}");
+        }
+        drop(daemon);
+    }
+}
+
 // The kernel puts nothing at a number that is beyond the limit, not even the dead
 // file that ends the worker's accept.
 #[test]

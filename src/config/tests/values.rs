@@ -116,7 +116,11 @@ fn every_wrong_value_is_told_in_our_words() {
         // Limits.
         (
             "limits.nofile = \"64MiB\"",
-            "limits.nofile: \"64MiB\" is not a whole number, 0 or more, or \"unlimited\"",
+            "limits.nofile: \"64MiB\" is not a whole number, 16 or more, or \"unlimited\"",
+        ),
+        (
+            "limits.nofile = 15",
+            "limits.nofile: 15 is not a whole number, 16 or more, or \"unlimited\"",
         ),
         (
             "limits.nproc = -1",
@@ -258,7 +262,7 @@ umask = "0027"
 nice = -5
 oom_score_adj = 500
 env = { A = "b" }
-limits = { nofile = 1, core = 0, as = "1KiB", cpu = "2m", nproc = 3, data = "unlimited", stack = "1kB", fsize = 4 }
+limits = { nofile = 16, core = 0, as = "1KiB", cpu = "2m", nproc = 3, data = "unlimited", stack = "1kB", fsize = 4 }
 max_requests = 7
 max_requests_jitter = "20%"
 request_timeout = "500ms"
@@ -303,7 +307,7 @@ service = "echo"
     // Where it stands is no part of what it says.
     let limit = |value: u64| Some(Spanned::new(0..0, value));
     let limits = Limits {
-        nofile: limit(1),
+        nofile: limit(16),
         core: limit(0),
         address_space: limit(1024),
         cpu: limit(120),
