@@ -8,7 +8,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::fault::Fault;
-use super::units::{Elapsed, Unit, not, spanned, without_unit};
+use super::units::{Elapsed, Unit, in_quotes, not, spanned, without_unit};
 
 /// The resource limits of a worker, setrlimit(2).
 ///
@@ -58,7 +58,7 @@ impl<const LEAST: u64> Unit for Count<LEAST> {
     }
 
     fn text(text: &str) -> Result<u64, Fault> {
-        unlimited(text).ok_or_else(|| not::<Self>(format_args!("{text:?}")))
+        unlimited(text).ok_or_else(|| in_quotes::<Self>(text))
     }
 
     fn whole(number: i64) -> Result<u64, Fault> {

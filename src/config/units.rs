@@ -58,6 +58,17 @@ pub(super) fn not<U: Unit + ?Sized>(shown: impl fmt::Display) -> Fault {
     Fault::new(format_args!("{shown} is not {}", Expected::<U>(PhantomData)))
 }
 
+/// The fault of a text where a number in the unit `U` is read.
+pub(super) fn in_quotes<U: Unit>(text: &str) -> Fault {
+    let fault = not::<U>(format_args!("{text:?}"));
+    match text.parse() {
+        Ok(number) if U::whole(number).is_ok() => {
+            fault.with_hint(format_args!("write it without quotes, {number}"))
+        }
+        _ => fault,
+    }
+}
+
 /// Deserializes a value in the unit `U`.
 pub(super) fn plain<'de, U: Unit, D: Deserializer<'de>>(from: D) -> Result<U::Value, D::Error> {
     struct UnitVisitor<U>(PhantomData<U>);
@@ -181,6 +192,10 @@ impl<T: TryFrom<i64>, const MIN: i64, const MAX: i64> Unit for Within<T, MIN, MA
         } else {
             write!(f, "a whole number from {MIN} to {MAX}")
         }
+    }
+
+    fn text(text: &str) -> Result<T, Fault> {
+        Err(in_quotes::<Self>(text))
     }
 
     fn whole(number: i64) -> Result<T, Fault> {

@@ -37,6 +37,11 @@ fn every_wrong_value_is_told_in_our_words() {
         ("workers = 0", "workers: 0 is not a whole number from 1 to 16384"),
         ("workers = 16385", "workers: 16385 is not a whole number from 1 to 16384"),
         ("workers = \"x\"", "workers: \"x\" is not a whole number from 1 to 16384"),
+        (
+            "workers = \"2\"",
+            "workers: \"2\" is not a whole number from 1 to 16384 | write it without quotes, 2",
+        ),
+        ("workers = \"0\"", "workers: \"0\" is not a whole number from 1 to 16384"),
         ("workers = 1.5", "workers: 1.5 is not a whole number from 1 to 16384"),
         ("workers = true", "workers: true is not a whole number from 1 to 16384"),
         ("workers = [1]", "workers: [1] is not a whole number from 1 to 16384"),
@@ -117,6 +122,10 @@ fn every_wrong_value_is_told_in_our_words() {
         (
             "limits.nofile = \"64MiB\"",
             "limits.nofile: \"64MiB\" is not a whole number, 16 or more, or \"unlimited\"",
+        ),
+        (
+            "limits.nofile = \"64\"",
+            "limits.nofile: \"64\" is not a whole number, 16 or more, or \"unlimited\" | write it without quotes, 64",
         ),
         (
             "limits.nofile = 15",
