@@ -212,7 +212,9 @@ fn what_is_included_is_there_and_holds_pools_alone() {
     let main = format!("include = [\"other.toml\"]\n{}", pool("main", &address, ""));
     let (code, text) = told(&main);
     assert_eq!(code, Some(66), "{text}");
-    assert_eq!(text, "could not read configuration \"other.toml\": no such file\n");
+    let expected = "main.toml:1:12: include: could not read configuration \"other.toml\": no such file\n    \
+                    1 | include = [\"other.toml\"]\n      |            ^^^^^^^^^^^^\n";
+    assert_eq!(text, expected);
     for (key, line) in
         [("include", "include = [\"main.toml\"]"), ("daemon", "[daemon]"), ("log", "[log]")]
     {
@@ -315,7 +317,7 @@ fn a_reload_refuses_what_may_keep_it_waiting() {
             file.display()
         );
         let event = daemon.fail_to_reload();
-        assert_eq!(event.text("reason"), Some(reason.as_str()), "{event}");
+        assert!(event.text("reason").is_some_and(|told| told.contains(&reason)), "{event}");
         assert_eq!(ask(&address, "hello"), "hello");
     };
     mkfifo(&included, Mode::S_IRWXU).expect("make a FIFO");

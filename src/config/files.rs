@@ -31,6 +31,21 @@ pub(super) fn read(path: &Path) -> Result<Arc<Source>, Problem> {
     }
 }
 
+/// Reads the file `path`, which `include` in the file `main` stands for.
+pub(super) fn read_included(
+    path: &Path,
+    main: &Source,
+    include: &Spanned<String>,
+) -> Result<Arc<Source>, Problem> {
+    read(path).map_err(|problem| at_include(main, include, &problem))
+}
+
+/// A problem with an included file as a whole: who reads that a file is missing
+/// asks who wants it.
+fn at_include(main: &Source, include: &Spanned<String>, problem: &Problem) -> Problem {
+    main.problem("include", include.span(), problem.message()).with_code(problem.code())
+}
+
 /// Reads the file `path`, whatever it is: who starts a daemon may give it a pipe.
 pub(super) fn read_any(path: &Path) -> Result<Arc<Source>, Problem> {
     let failed = |reason: &str| could_not_read(path, reason);
@@ -118,7 +133,8 @@ pub(super) fn expand(main: &Source, include: &Spanned<String>) -> Result<Vec<Pat
         .map_err(|error| wrong(format!("{name:?} is not a pattern: {}", error.msg)))?;
     let mut paths = matches
         .collect::<Result<Vec<_>, _>>()
-        .map_err(|error| could_not_read(error.path(), &reason(error.error())))?;
+        .map_err(|error| could_not_read(error.path(), &reason(error.error())))
+        .map_err(|problem| at_include(main, include, &problem))?;
     paths.sort();
     Ok(paths)
 }

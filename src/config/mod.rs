@@ -129,7 +129,7 @@ impl Loader {
                 Ok(paths) => {
                     for path in paths {
                         if included.insert(path.clone()) {
-                            self.read_included(&path, &source);
+                            self.read_included(&path, &source, include);
                         }
                     }
                 }
@@ -139,8 +139,8 @@ impl Loader {
         root
     }
 
-    fn read_included(&mut self, path: &Path, main: &Source) {
-        let Some(source) = self.keep(files::read(path)) else {
+    fn read_included(&mut self, path: &Path, main: &Source, include: &Spanned<String>) {
+        let Some(source) = self.keep(files::read_included(path, main, include)) else {
             return;
         };
         let Some(values) = self.parse(&source) else {

@@ -99,7 +99,11 @@ fn included_files_are_read_in_the_order_of_their_names() {
 #[test]
 fn wrong_includes_are_told() {
     let cases: [(&str, &str, &str); 5] = [
-        ("absent.toml", "", "could not read configuration \"absent.toml\": no such file"),
+        (
+            "absent.toml",
+            "",
+            "main.toml:1:12: include: could not read configuration \"absent.toml\": no such file",
+        ),
         ("d/*[", "", "main.toml:1:12: include: \"d/*[\" is not a pattern: invalid range pattern"),
         ("d/*", "[daemon]", "d/i.toml:1:2: key \"daemon\" belongs in main.toml"),
         ("d/*", "include = []", "d/i.toml:1:1: key \"include\" belongs in main.toml"),
