@@ -15,12 +15,16 @@ const EXCERPT_CHARS: usize = 120;
 pub struct Source {
     path: PathBuf,
     text: String,
+    /// Where the lines end: a problem for each of many pools has to find its own.
+    feeds: Vec<usize>,
 }
 
 impl Source {
     /// The file `path`, which holds `text`.
     pub fn new(path: impl Into<PathBuf>, text: impl Into<String>) -> Self {
-        Source { path: path.into(), text: text.into() }
+        let text = text.into();
+        let feeds = text.match_indices('\n').map(|(at, _)| at).collect();
+        Source { path: path.into(), text, feeds }
     }
 
     /// Where the file is, as the user named it.
@@ -35,7 +39,7 @@ impl Source {
 
     /// The line, counted from 1, in which the byte `offset` stands.
     pub fn line(&self, offset: usize) -> usize {
-        Place::find(&self.text, &(offset..offset)).line
+        self.feeds.partition_point(|&feed| feed < offset) + 1
     }
 
     /// A problem with the value of the key `key`, which stands at the bytes `span`.
@@ -48,7 +52,7 @@ impl Source {
         message: impl fmt::Display,
     ) -> Problem {
         Problem {
-            place: Some(Box::new(Place::find(&self.text, &span))),
+            place: Some(Box::new(Place::find(self, &span))),
             key: key.into(),
             ..Problem::of_file(&self.path, message)
         }
@@ -183,8 +187,9 @@ struct Place {
 }
 
 impl Place {
-    /// The place of the bytes `span` in `text`; one past the end is the end.
-    fn find(text: &str, span: &Range<usize>) -> Self {
+    /// The place of the bytes `span` in `source`; one past the end is the end.
+    fn find(source: &Source, span: &Range<usize>) -> Self {
+        let text = source.text();
         let start = char_start(text, span.start);
         let end = char_start(text, span.end).max(start);
         let line_start = text[..start].rfind('\n').map_or(0, |feed| feed + 1);
@@ -205,7 +210,7 @@ impl Place {
         let width = width.min(EXCERPT_CHARS - (col - 1 - skip).min(EXCERPT_CHARS - 1));
 
         Place {
-            line: text[..start].matches('\n').count() + 1,
+            line: source.line(start),
             col,
             excerpt: shown.map(printable).collect(),
             carets: pad.chain(std::iter::repeat_n('^', width)).collect(),

@@ -90,7 +90,7 @@ pub(super) fn parse(source: &Source) -> Result<DeTable<'_>, Vec<Problem>> {
 }
 
 /// The errors that are told, in the order of the text. They are chosen before
-/// problems are made of them: each problem looks for its line from the start.
+/// problems are made of them: each problem reads its line, and all may be on one.
 fn told<'e>(text: &str, errors: &'e [toml::de::Error]) -> Vec<(Range<usize>, &'e str)> {
     let mut errors: Vec<_> =
         errors.iter().map(|error| (error.span().unwrap_or_default(), error.message())).collect();

@@ -21,7 +21,9 @@ mod tests;
 mod units;
 mod wording;
 
-use std::collections::BTreeSet;
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeSet, HashMap};
+use std::hash::Hash;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -235,12 +237,16 @@ fn shared_addresses(pools: &[Pool]) -> Vec<Problem> {
 }
 
 /// Each pool whose `key` an earlier one has too, behind the first that has it.
-fn repeated<'p, K: PartialEq + 'p>(
+fn repeated<'p, K: Eq + Hash + 'p>(
     pools: &'p [Pool],
     key: impl Fn(&'p Pool) -> &'p K,
 ) -> impl Iterator<Item = (&'p Pool, &'p Pool)> {
-    pools.iter().enumerate().filter_map(move |(at, pool)| {
-        let first = pools[..at].iter().find(|first| key(first) == key(pool))?;
-        Some((first, pool))
+    let mut firsts = HashMap::new();
+    pools.iter().filter_map(move |pool| match firsts.entry(key(pool)) {
+        Entry::Occupied(first) => Some((*first.get(), pool)),
+        Entry::Vacant(place) => {
+            place.insert(pool);
+            None
+        }
     })
 }
