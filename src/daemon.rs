@@ -32,7 +32,7 @@ pub enum Side {
 /// The daemon's end of the pipe to the command, and its pid file.
 pub struct Detached {
     report: Option<File>,
-    _pid_file: PidFile,
+    pid_file: PidFile,
 }
 
 /// Detaches. The pid file is locked for as long as the daemon lives.
@@ -70,7 +70,7 @@ pub fn detach(pid_file: &Path) -> Result<Side, Error> {
         Outcome::Child(Ok(_)) => {
             umask(mask);
             let pid_file = PidFile { path: pid_file.to_owned(), made_by: getpid() };
-            Ok(Side::Daemon(Detached { report: Some(write.into()), _pid_file: pid_file }))
+            Ok(Side::Daemon(Detached { report: Some(write.into()), pid_file }))
         }
         Outcome::Child(Err(error)) => {
             let error = explain(&error, pid_file);
@@ -92,9 +92,14 @@ impl Observer for Detached {
 }
 
 impl Detached {
-    /// Tells the command why the daemon ends, if nothing was told before.
-    pub fn failed(&mut self, error: &Error) {
-        self.send(error.code() as u8, &error.to_string());
+    /// Tells the command why the daemon ends, if nothing was told before. Whoever
+    /// tries again then finds no pid file.
+    pub fn failed(self, error: &Error) {
+        let Detached { report, pid_file } = self;
+        drop(pid_file);
+        if let Some(mut report) = report {
+            let _ = send(&mut report, error.code() as u8, &error.to_string());
+        }
     }
 
     fn send(&mut self, code: u8, text: &str) {

@@ -322,6 +322,8 @@ fn a_start_that_fails_leaves_no_socket_file() {
     for arguments in [&[][..], &["--daemonize"]] {
         let ended = run(preforkd(), &directory, &config, arguments);
         assert_eq!(ended.code, Some(73), "{ended:?}");
+        // Whoever tries again at once finds none.
+        assert!(!directory.join("preforkd.pid").exists(), "the pid file is left");
         // The command may return a moment before what it started has ended.
         assert_nothing_left(&directory);
         assert!(!socket.exists());
