@@ -178,7 +178,8 @@ fn without_one_worker_that_accepts_the_daemon_exits_69() {
         let (first, second) = (Address::fresh(), Address::fresh());
         let pool = |name: &str, address: &Address| {
             format!(
-                "[pool.{name}]\nlisten = \"{address}\"\nworkers = 2\nservice.die_at_start = {{ {death} }}\n"
+                "[pool.{name}]\nlisten = \"{address}\"\nworkers = 2\nmin_uptime = \"1h\"\n\
+                 service.die_at_start = {{ {death} }}\n"
             )
         };
         let config = pool("first", &first) + &pool("second", &second);
