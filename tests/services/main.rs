@@ -79,8 +79,16 @@ impl Escaped {
 
 impl Drop for Escaped {
     fn drop(&mut self) {
-        for process in procfs::processes(|process| process.session == self.0) {
-            procfs::send_if_there(process.pid, nix::sys::signal::Signal::SIGKILL);
+        // What one of them forks just now is seen the next time.
+        for _ in 0..1_000 {
+            let left = procfs::processes(|it| it.session == self.0 && it.is_alive());
+            if left.is_empty() {
+                return;
+            }
+            for process in left {
+                procfs::send_if_there(process.pid, nix::sys::signal::Signal::SIGKILL);
+            }
+            std::thread::sleep(std::time::Duration::from_millis(2));
         }
     }
 }
