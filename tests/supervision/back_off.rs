@@ -130,7 +130,7 @@ fn sigterm_is_obeyed_while_a_slot_backs_off() {
     // The time while it is stopped counts as well: what it finds first is SIGTERM.
     daemon.signal(Signal::SIGTERM);
     daemon.signal(Signal::SIGCONT);
-    assert_eq!(daemon.stop().code(), Some(0));
+    daemon.wait_for_code(0);
     assert_eq!(Some(deaths(daemon.directory()).len()), before, "the stop came after the delay");
 }
 
