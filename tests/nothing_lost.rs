@@ -126,10 +126,9 @@ fn a_load_with_an_operators_sigterm_to_single_workers_loses_nothing() {
         500,
         |daemon, _, load| {
             daemon.expect(&["worker exited"]);
-            let workers = daemon.children();
-            if !workers.is_empty() {
-                procfs::send_if_there(random.one_of(&workers), Signal::SIGTERM);
-            }
+            let living = || Some(daemon.children()).filter(|workers| !workers.is_empty());
+            let workers = until("a worker lives", living);
+            procfs::send_if_there(random.one_of(&workers), Signal::SIGTERM);
             load.wait_for(100);
         },
     );
