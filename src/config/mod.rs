@@ -121,7 +121,10 @@ impl Loader {
         let values = self.parse(&source)?;
         let first = self.problems.len();
         let table = Table { source: &source, path: "", at: 0..0, values: &values };
-        let root: Option<Root> = table.read(&mut self.problems);
+        let mut root: Option<Root> = table.read(&mut self.problems);
+        if let Some(root) = &mut root {
+            root.daemon.origin.source = Arc::clone(&source);
+        }
         self.read_pools(&source, &values);
         sort(&mut self.problems[first..]);
         let mut included = BTreeSet::new();
@@ -185,6 +188,7 @@ impl Loader {
             pool.name = name.get_ref().to_string();
             pool.service.options = Options::new(source, &pool.name, table, &pool.service.name);
             pool.origin = Origin { source: Arc::clone(source), name: name.span() };
+            self.problems.extend(pool.check());
             self.pools.push(pool);
         }
     }

@@ -19,7 +19,7 @@ use super::peers::Peers;
 use super::service::ServiceChoice;
 use super::units::{
     AbsolutePath, Elapsed, Mode, Name, Percent, Read, Timeout, VariableName, VariableValue, Within,
-    optional, plain, spanned,
+    optional, plain, present, spanned,
 };
 
 /// All settings, checked as far as that can be done without the system.
@@ -34,9 +34,11 @@ pub struct Config {
 }
 
 /// `[daemon]`: the daemon as a whole.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Daemon {
+    #[serde(skip)]
+    pub(super) origin: Origin,
     /// The socket that takes commands. At its default, [`Daemon::CONTROL`], it is
     /// optional: that directory exists only under the service.
     #[serde(deserialize_with = "plain::<SocketPath, _>")]
@@ -47,11 +49,28 @@ pub struct Daemon {
     /// How long a stop may wait for connections before it kills.
     #[serde(deserialize_with = "plain::<Timeout, _>")]
     pub stop_timeout: Duration,
+    /// How long a stop first goes on serving as if nothing had happened.
+    #[serde(deserialize_with = "plain::<Elapsed, _>")]
+    pub stop_delay: Duration,
+    /// The user of the pools that name none, where the daemon is root.
+    #[serde(deserialize_with = "present::<Name, _>")]
+    pub user: Spanned<String>,
 }
 
 impl Daemon {
     /// The default of `control`.
     pub const CONTROL: &str = "/run/preforkd/control.sock";
+
+    /// A problem with `key` of `[daemon]`, whose value stands at `span` of its file.
+    /// A default stands nowhere, at the empty `span`.
+    pub fn problem(&self, key: &str, span: Range<usize>, message: impl fmt::Display) -> Problem {
+        let source = &self.origin.source;
+        if span.is_empty() {
+            Problem::of_file(source.path(), format_args!("daemon.{key}: {message}"))
+        } else {
+            source.problem(format!("daemon.{key}"), span, message)
+        }
+    }
 }
 
 impl Default for Daemon {
@@ -60,6 +79,9 @@ impl Default for Daemon {
             control: PathBuf::from(Daemon::CONTROL),
             pid_file: PathBuf::from("/run/preforkd/preforkd.pid"),
             stop_timeout: Duration::from_secs(30),
+            stop_delay: Duration::ZERO,
+            user: Spanned::new(0..0, "nobody".to_owned()),
+            origin: Origin::default(),
         }
     }
 }
@@ -131,6 +153,12 @@ pub struct Pool {
         deserialize_with = "plain::<Within<u32, 1, { MOST_WORKERS as i64 }>, _>"
     )]
     pub workers: u32,
+    /// The most processes of the pool, those that retire included; more than `workers`.
+    #[serde(
+        default,
+        deserialize_with = "spanned::<Within<u32, 2, { 2 * MOST_WORKERS as i64 }>, _>"
+    )]
+    pub max_workers: Option<Spanned<u32>>,
     /// What a worker does with a connection.
     pub service: ServiceChoice,
 
@@ -175,6 +203,13 @@ pub struct Pool {
     /// From the polite signal to SIGKILL.
     #[serde(default = "five_seconds", deserialize_with = "plain::<Timeout, _>")]
     pub kill_timeout: Duration,
+    /// The longest that a connection in hand may keep a worker of an old generation.
+    #[serde(default, deserialize_with = "optional::<Timeout, _>")]
+    pub retire_timeout: Option<Duration>,
+    /// How long a connection that has transferred nothing may delay a stop that keeps
+    /// the listeners.
+    #[serde(default = "one_second", deserialize_with = "plain::<Timeout, _>")]
+    pub idle_stop: Duration,
     /// A worker that dies sooner, with nothing served, has died young.
     #[serde(default = "one_second", deserialize_with = "plain::<Elapsed, _>")]
     pub min_uptime: Duration,
@@ -195,6 +230,18 @@ impl Pool {
     pub fn problem(&self, key: &str, span: Range<usize>, message: impl fmt::Display) -> Problem {
         let key = format!("pool.{}.{key}", self.name);
         self.origin.source.problem(key, span, message)
+    }
+
+    /// What is wrong between keys of which each is right by itself.
+    pub(super) fn check(&self) -> Option<Problem> {
+        let most = self.max_workers.as_ref()?;
+        if *most.get_ref() > self.workers {
+            return None;
+        }
+        let message =
+            format!("{} is not more than the {} of workers", most.get_ref(), self.workers);
+        let hint = "a reload needs room for a new worker next to the old ones";
+        Some(self.problem("max_workers", most.span(), message).with_hint(hint))
     }
 
     /// The file and the line in which this pool begins, for a message.

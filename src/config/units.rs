@@ -104,8 +104,15 @@ pub(super) fn optional<'de, U: Unit, D: Deserializer<'de>>(
 pub(super) fn spanned<'de, U: Unit, D: Deserializer<'de>>(
     from: D,
 ) -> Result<Option<Spanned<U::Value>>, D::Error> {
+    present::<U, D>(from).map(Some)
+}
+
+/// Deserializes a value in the unit `U`, and where it stands, for a key with a default.
+pub(super) fn present<'de, U: Unit, D: Deserializer<'de>>(
+    from: D,
+) -> Result<Spanned<U::Value>, D::Error> {
     let read = Spanned::<Read<U>>::deserialize(from)?;
-    Ok(Some(Spanned::new(read.span(), read.into_inner().0)))
+    Ok(Spanned::new(read.span(), read.into_inner().0))
 }
 
 /// A value in the unit `U` where serde asks for a type.

@@ -51,6 +51,12 @@ fn every_wrong_value_is_told_in_our_words() {
             "workers: 99999999999999999999 is not a whole number from 1 to 16384",
         ),
         ("workers = 2000-01-01", "workers: 2000-01-01 is not a whole number from 1 to 16384"),
+        ("max_workers = 1", "max_workers: 1 is not a whole number from 2 to 32768"),
+        ("max_workers = 32769", "max_workers: 32769 is not a whole number from 2 to 32768"),
+        (
+            "workers = 4\nmax_workers = 4",
+            "max_workers: 4 is not more than the 4 of workers | a reload needs room for a new worker next to the old ones",
+        ),
         ("nice = 20", "nice: 20 is not a whole number from -20 to 19"),
         ("oom_score_adj = -1001", "oom_score_adj: -1001 is not a whole number from -1000 to 1000"),
         ("max_requests = -1", "max_requests: -1 is not a whole number, 0 or more"),
@@ -66,6 +72,8 @@ fn every_wrong_value_is_told_in_our_words() {
         ),
         ("kill_timeout = \"0s\"", "kill_timeout: \"0s\" is too short | the least is \"1ms\""),
         ("request_timeout = \"0s\"", "request_timeout: \"0s\" is too short | the least is \"1ms\""),
+        ("retire_timeout = \"0s\"", "retire_timeout: \"0s\" is too short | the least is \"1ms\""),
+        ("idle_stop = \"0s\"", "idle_stop: \"0s\" is too short | the least is \"1ms\""),
         ("idle_timeout = \"0ms\"", "idle_timeout: \"0ms\" is too short | the least is \"1ms\""),
         (
             "request_timeout = \"1us\"",
@@ -256,6 +264,8 @@ fn every_key_is_read() {
 control = "/c"
 pid_file = "/p"
 stop_timeout = "1m"
+stop_delay = "5s"
+user = "n"
 [log]
 level = "critical"
 format = "json"
@@ -263,6 +273,7 @@ file = "/l"
 [pool.z]
 listen = { address = "/s", backlog = 5, owner = "o", group = "g", mode = "0600" }
 workers = 3
+max_workers = 5
 service.exec.command = ["cat"]
 user = "u"
 group = "v"
@@ -277,6 +288,8 @@ max_requests_jitter = "20%"
 request_timeout = "500ms"
 idle_timeout = "2s"
 kill_timeout = "3s"
+retire_timeout = "1h"
+idle_stop = "5s"
 min_uptime = "0s"
 allow = ["10.0.0.0/8", "::1"]
 deny = ["unix"]
@@ -289,6 +302,9 @@ service = "echo"
         control: "/c".into(),
         pid_file: "/p".into(),
         stop_timeout: Duration::from_secs(60),
+        stop_delay: Duration::from_secs(5),
+        user: Spanned::new(0..0, "n".into()),
+        ..Daemon::default()
     };
     assert_eq!(config.daemon, daemon);
     let log = Log { level: Level::Critical, format: Format::Json, file: Some("/l".into()) };
@@ -304,7 +320,7 @@ service = "echo"
         mode: 0o600,
     };
     assert_eq!(*z.listen.get_ref(), listen);
-    assert_eq!(z.workers, 3);
+    assert_eq!((z.workers, z.max_workers.as_ref().unwrap().get_ref()), (3, &5));
     assert_eq!(z.service.name.get_ref(), "exec");
     assert_eq!(z.user.as_ref().unwrap().get_ref(), "u");
     assert_eq!(z.group.as_ref().unwrap().get_ref(), "v");
@@ -330,12 +346,16 @@ service = "echo"
     assert_eq!(z.request_timeout, Some(Duration::from_millis(500)));
     assert_eq!(z.idle_timeout, Some(Duration::from_secs(2)));
     assert_eq!(z.kill_timeout, Duration::from_secs(3));
+    assert_eq!(z.retire_timeout, Some(Duration::from_secs(3600)));
+    assert_eq!(z.idle_stop, Duration::from_secs(5));
     assert_eq!(z.min_uptime, Duration::ZERO);
     let allow = ["10.0.0.0/8".parse().unwrap(), "::1".parse().unwrap()];
     assert_eq!(z.allow, allow);
     assert_eq!(z.deny, [Peers::Unix]);
 
     assert!(b.workers >= 1, "the number of processors");
+    assert_eq!((&b.max_workers, b.retire_timeout), (&None, None));
+    assert_eq!(b.idle_stop, Duration::from_secs(1));
     assert_eq!((b.max_requests, b.max_requests_jitter.get()), (0, 10));
     assert_eq!(b.kill_timeout, Duration::from_secs(5));
     assert_eq!(b.min_uptime, Duration::from_secs(1));
