@@ -1,11 +1,6 @@
 //! The configuration: how its errors are told, what `check` finds, and that
 //! what we ship and what we show is right.
 
-#[expect(clippy::allow_attributes, reason = "what is unused differs from test to test")]
-#[allow(dead_code, unused_imports, reason = "each test uses its own part of the harness")]
-#[path = "support/mod.rs"]
-mod support;
-
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::os::unix::process::CommandExt;

@@ -1,10 +1,5 @@
 //! What the documents say, held against what they speak of.
 
-#[expect(clippy::allow_attributes, reason = "what is unused differs from test to test")]
-#[allow(dead_code, unused_imports, reason = "each test uses its own part of the harness")]
-#[path = "support/mod.rs"]
-mod support;
-
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;

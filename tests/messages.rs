@@ -4,11 +4,6 @@
 //! names of system calls; a hint on a line of its own. The message of an event
 //! in the log is a constant, and all else is a field.
 
-#[expect(clippy::allow_attributes, reason = "what is unused differs from test to test")]
-#[allow(dead_code, unused_imports, reason = "each test uses its own part of the harness")]
-#[path = "support/mod.rs"]
-mod support;
-
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read, Write};

@@ -1,10 +1,6 @@
 //! Nothing lost: whatever the workers and the master go through, a connection
 //! that was accepted is served, and every other waits in the backlog.
 
-#[expect(clippy::allow_attributes, reason = "what is unused differs from test to test")]
-#[allow(dead_code, unused_imports, reason = "each test uses its own part of the harness")]
-mod support;
-
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;

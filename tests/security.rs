@@ -2,11 +2,6 @@
 //!
 //! That it cannot get back to root is in `services/privileges.rs`.
 
-#[expect(clippy::allow_attributes, reason = "what is unused differs from test to test")]
-#[allow(dead_code, unused_imports, reason = "each test uses its own part of the harness")]
-#[path = "support/mod.rs"]
-mod support;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{Read, Write};

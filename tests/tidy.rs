@@ -3,11 +3,6 @@
 //! The invariants are those of ARCHITECTURE.md; what the compiler cannot hold
 //! is held here.
 
-#[expect(clippy::allow_attributes, reason = "what is unused differs from test to test")]
-#[allow(dead_code, unused_imports, reason = "each test uses its own part of the harness")]
-#[path = "support/mod.rs"]
-mod support;
-
 use std::collections::{BTreeMap, BTreeSet};
 
 use support::source::{Source, source, sources};

@@ -11,9 +11,9 @@ use nix::unistd::geteuid;
 
 use super::echo;
 use super::snapshot::Snapshot;
-use super::support::client::assert_serves;
-use super::support::command::{Finished, finish, preforkd};
-use super::support::{Address, Client, Daemon, Setup, procfs, until};
+use support::client::assert_serves;
+use support::command::{Finished, finish, preforkd};
+use support::{Address, Client, Daemon, Setup, procfs, until};
 
 /// Runs `preforkd reload` for the daemon.
 #[track_caller]

@@ -6,8 +6,8 @@ use std::os::unix::net::UnixListener;
 
 use super::echo;
 use super::snapshot::Snapshot;
-use super::support::client::{assert_refuses, assert_serves};
-use super::support::{Address, Daemon};
+use support::client::{assert_refuses, assert_serves};
+use support::{Address, Daemon};
 
 /// A configuration that cannot be had, and a word that has to be in the reason.
 struct Fault {

@@ -8,8 +8,8 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 
 use super::echo;
-use super::support::client::ask;
-use super::support::{Address, Client, Daemon, Event, Setup, procfs, until};
+use support::client::ask;
+use support::{Address, Client, Daemon, Event, Setup, procfs, until};
 
 #[test]
 fn a_changed_pool_gets_a_new_generation_and_the_others_keep_theirs() {

@@ -9,9 +9,9 @@ use std::thread;
 use nix::sys::signal::Signal;
 
 use super::echo;
-use super::support::client::{ask, assert_serves};
-use super::support::log::{self, Mark};
-use super::support::{Address, Daemon, Event, Setup, is_root, procfs, provided, until};
+use support::client::{ask, assert_serves};
+use support::log::{self, Mark};
+use support::{Address, Daemon, Event, Setup, is_root, procfs, provided, until};
 
 /// A pool whose programs write a line to stderr, which goes to the log.
 fn chatty(address: &Address, log: &Path, more: &str) -> String {

@@ -9,8 +9,8 @@ use nix::sys::signal::Signal;
 
 use super::echo;
 use super::snapshot::Snapshot;
-use super::support::client::{ask, assert_refuses, assert_serves};
-use super::support::{Address, Client, Daemon, Setup, procfs, until};
+use support::client::{ask, assert_refuses, assert_serves};
+use support::{Address, Client, Daemon, Setup, procfs, until};
 
 #[test]
 fn a_pool_is_added_and_removed_and_the_rest_is_not_touched() {

@@ -4,8 +4,8 @@ use nix::sys::signal::Signal;
 
 use super::echo;
 use super::snapshot::Snapshot;
-use super::support::client::{assert_refuses, assert_serves};
-use super::support::{Address, Daemon, Event};
+use support::client::{assert_refuses, assert_serves};
+use support::{Address, Daemon, Event};
 
 #[test]
 fn a_hundred_reloads_that_succeed_leak_nothing() {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 
-use super::support::{Daemon, procfs, until};
+use support::{Daemon, procfs, until};
 
 /// All that a reload which fails must leave as it is.
 #[derive(Debug, PartialEq, Eq)]

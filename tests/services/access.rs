@@ -4,8 +4,8 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicU16, Ordering};
 
-use super::support::{Address, Client, Daemon, PATIENCE, Setup, provided, until};
 use super::{assert_no_worker_ended, echo, stop_and_read};
+use support::{Address, Client, Daemon, PATIENCE, Setup, provided, until};
 
 /// A port that no other test has on IPv6, where all share one loopback
 /// address; None if there is no IPv6.

@@ -5,9 +5,9 @@ use std::net::Shutdown;
 use std::thread;
 use std::time::Duration;
 
-use super::support::client::assert_serves;
-use super::support::{Address, Client, Daemon, Setup, procfs, until};
 use super::{assert_no_worker_ended, echo, the_worker, wait_for_close};
+use support::client::assert_serves;
+use support::{Address, Client, Daemon, Setup, procfs, until};
 
 /// Bytes that repeat at no power of two, so that a piece that is lost, doubled
 /// or out of place shows.
@@ -82,7 +82,7 @@ fn a_client_that_reads_late_gets_all() {
     while let Ok(size) = client.write(&pattern[sent % 251..][..251 * 999]) {
         sent += size;
     }
-    client.set_timeouts(super::support::PATIENCE).expect("set a time-out");
+    client.set_timeouts(support::PATIENCE).expect("set a time-out");
     let mut received = vec![0; sent];
     client.read_exact(&mut received).expect("receive");
     assert!(received == text(sent), "the {sent} bytes came back changed");

@@ -10,11 +10,11 @@ use std::time::Instant;
 use nix::libc;
 use nix::sys::signal::Signal;
 
-use super::support::client::ask;
-use super::support::{Address, Client, Daemon, Event, Setup, procfs, provided, until};
 use super::{
     assert_no_worker_ended, exec, shell, stop_and_read, the_program, the_worker, wait_for_close,
 };
+use support::client::ask;
+use support::{Address, Client, Daemon, Event, Setup, procfs, provided, until};
 
 /// What the daemon itself has, and no program may get.
 const UNWANTED: [(&str, &str); 8] = [

@@ -3,9 +3,9 @@
 use std::fs;
 use std::process::Command;
 
-use super::support::client::ask;
-use super::support::command::finish;
-use super::support::{Address, Daemon, Setup};
+use support::client::ask;
+use support::command::finish;
+use support::{Address, Daemon, Setup};
 
 fn hello(address: &Address, options: &str) -> String {
     format!("[pool.hello]\nlisten = \"{address}\"\nworkers = 2\nservice.hello = {{ {options} }}\n")

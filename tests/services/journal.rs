@@ -9,8 +9,8 @@ use std::process::Command;
 use nix::sys::signal::Signal;
 
 use super::shell;
-use super::support::client::ask;
-use super::support::{Address, Daemon, PATIENCE, Setup, provided};
+use support::client::ask;
+use support::{Address, Daemon, PATIENCE, Setup, provided};
 
 /// The end of the socket at which the journal would read.
 struct Journal(UnixDatagram);

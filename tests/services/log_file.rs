@@ -12,8 +12,8 @@ use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 
 use super::shell;
-use super::support::client::ask;
-use super::support::{Address, Event, Setup, is_root, log, procfs, provided, until};
+use support::client::ask;
+use support::{Address, Event, Setup, is_root, log, procfs, provided, until};
 
 // Workers that run as somebody who may not even look into the directory of the
 // log: they retire, and their successors inherit the new file.

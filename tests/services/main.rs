@@ -1,11 +1,6 @@
 //! Services: what a worker does with a connection, whom it serves, for how
 //! long, and as whom.
 
-#[expect(clippy::allow_attributes, reason = "what is unused differs from test to test")]
-#[allow(dead_code, unused_imports, reason = "each test uses its own part of the harness")]
-#[path = "../support/mod.rs"]
-mod support;
-
 mod access;
 mod echo;
 mod exec;

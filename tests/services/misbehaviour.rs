@@ -9,12 +9,12 @@ use std::process::Command;
 use nix::sys::signal::Signal;
 use nix::sys::socket::{setsockopt, sockopt};
 
-use super::support::client::ask;
-use super::support::{Address, Client, Daemon, Setup, procfs, until};
 use super::{
     Escaped, assert_no_worker_ended, escape, exec, shell, the_program, the_worker, wait_for_close,
     wait_for_end, wait_for_end_of_group,
 };
+use support::client::ask;
+use support::{Address, Client, Daemon, Setup, procfs, until};
 
 /// A client that leaves with a reset, which TCP tells from a half-close.
 fn abort(client: Client) {

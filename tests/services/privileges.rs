@@ -9,10 +9,10 @@ use std::process::Command;
 use nix::sys::signal::Signal;
 use nix::unistd::{Group, User};
 
-use super::support::client::ask;
-use super::support::command::{copy_for, finish, preforkd};
-use super::support::{Address, Client, Daemon, Directory, Setup, is_root, procfs, provided};
 use super::{command, shell};
+use support::client::ask;
+use support::command::{copy_for, finish, preforkd};
+use support::{Address, Client, Daemon, Directory, Setup, is_root, procfs, provided};
 
 /// The ids that the test service tells: `uid`, `gid`, `groups`.
 #[track_caller]

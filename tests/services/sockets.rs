@@ -15,9 +15,9 @@ use std::time::Instant;
 use nix::sys::signal::Signal;
 use nix::unistd::{Group, User};
 
-use super::support::client::{ask, assert_serves};
-use super::support::command::finish;
-use super::support::{
+use support::client::{ask, assert_serves};
+use support::command::finish;
+use support::{
     Address, Client, Daemon, Directory, Event, PATIENCE, Setup, has_strace, is_root, procfs,
     provided, until,
 };
@@ -196,7 +196,7 @@ fn a_stale_socket_is_replaced() {
 fn refused(config: &str) -> String {
     let directory = Directory::new();
     let file = directory.write("preforkd.toml", config);
-    let ended = finish(super::support::command::preforkd().arg("-c").arg(&file));
+    let ended = finish(support::command::preforkd().arg("-c").arg(&file));
     assert_eq!(ended.code, Some(73), "{ended:?}");
     ended.err
 }

@@ -6,12 +6,12 @@ use std::path::Path;
 use std::thread;
 use std::time::Instant;
 
-use super::support::client::ask;
-use super::support::log;
-use super::support::{Address, Client, Daemon, Event, Setup, procfs, until};
 use super::{
     Escaped, assert_no_worker_ended, escape, shell, stop_and_read, the_program, the_worker,
 };
+use support::client::ask;
+use support::log;
+use support::{Address, Client, Daemon, Event, Setup, procfs, until};
 
 /// The longest line that is kept whole.
 const LINE_BYTES: usize = 48 * 1024;

@@ -9,10 +9,10 @@ use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::support::{Address, Client, Daemon, Event, PATIENCE, Setup, procfs, until};
 use super::{
     assert_no_worker_ended, command, echo, shell, the_worker, wait_for_close, wait_for_end_of_group,
 };
+use support::{Address, Client, Daemon, Event, PATIENCE, Setup, procfs, until};
 
 /// Makes attempts, each from its connect on, until one is not cut. One that is
 /// does not count if it took `limit`, after which the daemon has to cut.

@@ -5,8 +5,8 @@ use std::fs;
 use nix::sys::signal::Signal;
 
 use super::echo;
-use super::support::client::{ask, assert_serves};
-use super::support::{Address, Daemon, Directory, Setup, procfs, until};
+use support::client::{ask, assert_serves};
+use support::{Address, Daemon, Directory, Setup, procfs, until};
 
 /// A pool `unlucky` of four workers, of which one dies at its start as long as
 /// there is a file `broken`, and a pool `echo` beside it.

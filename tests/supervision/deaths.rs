@@ -8,9 +8,9 @@ use std::process::Command;
 use nix::libc;
 use nix::sys::signal::Signal;
 
-use super::support::client::assert_serves;
-use super::support::{Address, Daemon, Directory, Event, is_root, procfs, provided, until};
 use super::{assert_explained, assert_replaced, command, echo, end_a_worker, sturdy};
+use support::client::assert_serves;
+use support::{Address, Daemon, Directory, Event, is_root, procfs, provided, until};
 
 #[test]
 fn a_worker_that_exits_with_a_code_is_explained_and_replaced() {

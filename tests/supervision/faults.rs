@@ -14,13 +14,13 @@ use nix::sys::signal::Signal;
 use nix::sys::socket::{setsockopt, sockopt::SndBuf};
 use nix::unistd::ttyname;
 
-use super::support::client::assert_serves;
-use super::support::command::{finish, preforkd};
-use super::support::{
+use super::{echo, sturdy};
+use support::client::assert_serves;
+use support::command::{finish, preforkd};
+use support::{
     Address, Client, Daemon, Event, PATIENCE, Setup, has_strace, is_root, log, procfs, provided,
     until,
 };
-use super::{echo, sturdy};
 
 #[test]
 fn a_fork_that_fails_is_tried_again() {

@@ -4,8 +4,8 @@ use std::thread;
 use std::time::Duration;
 
 use super::echo;
-use super::support::client::assert_serves;
-use super::support::{Address, Daemon, procfs, until};
+use support::client::assert_serves;
+use support::{Address, Daemon, procfs, until};
 
 #[test]
 fn idle_workers_are_in_accept_and_the_master_is_in_ppoll() {

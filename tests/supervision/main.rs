@@ -1,11 +1,6 @@
 //! Supervision: workers that die are explained and replaced, whatever kills
 //! them, and the master lives through every fault that it can survive.
 
-#[expect(clippy::allow_attributes, reason = "what is unused differs from test to test")]
-#[allow(dead_code, unused_imports, reason = "each test uses its own part of the harness")]
-#[path = "../support/mod.rs"]
-mod support;
-
 mod back_off;
 mod deaths;
 mod faults;

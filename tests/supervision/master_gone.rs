@@ -8,8 +8,8 @@ use nix::libc;
 use nix::sys::signal::Signal;
 
 use super::echo;
-use super::support::client::assert_serves;
-use super::support::{Address, Client, Daemon, Event, Setup, is_root, procfs, provided, until};
+use support::client::assert_serves;
+use support::{Address, Client, Daemon, Event, Setup, is_root, procfs, provided, until};
 
 // PEERS: "the 7 outlive the master".
 #[test]

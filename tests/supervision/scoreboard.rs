@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use super::support::client::ask;
-use super::support::{Address, Client, Daemon, procfs, until};
 use super::{assert_explained, command};
+use support::client::ask;
+use support::{Address, Client, Daemon, procfs, until};
 
 // PEERS: "a worker makes the root master act on its scoreboard".
 #[test]

@@ -2,9 +2,9 @@
 
 use nix::sys::signal::Signal;
 
-use super::support::client::assert_serves;
-use super::support::{Address, Daemon, procfs, until};
 use super::{echo, sturdy};
+use support::client::assert_serves;
+use support::{Address, Daemon, procfs, until};
 
 // PEERS: "`pkill -HUP name` kills the workers". The rows of the signal table
 // that say "ignored" for a worker, and those that may reach it by accident.

@@ -2,8 +2,8 @@
 
 use nix::sys::signal::Signal;
 
-use super::support::{Address, Client, Daemon, procfs, until};
 use super::{assert_explained, command, echo};
+use support::{Address, Client, Daemon, procfs, until};
 
 // PEERS: "SIGKILL never sent after the deadline".
 #[test]

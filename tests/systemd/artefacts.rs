@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::lab::{Lab, package, shipped_address};
-use crate::support::client::assert_serves;
-use crate::support::{Client, Directory, is_root, provided};
+use support::client::assert_serves;
+use support::{Client, Directory, is_root, provided};
 
 on_both_suites!(the_scripts_of_the_rpm_install_upgrade_and_remove);
 

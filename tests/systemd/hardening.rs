@@ -3,7 +3,7 @@
 use std::fs;
 
 use crate::lab::Lab;
-use crate::support::procfs;
+use support::procfs;
 
 on_both_suites!(the_unit_is_tight_and_well_written, every_drop_in_of_the_manual_works);
 

@@ -6,9 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use nix::sys::signal::Signal;
 
 use crate::lab::{Lab, text};
-use crate::support::client::ask;
-use crate::support::daemon::example;
-use crate::support::{Address, Client, procfs, until};
+use support::client::ask;
+use support::daemon::example;
+use support::{Address, Client, procfs, until};
 
 on_both_suites!(
     a_crash_is_told_in_one_line_and_explained,

@@ -13,7 +13,7 @@ use std::thread;
 use nix::libc;
 use serde_json::Value;
 
-use crate::support::{Address, Client, Directory, procfs, provided, until};
+use support::{Address, Client, Directory, procfs, provided, until};
 
 /// The address of the pool in the shipped configuration.
 pub fn shipped_address() -> Address {

@@ -4,11 +4,6 @@
 //! It takes root, mmdebstrap and systemd-container to run them, and cargo-deb to
 //! build the package; without these they are skipped, but in CI.
 
-#[expect(clippy::allow_attributes, reason = "what is unused differs from test to test")]
-#[allow(dead_code, unused_imports, reason = "each test uses its own part of the harness")]
-#[path = "../support/mod.rs"]
-mod support;
-
 /// Makes of each function that takes a suite a test for either.
 macro_rules! on_both_suites {
     ($($test:ident),+ $(,)?) => {

@@ -1,8 +1,8 @@
 //! What `apt` does with the package.
 
 use crate::lab::{Lab, package, shipped_address};
-use crate::support::client::assert_serves;
-use crate::support::{Client, Load, until};
+use support::client::assert_serves;
+use support::{Client, Load, until};
 
 on_both_suites!(
     it_installs_a_service_that_serves,

@@ -1,8 +1,8 @@
 //! Pools with a user of their own, by the drop-in that the manual shows.
 
 use crate::lab::Lab;
-use crate::support::client::{ask, assert_serves};
-use crate::support::{Address, procfs};
+use support::client::{ask, assert_serves};
+use support::{Address, procfs};
 
 on_both_suites!(pools_have_users_of_their_own);
 

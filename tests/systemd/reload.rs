@@ -7,8 +7,8 @@ use std::time::Duration;
 use nix::libc;
 
 use crate::lab::{Lab, shipped_address, text};
-use crate::support::client::assert_serves;
-use crate::support::{procfs, until};
+use support::client::assert_serves;
+use support::{procfs, until};
 
 on_both_suites!(
     it_returns_when_the_new_generation_accepts,

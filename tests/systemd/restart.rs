@@ -6,8 +6,8 @@ use std::os::unix::fs::MetadataExt;
 use nix::sys::signal::Signal;
 
 use crate::lab::{Lab, shipped_address};
-use crate::support::client::assert_serves;
-use crate::support::{Address, Load, procfs};
+use support::client::assert_serves;
+use support::{Address, Load, procfs};
 
 on_both_suites!(
     a_restart_refuses_nobody,

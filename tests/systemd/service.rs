@@ -7,9 +7,9 @@ use std::process::{Child, Command};
 use nix::sys::signal::Signal;
 
 use crate::lab::{Lab, shipped_address, text};
-use crate::support::client::{ask, assert_serves};
-use crate::support::daemon::example;
-use crate::support::{Address, Client, Directory, has_strace, procfs, provided, until};
+use support::client::{ask, assert_serves};
+use support::daemon::example;
+use support::{Address, Client, Directory, has_strace, procfs, provided, until};
 
 on_both_suites!(
     it_is_ready_when_every_pool_accepts,

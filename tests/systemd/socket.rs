@@ -3,8 +3,8 @@
 use nix::sys::signal::Signal;
 
 use crate::lab::{Lab, shipped_address};
-use crate::support::client::assert_serves;
-use crate::support::{Address, Client, Load, procfs};
+use support::client::assert_serves;
+use support::{Address, Client, Load, procfs};
 
 on_both_suites!(the_socket_unit_starts_the_service_and_outlives_it);
 

@@ -4,7 +4,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::lab::{Lab, shipped_address};
-use crate::support::Client;
+use support::Client;
 
 on_both_suites!(a_stop_waits_as_long_as_the_configuration_says);
 

@@ -35,7 +35,7 @@ impl Setup {
     pub fn new() -> Self {
         Setup {
             directory: Directory::new(),
-            program: PathBuf::from(env!("CARGO_BIN_EXE_preforkd")),
+            program: program("preforkd"),
             wrapper: Vec::new(),
             arguments: Vec::new(),
             variables: Vec::new(),
@@ -188,14 +188,27 @@ fn roomy_pipe() -> (io::PipeReader, io::PipeWriter) {
     (reader, writer)
 }
 
+/// The path of a program of the package.
+#[track_caller]
+pub fn program(name: &str) -> PathBuf {
+    built(name, "--bins")
+}
+
 /// The path of a program of `examples/`.
 #[track_caller]
 pub fn example(name: &str) -> PathBuf {
+    built(&format!("examples/{name}"), "--examples")
+}
+
+/// What Cargo has built next to the test that runs. Cargo names its path to the code
+/// of a test only, and this is a crate of its own.
+#[track_caller]
+fn built(path: &str, kind: &str) -> PathBuf {
     let test = std::env::current_exe().expect("the path of the test");
-    // target/PROFILE/deps/TEST, and the examples beside the last folder.
+    // target/PROFILE/deps/TEST.
     let profile = test.ancestors().nth(2).expect("the folder of the profile");
-    let program = profile.join("examples").join(name);
-    assert!(program.exists(), "there is no {}: run `cargo build --examples`", program.display());
+    let program = profile.join(path);
+    assert!(program.exists(), "there is no {}: run `cargo build {kind}`", program.display());
     program
 }
 

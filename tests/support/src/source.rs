@@ -38,7 +38,7 @@ impl Source {
 
 /// Every file under `src/`, those of unit tests left out.
 pub fn sources() -> Vec<Source> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../src");
     let mut paths = Vec::new();
     walk(&root, &mut paths);
     paths.sort();

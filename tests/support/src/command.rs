@@ -5,6 +5,7 @@ use std::os::unix::fs::chown;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
+use super::daemon::program;
 use super::{Directory, PATIENCE, until};
 
 /// How a command ended, and what it said.
@@ -18,7 +19,7 @@ pub struct Finished {
 
 /// The program under test.
 pub fn preforkd() -> Command {
-    Command::new(env!("CARGO_BIN_EXE_preforkd"))
+    Command::new(program("preforkd"))
 }
 
 /// A copy of the program in `directory`, which is given to the user `id`: the
@@ -29,7 +30,7 @@ pub fn copy_for(directory: &Directory, id: u32) -> PathBuf {
     // By another process: were this one to hold the copy open for writing, a
     // child that another test forks meanwhile would, too, and a program that
     // somebody can write to cannot be run (ETXTBSY of execve(2)).
-    let status = Command::new("cp").arg(env!("CARGO_BIN_EXE_preforkd")).arg(&copy).status();
+    let status = Command::new("cp").arg(program("preforkd")).arg(&copy).status();
     assert!(status.is_ok_and(|status| status.success()), "copy the program");
     chown(directory.path(), Some(id), Some(id)).expect("give the directory away");
     copy
