@@ -567,17 +567,19 @@ fn commented_out(line: &str) -> Option<&str> {
 
 /// The keys whose commented line is an example, for there is no default that
 /// could be written.
-const EXAMPLES: [&str; 10] = [
-    "file",
-    "user",
-    "group",
-    "env",
-    "request_timeout",
-    "idle_timeout",
+const EXAMPLES: [&str; 12] = [
     "allow",
+    "env",
+    "file",
+    "group",
+    "idle_timeout",
+    "max_workers",
     "nice",
     "oom_score_adj",
+    "request_timeout",
+    "retire_timeout",
     "umask",
+    "user",
 ];
 
 fn key(line: &str) -> &str {
