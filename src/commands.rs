@@ -15,6 +15,7 @@ use crate::listener::Inherited;
 use crate::master::{self, Master, Observer};
 use crate::notify::{self, Notifier};
 use crate::service::Services;
+use crate::sys::identity::{Privacy, set_privacy};
 
 /// Does what the command line asks for. Gives the exit code of the process.
 pub fn obey(cli: Cli, services: Services) -> ExitCode {
@@ -44,6 +45,7 @@ fn check(file: PathBuf, services: &Services) -> Result<ExitCode, Error> {
 }
 
 fn run(file: PathBuf, services: Services) -> Result<ExitCode, Error> {
+    close_to_others()?;
     let config = config::load(&file)?;
     let inherited = notify::inherited()?;
     match Notifier::from_environment(&inherited) {
@@ -59,6 +61,7 @@ const NO_LOG: &str = "warning: the log goes to /dev/null, for a daemon has no st
 fn daemonize(file: PathBuf, services: Services) -> Result<ExitCode, Error> {
     // The daemon works in the root directory.
     let file = std::path::absolute(&file).unwrap_or(file);
+    close_to_others()?;
     let config = config::load(&file)?;
     let has_log = config.log.file.is_some() || config.log.format == Format::Journal;
     match daemon::detach(&config.daemon.pid_file)? {
@@ -94,6 +97,13 @@ fn reload(file: &Path, action: Action) -> Result<ExitCode, Error> {
         _ => writeln!(io::stderr(), "{text}"),
     };
     Ok(ExitCode::from(code))
+}
+
+/// Keeps the programs of a pool, which may be of the same user, out of the master's
+/// memory and descriptors. It comes before anything secret is read.
+fn close_to_others() -> Result<(), Error> {
+    set_privacy(Privacy::Closed)
+        .map_err(|error| Error::system("close the process to others", &error))
 }
 
 fn supervise(

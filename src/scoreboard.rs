@@ -76,7 +76,7 @@ impl Scoreboard {
     ///
     /// # Errors
     ///
-    /// There is no memory for it.
+    /// There is no memory for it, or there are as many as there can be.
     pub fn seat(&self) -> io::Result<Seat> {
         self.0.take().map(Seat)
     }

@@ -96,6 +96,34 @@ fn a_worker_cannot_map_more_than_its_page() {
     }
 }
 
+/// Opens the file with the pages of all workers, as the master has it.
+fn scoreboard(master: i32) -> File {
+    let descriptors = procfs::descriptors(master);
+    let is_it = |target: &String| target.starts_with("/memfd:scoreboard");
+    let (number, _) = descriptors.iter().find(|(_, target)| is_it(target)).expect("the file");
+    let path = format!("/proc/{master}/fd/{number}");
+    File::options().read(true).write(true).open(path).expect("open the file")
+}
+
+// Were it shorter, the workers of all pools would die of SIGBUS.
+#[test]
+fn nobody_can_shorten_the_scoreboard() {
+    if !provided(is_root(), "root, to get at it") {
+        return;
+    }
+    let address = Address::fresh();
+    let config = format!("[pool.echo]\nlisten = \"{address}\"\nworkers = 3\nservice = \"echo\"\n");
+    let daemon = Daemon::start(&config);
+    let workers = daemon.wait_for_idle("echo", 3);
+    let file = scoreboard(daemon.pid());
+    let refused = file.set_len(0).expect_err("make it shorter");
+    assert_eq!(refused.kind(), std::io::ErrorKind::PermissionDenied, "{refused}");
+    for _ in 0..6 {
+        assert_serves(&address);
+    }
+    assert_eq!(daemon.wait_for_idle("echo", 3), workers);
+}
+
 /// A process that has nothing to do with the daemon, and dies of any signal.
 struct Bystander(Child);
 
@@ -388,6 +416,26 @@ fn the_log_is_closed_to_others_and_inherits_no_umask() {
     daemon.wait_for_children(1);
     let mode = fs::metadata(&log).expect("the log").permissions().mode() & 0o777;
     assert_eq!(mode, 0o640);
+}
+
+// In the packaged service they are all of one user.
+#[test]
+fn a_program_cannot_look_into_the_daemon_of_its_own_user() {
+    let address = Address::fresh();
+    // Of its worker, of the master, and of itself: what of each it may open.
+    let script = "for p in $PPID $(cut -d' ' -f4 /proc/$PPID/stat) $$; do
+        for f in maps mem environ; do true </proc/$p/$f && echo $f; done
+        ls /proc/$p/fd >/dev/null && echo fd
+        echo .
+        done 2>/dev/null";
+    let config = format!(
+        "[pool.exec]\nlisten = \"{address}\"\nworkers = 1\noom_score_adj = 700\n\
+         service.exec.command = [\"/bin/sh\", \"-c\", {script:?}]\n"
+    );
+    let setup = Setup::new().config(&config);
+    let setup = if is_root() { setup.user(65_534) } else { setup };
+    let _daemon = setup.start();
+    assert_eq!(ask(&address, ""), ".\n.\nmaps\nmem\nenviron\nfd\n.\n");
 }
 
 // A worker under another user cannot reach the master or its sibling's memory:

@@ -27,7 +27,10 @@ const MAY_KNOW: [(&str, &[&str]); 16] = [
     ("daemon", &["error", "master", "sys"]),
     (
         "commands",
-        &["cli", "config", "control", "daemon", "error", "listener", "master", "notify", "service"],
+        &[
+            "cli", "config", "control", "daemon", "error", "listener", "master", "notify",
+            "service", "sys",
+        ],
     ),
     // `lib` is the map of all of them, and `main` calls the library.
     ("main", &[]),

@@ -1,14 +1,16 @@
-//! What a process is to the kernel: limits, priority, environment.
+//! What a process is to the kernel: priority, environment, who may look into it.
 //!
 //! The user and the groups are set by nix's safe wrappers; here is the rest.
 
 use std::convert::Infallible;
 use std::ffi::{CString, c_char};
+use std::fs;
 use std::io;
 use std::ptr;
 
 use nix::errno::Errno;
 use nix::libc;
+use nix::sys::prctl;
 
 use super::fork::{self, Newborn};
 
@@ -18,6 +20,41 @@ pub fn set_nice(value: i32) -> io::Result<()> {
     Errno::result(unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, value) })
         .map(drop)
         .map_err(io::Error::from)
+}
+
+/// Who may look into a process, by /proc/PID or a debugger (PR_SET_DUMPABLE of
+/// prctl(2)). A process can dump core only if its user may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Privacy {
+    /// Nobody but root.
+    Closed,
+    /// Root, and processes of the same user.
+    Open,
+}
+
+/// Sets who may look into this process. The children that it forks have the same; a
+/// program that it executes is open again.
+///
+/// This must be said again after a change of the user, which resets it
+/// (/proc/sys/fs/suid_dumpable).
+pub fn set_privacy(privacy: Privacy) -> io::Result<()> {
+    Ok(prctl::set_dumpable(privacy == Privacy::Open)?)
+}
+
+/// Sets how readily the kernel kills this process when memory is short.
+pub fn set_oom_score_adj(score: i32) -> io::Result<()> {
+    const FILE: &str = "/proc/self/oom_score_adj";
+    let score = score.to_string();
+    match fs::write(FILE, &score) {
+        // The files of a closed process belong to root.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            set_privacy(Privacy::Open)?;
+            let written = fs::write(FILE, &score);
+            set_privacy(Privacy::Closed)?;
+            written
+        }
+        written => written,
+    }
 }
 
 /// The exit code of a process whose life ends with a panic (EX_SOFTWARE).

@@ -8,13 +8,20 @@ use std::os::unix::fs::FileExt;
 use std::rc::Rc;
 use std::sync::atomic::AtomicU64;
 
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::libc::{self, off_t};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap};
+use nix::sys::resource::{Resource, getrlimit};
 
 /// The size of a page in bytes. On a machine with larger ones the mapping of a
 /// page fails, which is told.
 const PAGE_BYTES: usize = 4096;
+
+/// The most pages of a file: Linux has no more processes than this (PID_MAX_LIMIT).
+/// A page that nobody has touched takes no memory.
+const MOST_PAGES: u64 = 1 << 22;
 
 /// The words of a mapped page.
 pub type Page = [AtomicU64; PAGE_BYTES / size_of::<AtomicU64>()];
@@ -24,9 +31,14 @@ pub type Page = [AtomicU64; PAGE_BYTES / size_of::<AtomicU64>()];
 /// The side that makes it reads and writes the file and maps nothing: so
 /// whatever the other side does to its page is no more than some numbers, a
 /// fork has nothing to copy, and a thousand pages cost one descriptor.
+///
+/// Its size is sealed (F_ADD_SEALS of fcntl(2)). Were it made shorter, each process that
+/// has mapped a page of it would die of SIGBUS.
 #[derive(Debug)]
 pub struct Pages {
     file: File,
+    /// How many pages the file has.
+    size: usize,
     free: RefCell<Vec<usize>>,
     /// Pages from here on were never used.
     fresh: Cell<usize>,
@@ -42,21 +54,29 @@ pub struct SharedPage {
 impl Pages {
     /// A file without a page.
     pub fn new() -> io::Result<Rc<Self>> {
-        let file = File::from(memfd_create(c"scoreboard", MFdFlags::MFD_CLOEXEC)?);
-        Ok(Rc::new(Pages { file, free: RefCell::default(), fresh: Cell::new(0) }))
+        let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
+        let file = File::from(memfd_create(c"scoreboard", flags)?);
+        // Beyond its own limit for files this process could not write.
+        let (limit, _) = getrlimit(Resource::RLIMIT_FSIZE)?;
+        let size = MOST_PAGES.min(limit / PAGE_BYTES as u64);
+        file.set_len(size * PAGE_BYTES as u64)?;
+        let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
+        fcntl(&file, FcntlArg::F_ADD_SEALS(seals))?;
+        let size = size as usize;
+        Ok(Rc::new(Pages { file, size, free: RefCell::default(), fresh: Cell::new(0) }))
     }
 
     /// A page of zeroes.
+    ///
+    /// # Errors
+    ///
+    /// There is no memory for it, or all pages are taken.
     pub fn take(self: &Rc<Self>) -> io::Result<SharedPage> {
         let free = self.free.borrow_mut().pop();
         let index = match free {
             Some(index) => index,
-            None => {
-                let index = self.fresh.get();
-                self.file.set_len((index as u64 + 1) * PAGE_BYTES as u64)?;
-                self.fresh.set(index + 1);
-                index
-            }
+            None if self.fresh.get() == self.size => return Err(Errno::ENOSPC.into()),
+            None => self.fresh.replace(self.fresh.get() + 1),
         };
         let page = SharedPage { pages: Rc::clone(self), index };
         if free.is_some() {
@@ -92,7 +112,7 @@ impl SharedPage {
         // SAFETY: a new mapping at an address of the kernel's choice touches no
         // memory that anybody holds. It is never unmapped, so the reference is
         // good for as long as the process lives; any bits are valid atomics;
-        // and the file has the page, for it is never made shorter.
+        // and the file has the page, for its size is sealed.
         let page = unsafe { mmap(None, ONE, access, MapFlags::MAP_SHARED, &self.pages.file, at) }?;
         // SAFETY: the range is that mapping; sealing takes nothing from us, who
         // never change it. An older kernel fails with ENOSYS.
@@ -127,6 +147,16 @@ mod tests {
         page.write(8, 43);
         assert_eq!(mapped[8].load(Relaxed), 43);
         assert_eq!(other.read::<3>(6), [0, 0, 0]);
+    }
+
+    #[test]
+    fn nobody_can_change_the_size_of_the_file() {
+        let pages = Pages::new().unwrap();
+        let size = pages.file.metadata().unwrap().len();
+        for wrong in [0, size - 1, size + 1] {
+            assert!(pages.file.set_len(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!(pages.file.metadata().unwrap().len(), size);
     }
 
     #[test]

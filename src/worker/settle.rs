@@ -1,7 +1,6 @@
 //! From the fork to the first accept, in numbered order.
 #![forbid(unsafe_code)]
 
-use std::fs;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use nix::sys::prctl;
@@ -14,7 +13,7 @@ use crate::error::{Code, Error};
 use crate::log::sink;
 use crate::scoreboard::OwnPage;
 use crate::service::{Service, panic};
-use crate::sys::identity::set_nice;
+use crate::sys::identity::{Privacy, set_nice, set_oom_score_adj, set_privacy};
 use crate::sys::{descriptor, handler, signal};
 
 use super::Assignment;
@@ -61,8 +60,9 @@ pub fn settle<'a>(assignment: Assignment<'a>, page: OwnPage) -> Result<Desk<'a>,
     // 3. Limits and priority, while they may still be raised.
     settle_limits(settings)?;
 
-    // 4. The user.
+    // 4. The user, and what others of that user may see.
     settle_identity(settings)?;
+    settle_privacy(settings)?;
 
     // 5. The directory, as that user.
     if let Some(directory) = &settings.working_directory {
@@ -111,7 +111,7 @@ fn settle_limits(settings: &Settings) -> Result<(), Error> {
         set_nice(nice).map_err(|error| Error::system(format!("set nice \"{nice}\""), &error))?;
     }
     if let Some(score) = settings.oom_score_adj {
-        fs::write("/proc/self/oom_score_adj", score.to_string())
+        set_oom_score_adj(score)
             .map_err(|error| Error::system(format!("set oom_score_adj \"{score}\""), &error))?;
     }
     if let Some(mask) = settings.umask {
@@ -133,10 +133,13 @@ fn settle_identity(settings: &Settings) -> Result<(), Error> {
     let (uid, gid) = (identity.uid, identity.gid);
     setresgid(gid, gid, gid).map_err(failed("set group of user"))?;
     setresuid(uid, uid, uid).map_err(failed("become user"))?;
-    // The kernel lets nobody who has changed users dump core; who sets a limit
-    // for cores wants them.
-    if settings.limits.iter().any(|limit| limit.name == "core" && limit.soft > 0) {
-        prctl::set_dumpable(true).map_err(failed("allow core dumps of user"))?;
-    }
     Ok(())
+}
+
+/// Closes the worker to other processes of its user, such as the programs of another
+/// pool. A closed process dumps no core, so a limit for cores opens it.
+fn settle_privacy(settings: &Settings) -> Result<(), Error> {
+    let dumps_core = settings.limits.iter().any(|limit| limit.name == "core" && limit.soft > 0);
+    let privacy = if dumps_core { Privacy::Open } else { Privacy::Closed };
+    set_privacy(privacy).map_err(|error| Error::system("close the process to others", &error))
 }

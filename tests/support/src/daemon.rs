@@ -285,7 +285,16 @@ impl Daemon {
     }
 
     fn is_daemon(&self, pid: i32) -> bool {
-        fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|path| path == self.program)
+        match fs::read_link(format!("/proc/{pid}/exe")) {
+            Ok(path) => path == self.program,
+            // Only root may see that of the master and of workers. A name has 15 bytes.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                let name = self.program.file_name().unwrap_or_default().as_encoded_bytes();
+                let name = &name[..name.len().min(15)];
+                Process::of(pid).is_some_and(|process| process.name.as_bytes() == name)
+            }
+            Err(_) => false,
+        }
     }
 
     pub fn directory(&self) -> &Directory {
