@@ -6,19 +6,22 @@
 //! that the daemon died.
 #![forbid(unsafe_code)]
 
-use std::fs::{self, File};
+use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use daemonize::{Daemonize, Outcome, Parent};
-use nix::fcntl::OFlag;
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg, OFlag};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Pid, getpid, pipe2};
 
 use crate::error::{Code, Error, reason};
 use crate::master::Observer;
 use crate::sys::descriptor;
+use crate::sys::place::Place;
 
 /// Which process this is after detaching.
 pub enum Side {
@@ -45,38 +48,30 @@ pub fn detach(pid_file: &Path) -> Result<Side, Error> {
     // A daemon that kept a lock of its caller, or the end of a pipe, would keep it
     // for ever. The configuration may have come that way, and has been read.
     descriptor::close_passed().map_err(|error| Error::system("close descriptors", &error))?;
-    if let Some(directory) = pid_file.parent() {
-        // /run is empty after a boot.
-        fs::create_dir_all(directory).map_err(|error| cannot_create(pid_file, reason(&error)))?;
-    }
     let (read, write) =
         pipe2(OFlag::O_CLOEXEC).map_err(|errno| Error::system("make pipe", &errno.into()))?;
     // The umask can only be read by setting it.
     let mask = umask(Mode::empty());
     umask(mask);
-    // Who can write to the pid file can have anything killed by its reader.
-    let daemonize = Daemonize::new()
-        .pid_file(pid_file)
-        .umask((mask | Mode::S_IWGRP | Mode::S_IWOTH).bits())
-        .working_directory("/");
+    let daemonize = Daemonize::new().umask(mask.bits()).working_directory("/");
     match daemonize.execute() {
         Outcome::Parent(Ok(Parent { .. })) => {
             drop(write);
             Ok(Side::Command(await_report(read.into())))
         }
-        Outcome::Parent(Err(error)) => {
-            Err(Error::new(Code::Os, format!("could not detach: {}", in_words(&error.to_string()))))
-        }
-        Outcome::Child(Ok(_)) => {
-            umask(mask);
-            let pid_file = PidFile { path: pid_file.to_owned(), made_by: getpid() };
-            Ok(Side::Daemon(Detached { report: Some(write.into()), pid_file }))
-        }
-        Outcome::Child(Err(error)) => {
-            let error = explain(&error, pid_file);
-            let _ = send(&mut write.into(), error.code() as u8, &error.to_string());
-            // Not ours to clean up after: the file is another daemon's.
-            Ok(Side::Command(ExitCode::from(error.code() as u8)))
+        Outcome::Parent(Err(error)) => Err(could_not_detach(&error)),
+        Outcome::Child(detached) => {
+            let mut report = File::from(write);
+            let held = detached
+                .map_err(|error| could_not_detach(&error))
+                .and_then(|_| PidFile::hold(pid_file).map_err(|why| cannot_create(pid_file, &why)));
+            match held {
+                Ok(pid_file) => Ok(Side::Daemon(Detached { report: Some(report), pid_file })),
+                Err(error) => {
+                    let _ = send(&mut report, error.code() as u8, &error.to_string());
+                    Ok(Side::Command(ExitCode::from(error.code() as u8)))
+                }
+            }
         }
     }
 }
@@ -133,18 +128,8 @@ fn await_report(mut report: File) -> ExitCode {
     }
 }
 
-/// What the daemonize crate failed at. It keeps the kind of its errors to
-/// itself, so its text has to tell them apart.
-fn explain(error: &daemonize::Error, pid_file: &Path) -> Error {
-    let text = error.to_string();
-    if text.contains("lock pid file") {
-        let holder = fs::read_to_string(pid_file).unwrap_or_default();
-        cannot_create(pid_file, format!("a daemon with pid {} holds it", holder.trim()))
-    } else if text.contains("pid file") {
-        cannot_create(pid_file, in_words(&text))
-    } else {
-        Error::new(Code::Os, format!("could not detach: {}", in_words(&text)))
-    }
+fn could_not_detach(error: &daemonize::Error) -> Error {
+    Error::new(Code::Os, format!("could not detach: {}", in_words(&error.to_string())))
 }
 
 /// The words for the number that such a text ends with.
@@ -156,23 +141,75 @@ fn in_words(text: &str) -> String {
     }
 }
 
-fn cannot_create(pid_file: &Path, reason: impl std::fmt::Display) -> Error {
-    Error::new(
-        Code::CannotCreate,
-        format!("could not create pid file \"{}\": {reason}", pid_file.display()),
-    )
+fn cannot_create(pid_file: &Path, error: &io::Error) -> Error {
+    let (path, reason) = (pid_file.display(), reason(error));
+    let text = format!("could not create pid file \"{path}\": {reason}");
+    let told = Error::new(Code::CannotCreate, text);
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => told.with_hint("see [daemon].pid_file"),
+        _ => told,
+    }
 }
 
-/// Removes the pid file when the daemon ends, while it still holds the lock.
+/// The file that holds the pid of the daemon, locked while the daemon lives and removed
+/// at its end.
 struct PidFile {
     path: PathBuf,
+    file: Flock<File>,
     made_by: Pid,
+}
+
+impl PidFile {
+    /// Makes the file, and its directory: /run is empty after a boot.
+    fn hold(path: &Path) -> io::Result<Self> {
+        make_directory(path.parent().unwrap_or(Path::new("/")))?;
+        loop {
+            // Whoever can write to it can have anything killed by its reader.
+            let place = Place::of(path)?;
+            let file =
+                place.open(OFlag::O_RDWR | OFlag::O_CREAT, Mode::from_bits_truncate(0o644))?;
+            let file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+                Ok(file) => file,
+                Err((mut file, Errno::EWOULDBLOCK)) => {
+                    let mut holder = String::new();
+                    let _ = file.read_to_string(&mut holder);
+                    let holder = holder.trim();
+                    return Err(io::Error::other(format!("a daemon with pid {holder} holds it")));
+                }
+                Err((_, errno)) => return Err(errno.into()),
+            };
+            let mut held = PidFile { path: path.to_owned(), file, made_by: getpid() };
+            // A daemon that has just ended may have removed it since it was opened.
+            if held.is_in_place() {
+                held.file.set_len(0)?;
+                writeln!(held.file, "{}", getpid())?;
+                return Ok(held);
+            }
+        }
+    }
+
+    /// Whether the path still means this file, and not that of a successor.
+    fn is_in_place(&self) -> bool {
+        let identity = |file: fs::Metadata| (file.dev(), file.ino());
+        let own = self.file.metadata().map(identity);
+        matches!((own, fs::symlink_metadata(&self.path).map(identity)), (Ok(own), Ok(found)) if own == found)
+    }
 }
 
 impl Drop for PidFile {
     fn drop(&mut self) {
-        if getpid() == self.made_by {
+        if getpid() == self.made_by && self.is_in_place() {
             let _ = fs::remove_file(&self.path);
         }
     }
+}
+
+/// Makes what is missing of a directory. Its mode is ours to say: the umask may be 0.
+fn make_directory(path: &Path) -> io::Result<()> {
+    let Some(first) = path.ancestors().take_while(|path| !path.exists()).last() else {
+        return Ok(());
+    };
+    // Root makes nothing where others could lead it.
+    Place::of(first)?;
+    DirBuilder::new().recursive(true).mode(0o755).create(path)
 }

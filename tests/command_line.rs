@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::net::TcpListener;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
@@ -686,10 +686,38 @@ fn the_directory_of_the_pid_file_is_made_and_the_file_is_nobody_elses() {
     let made = guard.directory.join("run/preforkd/preforkd.pid");
     let mode = fs::metadata(&made).expect("the pid file").permissions().mode();
     assert_eq!(mode & 0o022, 0, "{mode:o}");
+    let mode = fs::metadata(made.parent().expect("its directory")).expect("the directory");
+    assert_eq!(mode.permissions().mode() & 0o7777, 0o755);
     let pid: i32 =
         fs::read_to_string(&made).expect("read it").trim().parse().expect("a process id");
     // The umask of the daemon is its starter's all the same.
     assert_eq!(procfs::status(pid, "Umask").as_deref(), Some("0000"));
+}
+
+#[test]
+fn a_pid_file_is_no_link_to_another_file() {
+    let directory = Home::new();
+    let victim = directory.write("victim", "precious\n");
+    symlink(&victim, directory.join("preforkd.pid")).expect("plant a link");
+    let config = echo(&directory, &Address::fresh());
+    let ended = run(preforkd(), &directory, &config, &["--daemonize"]);
+    assert_eq!(ended.code, Some(73), "{ended:?}");
+    assert!(ended.err.contains("preforkd.pid\": it is a symbolic link\nhint: "), "{ended:?}");
+    assert_eq!(fs::read_to_string(&victim).expect("read the file"), "precious\n");
+    fs::remove_file(directory.join("preforkd.pid")).expect("remove the link");
+    assert_nothing_left(&directory);
+}
+
+// A successor may have been given the name before this one has ended.
+#[test]
+fn a_pid_file_that_is_not_its_own_is_left_at_the_end() {
+    let directory = Home::new();
+    let config = echo(&directory, &Address::fresh());
+    let daemon = Detached::start(directory, &config);
+    let other = daemon.directory.write("other.pid", "1\n");
+    fs::rename(other, daemon.pid_file()).expect("take its name");
+    daemon.stop(Signal::SIGTERM);
+    assert_eq!(fs::read_to_string(daemon.pid_file()).expect("read the file"), "1\n");
 }
 
 // Files that it opens early must not get the numbers of what is missing.

@@ -5,7 +5,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{Read, Write};
-use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, PermissionsExt, chown, lchown, symlink};
+use std::path::Path;
 use std::process::{Child, Command};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -13,8 +14,9 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use support::client::{ask, assert_serves};
+use support::command::{finish, preforkd};
 use support::random::Random;
-use support::{Address, Client, Daemon, Event, Setup, is_root, procfs, provided, until};
+use support::{Address, Client, Daemon, Directory, Event, Setup, is_root, procfs, provided, until};
 
 const PAGE_BYTES: u64 = 4096;
 
@@ -320,6 +322,131 @@ fn the_environment_of_a_worker_is_exactly_the_promised_one() {
     daemon.wait_for_idle("command", 1);
 }
 
+/// Somebody who is not root.
+const SOMEBODY: u32 = 65_534;
+
+/// A place for the log that somebody else had a hand in, and why root refuses it.
+type Planted = (&'static str, fn(&Path), &'static str);
+
+const PLANTED: [Planted; 7] = [
+    ("log", |log| symlink("/etc/victim", log).expect("make a link"), "it is a symbolic link"),
+    ("d/log", |log| give(parent(log)), "d\" belongs to user 65534"),
+    ("d/e/log", |log| give(parent(parent(log))), "d\" belongs to user 65534"),
+    ("d/log", |log| open_up(parent(log), 0o777), "everybody can write to directory \""),
+    (
+        "d/log",
+        |log| {
+            open_up(parent(log), 0o1777);
+            fs::write(log, "").expect("make a file");
+            give(log);
+        },
+        "it belongs to user 65534",
+    ),
+    (
+        "d/log",
+        |log| {
+            open_up(parent(log), 0o775);
+            fs::write(log, "").expect("make a file");
+            fs::hard_link(log, parent(parent(log)).join("second")).expect("make a link");
+        },
+        "it has a second name",
+    ),
+    (
+        "d/e/log",
+        |log| {
+            let (link, shared) = (parent(log), parent(parent(log)));
+            fs::remove_dir(link).expect("remove a directory");
+            open_up(shared, 0o1777);
+            symlink("/etc", link).expect("make a link");
+            lchown(link, Some(SOMEBODY), None).expect("give it away");
+        },
+        "d/e\" belongs to user 65534",
+    ),
+];
+
+fn parent(path: &Path) -> &Path {
+    path.parent().expect("its directory")
+}
+
+fn give(path: &Path) {
+    chown(path, Some(SOMEBODY), Some(SOMEBODY)).expect("give it away");
+}
+
+fn open_up(directory: &Path, mode: u32) {
+    fs::set_permissions(directory, fs::Permissions::from_mode(mode)).expect("open it to others");
+}
+
+fn echo_with_log(log: &Path) -> String {
+    format!(
+        "[log]\nformat = \"json\"\nfile = \"{}\"\n\
+         [pool.echo]\nlisten = \"{}\"\nworkers = 1\nservice = \"echo\"\n",
+        log.display(),
+        Address::fresh()
+    )
+}
+
+#[test]
+fn root_opens_no_log_to_which_others_could_lead_it() {
+    if !provided(is_root(), "root") {
+        return;
+    }
+    for (place, plant, reason) in PLANTED {
+        let directory = Directory::new();
+        let log = directory.join(place);
+        fs::create_dir_all(parent(&log)).expect("make a directory");
+        let file = directory.write("preforkd.toml", &echo_with_log(&log));
+        let check = || finish(preforkd().arg("-c").arg(&file).arg("check"));
+        assert_eq!(check().code, Some(0), "before: {:?}", check());
+        plant(&log);
+        let told = finish(preforkd().arg("-c").arg(&file));
+        assert_eq!(told.code, Some(77), "{told:?}");
+        let expected = format!("could not open log \"{}\": ", log.display());
+        assert!(told.err.contains(&expected) && told.err.contains(reason), "{told:?}");
+        assert_eq!(check().err, told.err);
+    }
+}
+
+// /var/log belongs to a group too on some systems, and in /tmp everybody has files.
+#[test]
+fn root_opens_a_log_of_its_own_where_others_have_theirs() {
+    if !provided(is_root(), "root") {
+        return;
+    }
+    for mode in [0o755, 0o775, 0o1777] {
+        let setup = Setup::new();
+        let log = setup.directory().join("d/log");
+        fs::create_dir(parent(&log)).expect("make a directory");
+        open_up(parent(&log), mode);
+        fs::write(&log, "").expect("make a file");
+        let daemon = setup.config(&echo_with_log(&log)).launch();
+        until("the log is written", || {
+            fs::read_to_string(&log).is_ok_and(|text| text.contains("\"ready\"")).then_some(())
+        });
+        daemon.wait_for_children(1);
+    }
+}
+
+#[test]
+fn a_log_that_is_opened_again_is_no_link() {
+    let setup = Setup::new();
+    let log = setup.directory().join("log");
+    let victim = setup.directory().write("victim", "");
+    let mut daemon = setup.config(&echo_with_log(&log)).launch();
+    daemon.expect_anything();
+    let worker = daemon.wait_for_children(1)[0];
+    until("it accepts", || procfs::is_in_accept(worker).then_some(()));
+    let old = daemon.directory().join("log.old");
+    fs::rename(&log, &old).expect("rename the log");
+    symlink(&victim, &log).expect("plant a link");
+    // The worker does it by itself; what it may not open ends it.
+    procfs::send(worker, Signal::SIGUSR1);
+    daemon.signal(Signal::SIGUSR1);
+    let told = |text: &str| fs::read_to_string(&old).is_ok_and(|log| log.contains(text));
+    until("the master has tried", || told("could not reopen log").then_some(()));
+    until("the worker has tried", || told("\"worker exited\"").then_some(()));
+    assert_eq!(fs::read_to_string(&victim).expect("read the file"), "");
+}
+
 /// What each descriptor of a worker is, with the sockets by their kind.
 fn kinds(pid: i32, listener: &str) -> BTreeMap<String, usize> {
     let mut kinds = BTreeMap::new();
@@ -433,7 +560,7 @@ fn a_program_cannot_look_into_the_daemon_of_its_own_user() {
          service.exec.command = [\"/bin/sh\", \"-c\", {script:?}]\n"
     );
     let setup = Setup::new().config(&config);
-    let setup = if is_root() { setup.user(65_534) } else { setup };
+    let setup = if is_root() { setup.user(SOMEBODY) } else { setup };
     let _daemon = setup.start();
     assert_eq!(ask(&address, ""), ".\n.\nmaps\nmem\nenviron\nfd\n.\n");
 }

@@ -13,16 +13,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering::Relaxed};
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, fcntl};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::socket::{self, MsgFlags};
-use nix::sys::stat::fstat;
+use nix::sys::stat::{Mode, fstat};
 use nix::unistd::tcgetpgrp;
 
 use crate::config::{self, Format};
 use crate::sys::clock::Moment;
 use crate::sys::descriptor;
+use crate::sys::place::Place;
 
 use super::journal;
 
@@ -203,16 +204,13 @@ fn leak_c_string(path: &Path) -> io::Result<&'static CStr> {
 /// not overwrite each other; not readable for others, since lines may quote
 /// what clients sent.
 fn open_file(path: &Path) -> io::Result<File> {
-    let is_fifo = path.metadata().is_ok_and(|file| file.file_type().is_fifo());
-    File::options()
-        .append(true)
-        .create(true)
-        .mode(0o640)
-        // A FIFO that nobody reads yet would make us wait for its reader.
-        .read(is_fifo)
-        // It may be a terminal, too; a file does not mind.
-        .custom_flags(libc::O_NOCTTY | libc::O_NONBLOCK)
-        .open(path)
+    let place = Place::of(path)?;
+    let is_fifo = place.look()?.is_some_and(|file| file.st_mode & libc::S_IFMT == libc::S_IFIFO);
+    // A FIFO that nobody reads yet would make us wait for its reader.
+    let access = if is_fifo { OFlag::O_RDWR } else { OFlag::O_WRONLY };
+    // It may be a terminal, too; a file does not mind.
+    let flags = access | OFlag::O_APPEND | OFlag::O_CREAT | OFlag::O_NOCTTY;
+    place.open(flags, Mode::S_IRUSR | Mode::S_IWUSR | Mode::S_IRGRP)
 }
 
 /// What a terminal has room for when it has any: a pseudo-terminal counts its
@@ -348,7 +346,6 @@ mod tests {
     use std::io::Read;
     use std::thread;
 
-    use nix::fcntl::OFlag;
     use nix::unistd::pipe2;
 
     use super::*;

@@ -17,6 +17,7 @@ use crate::log::sink::{Kind, Sink};
 use crate::pool::{Blueprint, Pool};
 use crate::service::Services;
 use crate::sys::fork;
+use crate::sys::place::Place;
 
 use super::control;
 use super::report::News;
@@ -198,6 +199,7 @@ fn find(running: &[Pool], address: &Address) -> Option<Rc<Listener>> {
 /// would wake its reader.
 fn check_log(kind: &Kind) -> Result<(), Error> {
     let Kind::File(path) = kind else { return Ok(()) };
+    Place::of(path).and_then(|place| place.look()).map_err(|error| could_not_open(kind, &error))?;
     let checked = match path.metadata() {
         Ok(file) if file.is_dir() => Err(Errno::EISDIR),
         Ok(_) => eaccess(path, AccessFlags::W_OK),

@@ -203,6 +203,7 @@ extern "C" fn handle_reopen(_: c_int) {
         let flags = libc::O_WRONLY
             | libc::O_APPEND
             | libc::O_CREAT
+            | libc::O_NOFOLLOW
             | libc::O_CLOEXEC
             | libc::O_NOCTTY
             | libc::O_NONBLOCK;

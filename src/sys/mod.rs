@@ -10,6 +10,7 @@ pub mod fork;
 pub mod handler;
 pub mod identity;
 pub mod memory;
+pub mod place;
 pub mod signal;
 pub mod socket;
 pub mod spawn;
