@@ -77,3 +77,9 @@ pub fn has_strace() -> bool {
     let tool = Command::new("strace").args(["-o", "/dev/null", "true"]).status();
     tool.is_ok_and(|status| status.success())
 }
+
+/// How much of a test is done: what takes some seconds, or all of it where the variable
+/// `PREFORKD_TEST_LONG` is set.
+pub fn extent(short: usize, long: usize) -> usize {
+    if std::env::var_os("PREFORKD_TEST_LONG").is_some() { long } else { short }
+}

@@ -35,6 +35,13 @@ impl Random {
         all[self.below(all.len())]
     }
 
+    /// Puts `all` into an order by chance.
+    pub fn shuffle<T>(&mut self, all: &mut [T]) {
+        for end in (1..all.len()).rev() {
+            all.swap(end, self.below(end + 1));
+        }
+    }
+
     /// Lets up to `most` pass: the moments are what a test varies with it.
     pub fn pause(&mut self, most: Duration) {
         let nanos = self.below(most.as_nanos() as usize);
