@@ -1,5 +1,6 @@
-//! What the package says about the daemon is what the daemon is: the manual pages,
-//! the completions and the journal's catalog, compared with the source.
+//! What the package says about the daemon is what the daemon is: the manual pages and
+//! the completions, compared with the source. Events have their tests where their table
+//! is, in `src/log/event/`.
 //!
 //! `BLESS=1 cargo test --test manual` writes what can be derived: the options in
 //! preforkd(8), and the completions.
@@ -14,7 +15,6 @@ use clap_complete::Shell;
 use preforkd::cli::Cli;
 
 const PAGES: [&str; 2] = ["packaging/man/preforkd.8", "packaging/man/preforkd.toml.5"];
-const CATALOG: &str = "packaging/catalog/preforkd.catalog";
 
 #[test]
 fn the_options_are_those_of_the_command_line() {
@@ -123,44 +123,6 @@ fn every_exit_code_is_documented() {
 }
 
 #[test]
-fn every_event_and_field_is_documented() {
-    let page = read(PAGES[0]);
-    let log = section(&page, "LOG");
-    let (events, fields) = log.split_once(".SS Fields").expect("the fields");
-    let logged = logged();
-    assert_eq!(headings(events, |_| true), logged.messages, "in preforkd(8), in the source");
-    let is_key = |name: &str| name.starts_with(|c: char| c.is_ascii_lowercase());
-    assert_eq!(headings(fields, is_key), logged.fields, "in preforkd(8), in the source");
-    // Those that an event has are named in its paragraph.
-    for field in &logged.fields {
-        assert!(log.matches(field.as_str()).count() >= 2, "no event has the field {field:?}");
-    }
-}
-
-#[test]
-fn every_event_is_in_the_catalog() {
-    let catalog = entries(&read(CATALOG));
-    let messages: BTreeSet<_> = catalog.iter().map(|entry| entry.event.clone()).collect();
-    assert_eq!(messages, logged().messages, "in the catalog, in the source");
-    let ids: BTreeSet<_> = catalog.iter().map(|entry| &entry.id).collect();
-    assert_eq!(ids.len(), catalog.len(), "an id stands twice");
-    // The daemon takes its ids from the catalog.
-    assert!(read("src/log/message_id.rs").contains("packaging/catalog/preforkd.catalog"));
-    for entry in &catalog {
-        assert!(entry.id.len() == 32 && entry.id.bytes().all(|byte| byte.is_ascii_hexdigit()));
-        assert!(entry.text.starts_with("Subject: "), "{}: no subject", entry.event);
-        assert!(entry.text.contains("\nDefined-By: preforkd\n"), "{}", entry.event);
-    }
-    // Every field that an explanation shows exists.
-    let fields = section(&read(PAGES[0]), "LOG");
-    for entry in &catalog {
-        for field in entry.text.split('@').skip(1).step_by(2) {
-            assert!(fields.contains(field), "{}: there is no field {field}", entry.event);
-        }
-    }
-}
-
-#[test]
 fn the_examples_of_the_pages_are_right() {
     let directory = tempfile::tempdir().unwrap();
     let mut found = 0;
@@ -237,80 +199,6 @@ fn keys_of(source: &str, name: &str) -> Vec<String> {
     keys
 }
 
-/// What the source logs.
-struct Logged {
-    messages: BTreeSet<String>,
-    fields: BTreeSet<String>,
-}
-
-fn logged() -> Logged {
-    let mut logged = Logged { messages: BTreeSet::new(), fields: BTreeSet::new() };
-    visit(&root("src"), &mut |text| {
-        // What only tests and examples log is not told here.
-        let text = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
-        let is_code = |line: &&str| !line.trim_start().starts_with("///");
-        let text = &text.lines().filter(is_code).collect::<Vec<_>>().join("\n");
-        for name in ["trace", "debug", "info", "warn", "error", "crit"] {
-            for call in calls(text, name) {
-                logged.messages.extend(call.split('"').nth(1).map(str::to_owned));
-                logged.fields.extend(fields_of(call));
-            }
-        }
-        calls(text, "o").for_each(|call| logged.fields.extend(fields_of(call)));
-        // Those that stand in a type of their own.
-        logged.fields.extend(strings_after(text, "serializer.emit_u64(\""));
-        logged.fields.extend(strings_after(text, "serializer.emit_str(\""));
-        logged.fields.extend(strings_after(text, "Names(\""));
-    });
-    // Those of the json format itself.
-    for key in ["ts", "level", "msg"] {
-        logged.fields.remove(key);
-    }
-    logged
-}
-
-fn visit(directory: &Path, read: &mut impl FnMut(&str)) {
-    for entry in fs::read_dir(directory).expect("a directory") {
-        let path = entry.expect("an entry").path();
-        if path.is_dir() {
-            visit(&path, read);
-        } else {
-            read(&fs::read_to_string(&path).expect("a source file"));
-        }
-    }
-}
-
-/// The arguments of each call of a macro.
-fn calls<'a>(text: &'a str, name: &str) -> impl Iterator<Item = &'a str> {
-    let opening = format!("{name}!(");
-    let length = opening.len();
-    text.match_indices(&opening)
-        .filter(|(at, _)| !text[..*at].ends_with(|c: char| c.is_ascii_alphanumeric() || c == '_'))
-        .map(|(at, _)| at + length)
-        .collect::<Vec<_>>()
-        .into_iter()
-        .map(|begin| {
-            let mut depth = 1;
-            let length = text[begin..].find(|c| {
-                depth += match c {
-                    '(' => 1,
-                    ')' => -1,
-                    _ => 0,
-                };
-                depth == 0
-            });
-            &text[begin..begin + length.expect("a closing bracket")]
-        })
-}
-
-/// Each `"name" =>`.
-fn fields_of(call: &str) -> impl Iterator<Item = String> {
-    call.match_indices("\" =>").map(|(at, _)| {
-        let before = &call[..at];
-        before[before.rfind('"').expect("an opening mark") + 1..].to_owned()
-    })
-}
-
 // ---- the pages, as text ------------------------------------------------------------
 
 /// A section of a page, by its title.
@@ -353,21 +241,4 @@ fn headings(text: &str, wanted: impl Fn(&str) -> bool) -> BTreeSet<String> {
     }
     names.remove("or");
     names
-}
-
-/// An entry of the catalog.
-struct Entry {
-    event: String,
-    id: String,
-    text: String,
-}
-
-fn entries(catalog: &str) -> Vec<Entry> {
-    let entries = catalog.split("# event: ").skip(1).map(|entry| {
-        let (event, rest) = entry.split_once('\n').expect("the name of the event");
-        let (id, text) =
-            rest.strip_prefix("-- ").expect("its id").split_once('\n').expect("its text");
-        Entry { event: event.to_owned(), id: id.to_owned(), text: text.to_owned() }
-    });
-    entries.collect()
 }

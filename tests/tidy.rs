@@ -275,6 +275,18 @@ fn no_file_is_named_after_nothing() {
     }
 }
 
+// What an event says, how much it matters and its id stand in one table.
+#[test]
+fn every_line_of_the_log_is_an_event_of_the_table() {
+    for source in sources() {
+        for name in ["crit", "error", "warn", "info", "debug", "trace"] {
+            let lines = lines_with(&source, name);
+            let calls = source.code.contains(&format!("{name}!("));
+            assert!(!calls, "src/{}:{lines:?} logs by itself, not by an event", source.path);
+        }
+    }
+}
+
 #[test]
 fn nothing_is_left_to_do() {
     for source in sources() {

@@ -23,7 +23,7 @@ use nix::sys::socket::{
 };
 use slog::{Drain, KV, Key, Level, Never, OwnedKVList, Record, Serializer};
 
-use super::{message_id, sink};
+use super::{event, sink};
 
 const SOCKET: &str = "/run/systemd/journal/socket";
 const STREAM_SOCKET: &str = "/run/systemd/journal/stdout";
@@ -134,9 +134,9 @@ fn compose(entry: &mut Vec<u8>, record: &Record<'_>, values: &OwnedKVList) {
     let value_of =
         |wanted| fields.0.iter().find(|(key, _)| *key == wanted).map(|(_, value)| value.as_str());
 
-    let about_program = message.starts_with("program ");
+    let subject = if value_of("program").is_some() { Subject::Program } else { Subject::Worker };
     for (key, value) in &fields.0 {
-        put(entry, &field_name(key, about_program), value);
+        put(entry, &native_name(key, subject), value);
     }
     match (message.as_str(), value_of("line")) {
         ("program stderr", Some(line)) => {
@@ -155,8 +155,8 @@ fn compose(entry: &mut Vec<u8>, record: &Record<'_>, values: &OwnedKVList) {
         }
     }
     put(entry, "PRIORITY", priority(record.level()));
-    if let Some(id) = message_id::of(&message) {
-        put(entry, "MESSAGE_ID", id);
+    if event::is_id(record.tag()) {
+        put(entry, "MESSAGE_ID", record.tag());
     }
 }
 
@@ -183,13 +183,20 @@ impl Serializer for Fields {
     }
 }
 
+/// What a record with a pid is about: one with the field `program` is about that.
+#[derive(Clone, Copy)]
+pub(super) enum Subject {
+    Program,
+    Worker,
+}
+
 /// The journal's name of a field. Some words mean something else there.
-fn field_name(key: &str, about_program: bool) -> String {
-    match key {
-        "pid" if about_program => "PROGRAM_PID".to_owned(),
-        "pid" => "WORKER_PID".to_owned(),
-        "code" => "EXIT_CODE".to_owned(),
-        "signal" => "EXIT_SIGNAL".to_owned(),
+pub(super) fn native_name(key: &str, subject: Subject) -> String {
+    match (key, subject) {
+        ("pid", Subject::Program) => "PROGRAM_PID".to_owned(),
+        ("pid", Subject::Worker) => "WORKER_PID".to_owned(),
+        ("code", _) => "EXIT_CODE".to_owned(),
+        ("signal", _) => "EXIT_SIGNAL".to_owned(),
         _ => key.to_ascii_uppercase(),
     }
 }
@@ -208,6 +215,7 @@ fn priority(level: Level) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::log::event::Event;
     use slog::{Logger, o, warn};
 
     /// What is sent for a record, captured by a drain that composes only.
@@ -230,7 +238,7 @@ mod tests {
         let (sender, entries) = std::sync::mpsc::channel();
         let log =
             Logger::root(std::sync::Mutex::new(Capture(sender)).ignore_res(), o!("pool" => "web"));
-        warn!(log, "worker exited"; "pid" => 7, "code" => 3, "reason" => "two\nlines");
+        warn!(log, "of a service"; "pid" => 7, "code" => 3, "reason" => "two\nlines");
         let entry = entries.recv().unwrap();
         let text = String::from_utf8_lossy(&entry);
         for field in [
@@ -244,6 +252,12 @@ mod tests {
         }
         let reason = [b"REASON\n".as_slice(), &9u64.to_le_bytes(), b"two\nlines\n"].concat();
         assert!(entry.windows(reason.len()).any(|window| window == reason), "{text}");
-        assert!(text.contains("MESSAGE_ID="), "{text}");
+        assert!(!text.contains("MESSAGE_ID="), "{text}");
+
+        Event::ServicePanicked { reason: "a fault".to_owned() }.tell(&log);
+        let entry = entries.recv().unwrap();
+        let text = String::from_utf8_lossy(&entry);
+        assert!(text.contains("MESSAGE_ID=77666e6f258b42858a0e8c111ae03a1c\n"), "{text}");
+        assert!(text.contains("MESSAGE=service panicked, pool: web, reason: a fault\n"), "{text}");
     }
 }

@@ -1,10 +1,11 @@
 //! The log: records with fields, as text for people or as JSON for programs.
 #![forbid(unsafe_code)]
 
+pub mod event;
+mod field;
 pub mod journal;
-pub mod limit;
-mod message_id;
 mod printable;
+pub mod rate;
 pub mod sink;
 
 use std::io::Write;

@@ -265,7 +265,7 @@ pub struct LineWriter {
 }
 
 impl LineWriter {
-    fn new(target: Arc<OwnedFd>) -> Self {
+    pub(super) fn new(target: Arc<OwnedFd>) -> Self {
         let means = Means::of(&target);
         LineWriter { target, line: Vec::new(), torn: false, means }
     }

@@ -17,11 +17,11 @@ use crate::config::{self, Address, Listen};
 use crate::control::{Action, Reply, Request};
 use crate::error::{Code, Error};
 use crate::listener::{self, Listener, could_not_bind};
+use crate::log::event::Event;
 use crate::sys::clock::Moment;
 use crate::sys::socket::accept;
 
 use super::Master;
-use super::report::News;
 
 /// How many may be connected at once.
 const MOST_CLIENTS: usize = 16;
@@ -85,13 +85,12 @@ impl Control {
     /// # Errors
     ///
     /// Those of [`could_not_bind`], if `path` is not the default.
-    pub fn open(path: &Path, file: &Path, news: &mut Vec<News>) -> Result<Self, Error> {
+    pub fn open(path: &Path, file: &Path, news: &mut Vec<Event>) -> Result<Self, Error> {
         let listener = match bind(path) {
             Ok(listener) => Some(listener),
             Err(error) if may_be_missing(path) => {
                 if path.parent().is_some_and(Path::exists) {
-                    let what = "could not take commands".to_owned();
-                    news.push(News::Trouble { what, reason: error.to_string() });
+                    news.push(Event::CouldNotTakeCommands { reason: error.to_string() });
                 }
                 None
             }

@@ -12,7 +12,6 @@ mod phase;
 mod plan;
 mod reap;
 mod reload;
-mod report;
 mod stop;
 
 use std::fs::File;
@@ -28,6 +27,7 @@ use crate::config::{self, Config};
 use crate::error::{Code, Error, reason};
 use crate::listener::{Inherited, is_stored};
 use crate::log;
+use crate::log::event::Event;
 use crate::log::sink::{self, Kind};
 use crate::pool::{Asked, Pool, Shared, Standing};
 use crate::service::Services;
@@ -40,7 +40,6 @@ use outcomes::Outcomes;
 use phase::{Phase, together};
 use plan::Plan;
 use reload::{Pending, could_not_start};
-use report::News;
 
 pub use observer::{Observer, Status};
 pub use plan::check;
@@ -102,7 +101,7 @@ pub struct Master<'a> {
     owes_warning: Option<String>,
     /// What became of the last reload, in words.
     remark: Option<String>,
-    news: Vec<News>,
+    news: Vec<Event>,
 }
 
 impl<'a> Master<'a> {
@@ -284,7 +283,7 @@ impl<'a> Master<'a> {
     fn begin_service(&mut self) {
         let accept = || self.pools.iter().filter(|pool| pool.standing() == Standing::Ready);
         let (pools, workers) = (accept().count(), accept().map(Pool::size).sum());
-        self.news.push(News::Ready { pools, workers });
+        self.news.push(Event::Ready { pools, workers });
         self.owes_warning = tell_failed(&self.pools);
         self.enter(Phase::Running);
         self.look_who_is_ready();
@@ -321,14 +320,14 @@ impl<'a> Master<'a> {
                 match pool.fill(now, &mut self.shared, &mut events) {
                     Ok(0) => {}
                     Ok(_) if self.fork_failures > 0 => {
-                        self.news.push(News::ForkWorks {
+                        self.news.push(Event::WorkersStartAgain {
                             failures: std::mem::take(&mut self.fork_failures),
                         });
                     }
                     Ok(_) => {}
                     Err(error) => {
                         if self.fork_failures == 0 {
-                            self.news.push(News::ForkFailed { reason: reason(&error) });
+                            self.news.push(Event::CouldNotStartWorker { reason: reason(&error) });
                         }
                         self.fork_failures += 1;
                         self.fork_pause = Some(now + FORK_PAUSE);
@@ -337,16 +336,16 @@ impl<'a> Master<'a> {
                 }
             }
         }
-        self.news.extend(events.into_iter().map(News::Pool));
+        self.news.extend(events);
     }
 
     /// Tells the log what has happened, after it was dealt with: a worker is
     /// replaced before its death is written down.
     fn report(&mut self, now: Moment) {
         sink::have_patience(sink::MASTER_PATIENCE_MS);
-        sink::tell_lost(|count| report::tell(&self.shared.log, News::LinesLost { count }));
-        for news in self.news.drain(..) {
-            report::tell(&self.shared.log, news);
+        sink::tell_lost(|count| Event::LogLinesLost { count }.tell(&self.shared.log));
+        for event in self.news.drain(..) {
+            event.tell(&self.shared.log);
         }
         let (pools, phase, remark) = (&self.pools, self.phase, &self.remark);
         let waits = !self.announced && matches!(phase, Phase::Running | Phase::Reloading);
@@ -374,16 +373,15 @@ impl<'a> Master<'a> {
             let size = (i64::from(pool.size()) + step).clamp(1, i64::from(config::MOST_WORKERS));
             pool.resize(size as u32);
         }
-        self.news.push(News::Scaled { workers: self.pools.iter().map(Pool::size).sum() });
+        self.news.push(Event::Scaled { workers: self.pools.iter().map(Pool::size).sum() });
     }
 
     fn reopen_log(&mut self) {
         match self.shared.sink.reopen() {
             Ok(()) if *self.shared.sink.kind() == Kind::StandardError => {}
-            Ok(()) => self.news.push(News::Reopened),
+            Ok(()) => self.news.push(Event::LogReopened {}),
             Err(error) => {
-                let what = "could not reopen log".to_owned();
-                self.news.push(News::Trouble { what, reason: reason(&error) });
+                self.news.push(Event::CouldNotReopenLog { reason: reason(&error) });
             }
         }
         self.pools.iter().chain(&self.removed).for_each(|pool| pool.signal_all(Signal::SIGUSR1));
@@ -398,7 +396,7 @@ impl<'a> Master<'a> {
 
     /// The one place in which the phase changes.
     fn enter(&mut self, phase: Phase) {
-        self.news.push(News::Phase { from: self.phase.to_string(), to: phase.to_string() });
+        self.news.push(Event::PhaseChanged { from: self.phase.to_string(), to: phase.to_string() });
         self.phase = phase;
     }
 
@@ -407,7 +405,7 @@ impl<'a> Master<'a> {
             return Ok(());
         }
         let reason = tell_failed(&self.pools).unwrap_or_default();
-        self.news.push(News::Failed { reason: reason.clone() });
+        self.news.push(Event::CouldNotStart { reason: reason.clone() });
         self.report(Moment::now());
         Err(Error::new(Code::Unavailable, reason))
     }

@@ -13,6 +13,7 @@ use nix::unistd::{AccessFlags, eaccess};
 use crate::config::{self, Address, Config, Listen, Problem, Problems};
 use crate::error::{Code, Error};
 use crate::listener::{Inherited, Listener, could_not_bind, stored_name};
+use crate::log::event::Event;
 use crate::log::sink::{Kind, Sink};
 use crate::pool::{Blueprint, Pool};
 use crate::service::Services;
@@ -20,7 +21,6 @@ use crate::sys::fork;
 use crate::sys::place::Place;
 
 use super::control;
-use super::report::News;
 
 /// A checked configuration with its sockets bound: what cannot fail any more.
 pub struct Plan {
@@ -30,7 +30,7 @@ pub struct Plan {
     /// The log, if it is another one than before.
     pub sink: Option<Sink>,
     /// The listeners that are new.
-    pub news: Vec<News>,
+    pub news: Vec<Event>,
 }
 
 /// Checks a configuration without leaving anything behind, for a daemon that is to
@@ -101,7 +101,8 @@ impl Plan {
                     let listener = open_listener(listen, inherited, &mut news)?;
                     let pool = blueprint.config.name.clone();
                     let address = listen.address.to_string();
-                    news.push(News::Listening { pool, address });
+                    let user = blueprint.config.user.as_ref().map(|user| user.get_ref().clone());
+                    news.push(Event::Listening { pool, address, user });
                     Rc::new(listener)
                 }
             };
@@ -119,14 +120,14 @@ impl Plan {
 pub fn unserved<'a>(
     pools: &'a [(Blueprint, Rc<Listener>)],
     inherited: &'a [Inherited],
-) -> impl Iterator<Item = News> + 'a {
+) -> impl Iterator<Item = Event> + 'a {
     let names: BTreeSet<_> = inherited.iter().map(|socket| socket.name.as_str()).collect();
     let is_served = |name: &str| {
         let address = Address::Systemd(name.to_owned());
         pools.iter().any(|(_, listener)| *listener.address() == address)
     };
-    names.into_iter().filter(move |name| !is_served(name)).map(|name| News::Trouble {
-        what: format!("could not serve socket \"{name}\""),
+    names.into_iter().filter(move |name| !is_served(name)).map(|name| Event::CouldNotServeSocket {
+        socket: name.to_owned(),
         reason: format!("no pool listens on \"systemd:{name}\""),
     })
 }
@@ -135,7 +136,7 @@ pub fn unserved<'a>(
 fn open_listener(
     listen: &Listen,
     inherited: &[Inherited],
-    news: &mut Vec<News>,
+    news: &mut Vec<Event>,
 ) -> Result<Listener, Error> {
     let (name, is_ours) = match &listen.address {
         Address::Systemd(name) => (name.clone(), false),
@@ -160,8 +161,8 @@ fn open_listener(
     let listener = match Listener::adopt(socket, &listen.address, is_ours) {
         // It would be passed again at each start.
         Err(error) if is_ours => {
-            let what = "could not keep a listener".to_owned();
-            news.push(News::Trouble { what, reason: error.to_string() });
+            let (address, reason) = (listen.address.to_string(), error.to_string());
+            news.push(Event::CouldNotKeepListener { address, reason });
             return bind(listen);
         }
         adopted => adopted?,

@@ -15,11 +15,11 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::{Pid, getpgid, getpgrp, getsid};
 
 use crate::error::reason;
+use crate::log::event::Event;
 use crate::sys::clock::Moment;
 use crate::sys::wait::{Ended, ended_child, reap};
 
 use super::Master;
-use super::report::News;
 
 /// From here on the orphans of our descendants are our children
 /// (PR_SET_CHILD_SUBREAPER of prctl(2)).
@@ -58,12 +58,11 @@ impl Master<'_> {
             }
         };
         if let Err(error) = result {
-            let what = "could not reap".to_owned();
-            self.news.push(News::Trouble { what, reason: reason(&error) });
+            self.news.push(Event::CouldNotReap { reason: reason(&error) });
         }
-        self.news.extend(events.into_iter().map(News::Pool));
+        self.news.extend(events);
         if orphans > 0 {
-            self.news.push(News::Orphans { count: orphans });
+            self.news.push(Event::OrphansReaped { count: orphans });
         }
         self.removed.retain(|pool| !pool.is_empty());
     }

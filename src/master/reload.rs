@@ -11,6 +11,7 @@ use crate::control::Reply;
 use crate::error::{Code, Error, reason};
 use crate::listener::Listener;
 use crate::log;
+use crate::log::event::Event;
 use crate::log::sink::{Kind, Sink};
 use crate::pool::{Asked, Blueprint, Pool, Shared, Standing};
 
@@ -18,7 +19,6 @@ use super::Master;
 use super::changes::{Change, Together, changes};
 use super::phase::Phase;
 use super::plan::{Plan, open_log};
-use super::report::News;
 
 /// A reload whose new workers have still to show that they start. Until then
 /// all that it replaces stays, and it can be undone.
@@ -37,7 +37,7 @@ struct Target<'a> {
     daemon: &'a mut config::Daemon,
     log: &'a mut config::Log,
     shared: &'a mut Shared,
-    news: &'a mut Vec<News>,
+    news: &'a mut Vec<Event>,
 }
 
 impl Pending {
@@ -128,6 +128,18 @@ impl Reloaded {
             resized: named(Change::Resize),
         }
     }
+
+    /// What the log is to tell of it.
+    fn told(self) -> Event {
+        let some = |names: String| Some(names).filter(|names| !names.is_empty());
+        Event::Reloaded {
+            generation: self.generation,
+            added: some(self.added),
+            removed: some(self.removed),
+            renewed: some(self.renewed),
+            resized: some(self.resized),
+        }
+    }
 }
 
 impl fmt::Display for Reloaded {
@@ -205,8 +217,8 @@ impl Master<'_> {
             _ => format!("reload failed: {}", last.text),
         });
         self.news.push(match ended {
-            Ok(reloaded) => News::Reloaded(reloaded),
-            Err(error) => News::ReloadFailed { reason: error.to_string() },
+            Ok(reloaded) => reloaded.told(),
+            Err(error) => Event::ReloadFailed { reason: error.to_string() },
         });
         // One that was begun before this one was refused is still on its way.
         if self.announced && self.pending.is_none() {
@@ -245,7 +257,7 @@ fn change_log(
     wanted: config::Log,
     sink: Option<Sink>,
     shared: &mut Shared,
-    news: &mut Vec<News>,
+    news: &mut Vec<Event>,
 ) {
     if *log == wanted {
         return;
@@ -253,8 +265,7 @@ fn change_log(
     if let Some(sink) = sink
         && let Err(error) = shared.sink.become_like(sink)
     {
-        let what = "could not change log".to_owned();
-        news.push(News::Trouble { what, reason: reason(&error) });
+        news.push(Event::CouldNotChangeLog { reason: reason(&error) });
     }
     shared.log = log::logger(&wanted, &shared.sink);
     *log = wanted;
@@ -264,15 +275,15 @@ fn apply(
     changes: &BTreeMap<String, Change>,
     planned: Vec<(Blueprint, Rc<Listener>)>,
     pools: &mut Vec<Pool>,
-    news: &mut Vec<News>,
+    news: &mut Vec<Event>,
 ) {
     let mut before: BTreeMap<String, Pool> =
         pools.drain(..).map(|pool| (pool.name().to_owned(), pool)).collect();
     for (blueprint, listener) in planned {
         let listen = blueprint.config.listen.get_ref();
         if let Err(error) = listener.adjust(listen) {
-            let what = format!("could not adjust listener \"{}\"", listen.address);
-            news.push(News::Trouble { what, reason: reason(&error) });
+            let (pool, address) = (blueprint.config.name.clone(), listen.address.to_string());
+            news.push(Event::CouldNotAdjustListener { pool, address, reason: reason(&error) });
         }
         let name = blueprint.config.name.clone();
         let Some(mut pool) = before.remove(&name) else {

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
+use crate::log::event::Event;
 use crate::pool::{Asked, Pool};
 use crate::sys::clock::Moment;
 
 use super::Master;
 use super::phase::Phase;
 use super::reap::end_programs;
-use super::report::News;
 
 /// How long the kernel may take to end a killed process. One in an
 /// uninterruptible sleep may take for ever, and we do not.
@@ -25,7 +25,7 @@ impl Master<'_> {
             (Phase::Starting | Phase::Running | Phase::Reloading, _) => {
                 self.cause = cause;
                 self.pending = None;
-                self.news.push(News::Stopping { cause });
+                self.news.push(Event::Stopping { cause });
                 self.pools.append(&mut self.removed);
                 self.control.close();
                 self.leave_listeners();
@@ -40,8 +40,10 @@ impl Master<'_> {
                 }
             }
             (Phase::Draining(until), _) => {
-                self.news
-                    .push(News::Escalating { step: "no longer waiting for connections", cause });
+                self.news.push(Event::StoppingFaster {
+                    step: "no longer waiting for connections",
+                    cause,
+                });
                 self.pools.iter().for_each(Pool::cut);
                 self.enter(Phase::Ending(until.min(now + self.kill_timeout())));
             }
@@ -53,7 +55,7 @@ impl Master<'_> {
     /// Ends when no worker is left; kills those that take too long.
     pub(super) fn advance_stop(&mut self, now: Moment) {
         if self.pools.iter().all(Pool::is_empty) && !end_programs() {
-            self.news.push(News::Stopped { cause: self.cause });
+            self.news.push(Event::Stopped { cause: self.cause, connections_cut: None });
             self.enter(Phase::Stopped);
             return;
         }
@@ -61,10 +63,9 @@ impl Master<'_> {
             Phase::Draining(until) if now >= until => self.kill("stop_timeout", now),
             Phase::Ending(until) if now >= until => self.kill("kill_timeout", now),
             Phase::Killing(until) if now >= until => {
-                let what = "could not end every worker".to_owned();
                 let reason = "the kernel does not let go of it".to_owned();
-                self.news.push(News::Trouble { what, reason });
-                self.news.push(News::Stopped { cause: self.cause });
+                self.news.push(Event::CouldNotEndWorkers { reason });
+                self.news.push(Event::Stopped { cause: self.cause, connections_cut: None });
                 self.enter(Phase::Stopped);
             }
             _ => {}
@@ -72,7 +73,7 @@ impl Master<'_> {
     }
 
     fn kill(&mut self, cause: &'static str, now: Moment) {
-        self.news.push(News::Escalating { step: "killing workers", cause });
+        self.news.push(Event::StoppingFaster { step: "killing workers", cause });
         self.pools.iter_mut().for_each(|pool| pool.kill_all(Asked::Stop));
         self.enter(Phase::Killing(now + KERNEL_TIMEOUT));
     }

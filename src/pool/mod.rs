@@ -7,11 +7,11 @@
 
 mod blueprint;
 mod cause;
-mod event;
+mod death;
 mod generation;
-mod limits;
 mod memory;
 mod overdue;
+mod rates;
 mod shared;
 mod spawn;
 mod throttle;
@@ -28,20 +28,22 @@ use nix::unistd::Pid;
 
 use crate::config;
 use crate::listener::Listener;
-use crate::scoreboard::Look;
+use crate::log::event::Event;
+use crate::log::rate::HeldBack;
+use crate::scoreboard::{InHand, Look};
 use crate::sys::clock::Moment;
 use crate::sys::wait::{Exit, Reaped};
 
 pub use blueprint::Blueprint;
 pub use cause::Asked;
-pub use event::{Death, Event};
 pub use generation::Standing;
 pub use shared::Shared;
 
 use cause::{Cause, Killer};
+use death::{Death, Unfinished};
 use generation::{Generation, Slot, Start};
-use limits::Limits;
 use overdue::Step;
+use rates::Rates;
 use trial::Trial;
 use worker::Worker;
 
@@ -56,7 +58,7 @@ pub struct Pool {
     leaving: Vec<Worker>,
     /// When to look for connections that may become overdue.
     next_look: Option<Moment>,
-    limits: Limits,
+    rates: Rates,
     /// How the last worker that died young ended.
     last_failure: Option<String>,
 }
@@ -70,7 +72,7 @@ impl Pool {
             trial: Trial::default(),
             leaving: Vec::new(),
             next_look: None,
-            limits: Limits::new(),
+            rates: Rates::new(),
             last_failure: None,
         }
     }
@@ -176,7 +178,7 @@ impl Pool {
         let mut started = Vec::new();
         let filled = self.generations_mut().try_for_each(|it| it.fill(now, shared, &mut started));
         for start in &started {
-            match self.limits.start(start.kind, now) {
+            match self.rates.start(start.kind, now) {
                 Some(held_back) => events.push(self.started(start, held_back)),
                 None => self.generations_mut().for_each(|it| it.leave_untold(start.pid)),
             }
@@ -189,7 +191,7 @@ impl Pool {
         let recovered: Vec<_> =
             self.generations_mut().flat_map(|generation| generation.recovered(now)).collect();
         for start in &recovered {
-            if let Some(held_back) = self.limits.recovery(now) {
+            if let Some(held_back) = self.rates.recovery(now) {
                 events.push(self.started(start, held_back));
             }
         }
@@ -200,9 +202,10 @@ impl Pool {
         self.generations().filter_map(Generation::next_recovery).min()
     }
 
-    fn started(&self, start: &Start, held_back: u64) -> Event {
+    fn started(&self, start: &Start, held_back: HeldBack) -> Event {
         let Start { slot, pid, generation, .. } = *start;
-        Event::Started { pool: self.name().to_owned(), slot, pid, generation, held_back }
+        let pool = self.name().to_owned();
+        Event::WorkerStarted { pool, slot, pid, generation, held_back }
     }
 
     /// Whether this child is a worker of it.
@@ -250,10 +253,10 @@ impl Pool {
         }
         let (pool, slot) = (death.pool.clone(), death.slot);
         self.log_death(death, is_retry, now, events);
-        if let Some((delay, deaths)) = throttled
-            && let Some(held_back) = self.limits.delay(now)
+        if let Some((delay_ms, deaths)) = throttled
+            && let Some(held_back) = self.rates.delay(now)
         {
-            events.push(Event::Throttled { pool, slot, deaths, delay, held_back });
+            events.push(Event::RespawnThrottled { pool, slot, deaths, delay_ms, held_back });
         }
         true
     }
@@ -291,10 +294,10 @@ impl Pool {
                 Some(Step::Kill) => worker.kill(Asked::TimeOut),
             }
         }
-        for (slot, pid, elapsed, peer) in late {
-            if let Some(held_back) = self.limits.time_out(now) {
+        for (slot, pid, elapsed_ms, peer) in late {
+            if let Some(held_back) = self.rates.time_out(now) {
                 let pool = self.name().to_owned();
-                events.push(Event::TimedOut { pool, slot, pid, elapsed, peer, held_back });
+                events.push(Event::WorkerTimedOut { pool, slot, pid, elapsed_ms, peer, held_back });
             }
         }
     }
@@ -372,6 +375,8 @@ impl Pool {
             (true, false) if shared.oom_kills.take_one(now) => Killer::Kernel,
             _ => Killer::Unknown,
         };
+        let unfinished =
+            |it: InHand| Unfinished { peer: worker.seat.peer(), elapsed: now - it.began };
         Death {
             pool: self.name().to_owned(),
             slot: worker.slot,
@@ -379,25 +384,18 @@ impl Pool {
             generation: worker.generation,
             exit: reaped.exit,
             cause: Cause::of(reaped.exit, worker.asked, killer, look.leaving),
-            by_master: worker.killed,
+            killer,
             uptime: now - worker.started,
             served: look.served,
+            in_hand: look.in_hand.map(unfinished),
             usage: reaped.usage,
             reason: worker.seat.reason(),
-            held_back: 0,
         }
     }
 
-    fn log_death(
-        &mut self,
-        mut death: Death,
-        is_retry: bool,
-        now: Moment,
-        events: &mut Vec<Event>,
-    ) {
-        if let Some(held_back) = self.limits.end(death.cause, is_retry, now) {
-            death.held_back = held_back;
-            events.push(Event::Ended(death));
+    fn log_death(&mut self, death: Death, is_retry: bool, now: Moment, events: &mut Vec<Event>) {
+        if let Some(held_back) = self.rates.end(death.cause, is_retry, now) {
+            events.push(death.told(held_back));
         }
     }
 

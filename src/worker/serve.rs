@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollTimeout, poll};
-use slog::{debug, error, warn};
 
 use crate::error::{Code, Error, reason};
-use crate::log::limit::{HeldBack, Limit};
+use crate::log::event::Event;
+use crate::log::rate::Rate;
 use crate::log::sink;
 use crate::scoreboard::Leaving;
 use crate::service::{Connection, Context, Outcome, panic};
@@ -34,7 +34,7 @@ const SHORTAGE_PAUSE_MS: u8 = 100;
 pub fn serve(desk: Desk<'_>, context: &Context<'_>) -> Result<(), Error> {
     let Desk { settings, service, listener, page } = desk;
     let quota = quota_of(settings);
-    let mut shortages = Limit::new(1);
+    let mut shortages = Rate::new(1);
     let mut served = 0;
     loop {
         if handler::retiring() {
@@ -54,7 +54,8 @@ pub fn serve(desk: Desk<'_>, context: &Context<'_>) -> Result<(), Error> {
                     Refusal::Client => {}
                     Refusal::Shortage => {
                         if let Some(held_back) = shortages.admit(Moment::now()) {
-                            warn!(context.log(), "could not accept"; "reason" => reason(&errno.into()), HeldBack(held_back));
+                            let reason = reason(&errno.into());
+                            Event::CouldNotAccept { reason, held_back }.tell(context.log());
                         }
                         // A signal ends the pause; the loop looks why.
                         let _ = poll(&mut [], PollTimeout::from(SHORTAGE_PAUSE_MS));
@@ -68,7 +69,7 @@ pub fn serve(desk: Desk<'_>, context: &Context<'_>) -> Result<(), Error> {
         };
         let peer = address.map(socket::canonical);
         if !access::admits(&settings.allow, &settings.deny, address) {
-            debug!(context.log(), "client refused"; "peer" => describe(peer));
+            Event::ClientRefused { peer: describe(peer) }.tell(context.log());
             continue;
         }
         served += 1;
@@ -80,18 +81,19 @@ pub fn serve(desk: Desk<'_>, context: &Context<'_>) -> Result<(), Error> {
         match outcome {
             Ok(Outcome::Served) => {}
             Ok(Outcome::Failed(reason)) => {
-                debug!(context.log(), "connection failed"; "peer" => describe(peer), "reason" => %reason);
+                let (peer, reason) = (describe(peer), reason.to_string());
+                Event::ConnectionFailed { peer, reason }.tell(context.log());
             }
             // What the service has in memory may be half done.
             Err(reason) => {
-                error!(context.log(), "service panicked"; "reason" => reason);
+                Event::ServicePanicked { reason }.tell(context.log());
                 let message = "could not serve connection: the service panicked";
                 return Err(Error::new(Code::Software, message));
             }
         }
         page.finish(served);
         sink::have_patience(sink::WORKER_PATIENCE_MS);
-        sink::tell_lost(|count| warn!(context.log(), "log lines lost"; "count" => count));
+        sink::tell_lost(|count| Event::LogLinesLost { count }.tell(context.log()));
     }
 }
 

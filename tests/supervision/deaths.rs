@@ -53,6 +53,23 @@ fn a_worker_that_dies_of_a_signal_is_explained_and_replaced() {
 }
 
 #[test]
+fn a_death_names_the_client_whose_connection_was_in_hand() {
+    let address = Address::fresh();
+    let daemon = Daemon::start_example("testsvc", &command(&address, 1));
+    for request in ["signal 11", "exit 3"] {
+        let (_, end) = end_a_worker(&daemon, &address, request);
+        let peer = end.text("peer").unwrap_or_default();
+        assert!(peer.starts_with("127.") && peer.contains(':'), "{end}");
+        assert!(end.number("in_hand_ms").is_some_and(|millis| millis >= 0), "{end}");
+    }
+    let mark = daemon.log().mark();
+    let idle = daemon.wait_for_idle("command", 1)[0];
+    procfs::send(idle, Signal::SIGKILL);
+    let end = daemon.log().wait_since(mark, "worker killed", |event| event.pid() == idle);
+    assert!(!end.has("peer") && !end.has("in_hand_ms"), "{end}");
+}
+
+#[test]
 fn a_worker_killed_by_a_realtime_signal_is_explained_and_replaced() {
     let address = Address::fresh();
     let daemon = Daemon::start_example("testsvc", &command(&address, 2));

@@ -15,10 +15,11 @@ use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::signal::{Signal, killpg};
 use nix::sys::time::TimeSpec;
 use nix::unistd::Pid;
-use slog::{Logger, debug, warn};
+use slog::{Level, Logger};
 
 use crate::error::reason;
-use crate::log::limit::{HeldBack, Limit};
+use crate::log::event::Event;
+use crate::log::rate::{HeldBack, Rate};
 use crate::service::{Connection, Context};
 use crate::sys::clock::Moment;
 use crate::sys::handler;
@@ -37,7 +38,7 @@ pub struct Runner {
     program: Program,
     environment: Vec<CString>,
     stderr: StderrTo,
-    failures: Limit,
+    failures: Rate,
 }
 
 /// Where the standard error of each program goes.
@@ -60,7 +61,7 @@ impl Runner {
             program: Program::new(CString::new(path.as_os_str().as_bytes())?, command.to_vec())?,
             environment: variables::inherited()?,
             stderr,
-            failures: Limit::new(FAILURES_LOGGED),
+            failures: Rate::new(FAILURES_LOGGED),
         })
     }
 
@@ -129,8 +130,8 @@ impl Runner {
             }
             stage = stage.next(ready.hung_up, Moment::now(), context.kill_timeout());
             if let Some(signal) = stage.signal() {
-                debug!(context.log(), "program outlives its client"; "pid" => started.pid.as_raw(),
-                    "program" => &self.name, "signal" => signal.as_str());
+                let (pid, program, name) = (started.pid, self.name.clone(), signal.as_str());
+                Event::ProgramOutlivesClient { pid, program, signal: name }.tell(context.log());
                 // It is not reaped, so the number is still its group's.
                 let _ = killpg(started.pid, signal);
                 stage = stage.signalled(Moment::now(), context.kill_timeout());
@@ -168,8 +169,8 @@ impl Runner {
 
     fn log_failed_start(&mut self, error: &io::Error, connection: &Connection, log: &Logger) {
         if let Some(held_back) = self.failures.admit(Moment::now()) {
-            warn!(log, "program not started"; "program" => &self.name, "peer" => %connection.peer(),
-                "reason" => reason(error), HeldBack(held_back));
+            let (program, peer) = (self.name.clone(), connection.peer().to_string());
+            Event::ProgramNotStarted { program, peer, reason: reason(error), held_back }.tell(log);
         }
     }
 
@@ -177,26 +178,35 @@ impl Runner {
         &mut self,
         exit: Exit,
         pid: Pid,
-        elapsed: Duration,
+        elapsed_ms: Duration,
         connection: &Connection,
         log: &Logger,
     ) {
-        let (pid, peer, elapsed_ms) = (pid.as_raw(), connection.peer(), elapsed.as_millis() as u64);
-        if exit == Exit::Code(0) {
-            debug!(log, "program exited"; "pid" => pid, "program" => &self.name, "code" => 0,
-                "elapsed_ms" => elapsed_ms, "peer" => %peer);
-            return;
-        }
-        let Some(held_back) = self.failures.admit(Moment::now()) else {
-            return;
+        let held_back = match exit {
+            Exit::Code(0) => Some(HeldBack::NONE),
+            _ => self.failures.admit(Moment::now()),
         };
-        match exit {
-            Exit::Code(code) => warn!(log, "program exited"; "pid" => pid, "program" => &self.name,
-                "code" => code, "elapsed_ms" => elapsed_ms, "peer" => %peer, HeldBack(held_back)),
-            Exit::Signal { number, core_dumped } => warn!(log, "program killed"; "pid" => pid,
-                "program" => &self.name, "signal" => signal_name(number), "core_dumped" => core_dumped,
-                "elapsed_ms" => elapsed_ms, "peer" => %peer, HeldBack(held_back)),
-        }
+        let Some(held_back) = held_back else { return };
+        let (program, peer) = (self.name.clone(), connection.peer().to_string());
+        let event = match exit {
+            Exit::Code(code) => {
+                let level = if code == 0 { Level::Debug } else { Level::Warning };
+                Event::ProgramExited { level, pid, program, code, elapsed_ms, peer, held_back }
+            }
+            Exit::Signal { number, core_dumped } => {
+                let signal = signal_name(number);
+                Event::ProgramKilled {
+                    pid,
+                    program,
+                    signal,
+                    core_dumped,
+                    elapsed_ms,
+                    peer,
+                    held_back,
+                }
+            }
+        };
+        event.tell(log);
     }
 }
 

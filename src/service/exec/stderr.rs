@@ -7,9 +7,10 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::unistd::{Pid, pipe2};
-use slog::{Logger, info};
+use slog::Logger;
 
-use crate::log::limit::{HeldBack, Limit};
+use crate::log::event::Event;
+use crate::log::rate::Rate;
 use crate::service::lines::Lines;
 use crate::sys::clock::Moment;
 
@@ -32,7 +33,7 @@ pub struct LogPipe {
     reader: File,
     writer: OwnedFd,
     lines: Lines,
-    limit: Limit,
+    rate: Rate,
 }
 
 impl LogPipe {
@@ -45,7 +46,7 @@ impl LogPipe {
             reader: reader.into(),
             writer,
             lines: Lines::default(),
-            limit: Limit::new(LINES_LOGGED),
+            rate: Rate::new(LINES_LOGGED),
         })
     }
 
@@ -74,8 +75,8 @@ impl LogPipe {
                 Ok(0) => return Ok(()),
                 Ok(read) => {
                     taken += read;
-                    let Self { lines, limit, .. } = self;
-                    lines.push(&buffer[..read], |line| log_line(limit, log, program, pid, line));
+                    let Self { lines, rate, .. } = self;
+                    lines.push(&buffer[..read], |line| log_line(rate, log, program, pid, line));
                     if read < READ_BYTES {
                         return Ok(());
                     }
@@ -93,15 +94,15 @@ impl LogPipe {
     pub fn finish(&mut self, log: &Logger, program: &str, pid: Pid) -> io::Result<()> {
         let capacity = fcntl(&self.reader, FcntlArg::F_GETPIPE_SZ)?;
         self.take_up_to(usize::try_from(capacity).unwrap_or(TURN_BYTES), log, program, pid)?;
-        let Self { lines, limit, .. } = self;
-        lines.finish(|line| log_line(limit, log, program, pid, line));
+        let Self { lines, rate, .. } = self;
+        lines.finish(|line| log_line(rate, log, program, pid, line));
         Ok(())
     }
 }
 
-fn log_line(limit: &mut Limit, log: &Logger, program: &str, pid: Pid, line: &[u8]) {
-    if let Some(held_back) = limit.admit(Moment::now()) {
-        info!(log, "program stderr"; "pid" => pid.as_raw(), "program" => program,
-            "line" => %String::from_utf8_lossy(line), HeldBack(held_back));
+fn log_line(rate: &mut Rate, log: &Logger, program: &str, pid: Pid, line: &[u8]) {
+    if let Some(held_back) = rate.admit(Moment::now()) {
+        let (program, line) = (program.to_owned(), String::from_utf8_lossy(line).into_owned());
+        Event::ProgramStderr { pid, program, line, held_back }.tell(log);
     }
 }

@@ -1,7 +1,7 @@
 //! How much of what repeats itself is logged of a pool.
 #![forbid(unsafe_code)]
 
-use crate::log::limit::Limit;
+use crate::log::rate::{HeldBack, Rate};
 use crate::sys::clock::Moment;
 
 use super::cause::Cause;
@@ -18,59 +18,59 @@ const TURNOVER: u32 = 20_000;
 /// The same for connections that take too long.
 const TIMEOUTS: u32 = 200;
 
-/// The bounds of one pool. Each gives how many lines of its kind were held back since
+/// The rates of one pool. Each gives how many lines of its kind were held back since
 /// the last one that was logged, or None to hold this one back, too.
-pub struct Limits {
-    crashes: Limit,
-    recycled: Limit,
-    replaced: Limit,
-    timed_out: Limit,
+pub struct Rates {
+    crashes: Rate,
+    recycled: Rate,
+    replaced: Rate,
+    timed_out: Rate,
     /// Of slots that back off: starts, ends, delays.
-    retried: [Limit; 3],
+    retried: [Rate; 3],
 }
 
-impl Limits {
+impl Rates {
     pub fn new() -> Self {
-        Limits {
-            crashes: Limit::new(CRASHES),
-            recycled: Limit::new(TURNOVER),
-            replaced: Limit::new(TURNOVER),
-            timed_out: Limit::new(TIMEOUTS),
-            retried: [1; 3].map(Limit::new),
+        Rates {
+            crashes: Rate::new(CRASHES),
+            recycled: Rate::new(TURNOVER),
+            replaced: Rate::new(TURNOVER),
+            timed_out: Rate::new(TIMEOUTS),
+            retried: [1; 3].map(Rate::new),
         }
     }
 
     /// A worker was forked.
-    pub fn start(&mut self, kind: StartKind, now: Moment) -> Option<u64> {
+    pub fn start(&mut self, kind: StartKind, now: Moment) -> Option<HeldBack> {
         match kind {
-            StartKind::First => Some(0),
+            StartKind::First => Some(HeldBack::NONE),
             StartKind::Replacement => self.replaced.admit(now),
             StartKind::Retry => self.retried[0].admit(now),
         }
     }
 
     /// A worker of a slot that backs off has lived.
-    pub fn recovery(&mut self, now: Moment) -> Option<u64> {
+    pub fn recovery(&mut self, now: Moment) -> Option<HeldBack> {
         self.replaced.admit(now)
     }
 
     /// A worker has ended; `is_retry` if its slot backs off.
-    pub fn end(&mut self, cause: Cause, is_retry: bool, now: Moment) -> Option<u64> {
+    pub fn end(&mut self, cause: Cause, is_retry: bool, now: Moment) -> Option<HeldBack> {
         match cause {
             _ if is_retry => self.retried[1].admit(now),
             Cause::Recycled => self.recycled.admit(now),
-            _ if cause.is_wanted() => Some(0),
+            _ if cause.is_wanted() => Some(HeldBack::NONE),
             _ => self.crashes.admit(now),
         }
     }
 
     /// A slot waits before it is filled again.
-    pub fn delay(&mut self, now: Moment) -> Option<u64> {
+    pub fn delay(&mut self, now: Moment) -> Option<HeldBack> {
         self.retried[2].admit(now)
     }
 
     /// A connection takes too long.
-    pub fn time_out(&mut self, now: Moment) -> Option<u64> {
+    pub fn time_out(&mut self, now: Moment) -> Option<HeldBack> {
         self.timed_out.admit(now)
     }
 }
@@ -83,21 +83,21 @@ mod tests {
 
     #[test]
     fn what_clients_can_make_of_workers_is_bounded() {
-        let mut limits = Limits::new();
-        let ends = (0..30_000).filter_map(|_| limits.end(Cause::Recycled, false, NOW));
+        let mut rates = Rates::new();
+        let ends = (0..30_000).filter_map(|_| rates.end(Cause::Recycled, false, NOW));
         assert_eq!(ends.count(), 20_000);
-        let starts = (0..30_000).filter_map(|_| limits.start(StartKind::Replacement, NOW));
+        let starts = (0..30_000).filter_map(|_| rates.start(StartKind::Replacement, NOW));
         assert_eq!(starts.count(), 20_000);
-        let crashes = (0..30_000).filter_map(|_| limits.end(Cause::Crashed, false, NOW));
+        let crashes = (0..30_000).filter_map(|_| rates.end(Cause::Crashed, false, NOW));
         assert_eq!(crashes.count(), 2_000);
     }
 
     #[test]
     fn what_the_operator_asks_for_is_told() {
-        let mut limits = Limits::new();
-        assert!((0..30_000).all(|_| limits.start(StartKind::First, NOW) == Some(0)));
+        let mut rates = Rates::new();
+        assert!((0..30_000).all(|_| rates.start(StartKind::First, NOW) == Some(HeldBack::NONE)));
         for cause in [Cause::Retired, Cause::Stopped] {
-            assert!((0..30_000).all(|_| limits.end(cause, false, NOW) == Some(0)));
+            assert!((0..30_000).all(|_| rates.end(cause, false, NOW) == Some(HeldBack::NONE)));
         }
     }
 }

@@ -1,0 +1,340 @@
+//! The events of the daemon, in one table: what each is called, how much it
+//! matters, by which id the journal's catalog explains it, and its fields.
+//!
+//! An event is added here, in one entry. The tests then ask for what the catalog,
+//! the README and preforkd(8) have to say about it.
+#![forbid(unsafe_code)]
+
+use std::time::Duration;
+
+use nix::unistd::Pid;
+use slog::{BorrowedKV, Drain, KV, Level, Logger, Record, RecordLocation, RecordStatic};
+
+use super::field::Field;
+use super::rate::HeldBack;
+
+/// What all events of a kind have in common.
+#[derive(Debug)]
+struct Entry {
+    /// What the event is called, wherever it is logged.
+    message: &'static str,
+    /// How much it matters. If there are several, the event has the field `level`.
+    levels: &'static [Level],
+    /// The id of its entry in the catalog (MESSAGE_ID). It keeps its meaning for good.
+    id: &'static str,
+    /// Who tells of it, what it means and its fields, for the documents.
+    #[cfg(test)]
+    about: (Teller, &'static str, &'static [&'static str]),
+}
+
+/// Who tells of an event.
+#[cfg(test)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Teller {
+    Master,
+    /// Its log adds the fields `pool` and `slot`.
+    Worker,
+}
+
+/// An event is `Variant = "message", Level, "id" { field: type, … }`. The comment
+/// above it goes into preforkd(8).
+macro_rules! events {
+    ($($teller:ident tells { $(
+        $(#[doc = $about:literal])+
+        $event:ident = $message:literal, $($level:ident)|+, $id:literal {
+            $($field:ident: $kind:ty),* $(,)?
+        }
+    )* })*) => {
+        /// Something that the log is to tell.
+        #[derive(Debug)]
+        #[expect(missing_docs, reason = "preforkd(8) describes the fields")]
+        pub enum Event {
+            $($($(#[doc = $about])+ $event { $($field: $kind),* },)*)*
+        }
+
+        /// The kinds of events, in the order of the table.
+        #[derive(Clone, Copy)]
+        enum Kind {
+            $($($event,)*)*
+        }
+
+        const TABLE: &[Entry] = &[$($(Entry {
+            message: $message,
+            levels: &[$(Level::$level),+],
+            id: $id,
+            #[cfg(test)]
+            about: (Teller::$teller, concat!($($about),+), &[$(stringify!($field)),*]),
+        },)*)*];
+
+        impl Event {
+            fn kind(&self) -> Kind {
+                match self {
+                    $($(Event::$event { .. } => Kind::$event,)*)*
+                }
+            }
+
+            /// Hands the names and values of the fields to `take`.
+            fn with_fields<R>(&self, take: impl FnOnce(&[(&'static str, &dyn Field)]) -> R) -> R {
+                match self {
+                    $($(Event::$event { $($field),* } => {
+                        take(&[$((stringify!($field), $field)),*])
+                    })*)*
+                }
+            }
+
+            /// An event of each kind, with some values.
+            #[cfg(test)]
+            fn samples() -> Vec<Event> {
+                vec![$($(Event::$event { $($field: <$kind as Field>::sample()),* }),*),*]
+            }
+        }
+    };
+}
+
+events! {
+Master tells {
+    /// A listening socket was bound, or taken over from the service manager. Its pool
+    /// runs as `user`.
+    Listening = "listening", Info, "09979e0bb28e4323bf2fe52da568d773" {
+        pool: String, address: String, user: Option<String>,
+    }
+    /// The pools accept connections. One whose workers could not start is not counted.
+    Ready = "ready", Info, "0f93e52066db4b119a6aadaf77420b3d" {
+        pools: usize, workers: u32,
+    }
+    /// A changed configuration is in force.
+    Reloaded = "reloaded", Info, "e4eb9cc716a343a4803bc35efae2bd64" {
+        generation: u64, added: Option<String>, removed: Option<String>,
+        renewed: Option<String>, resized: Option<String>,
+    }
+    /// A changed configuration was refused, and nothing changed.
+    ReloadFailed = "reload failed", Error, "50361e2685c54c54ad3e52b64941c8b3" {
+        reason: String,
+    }
+    /// A pool has all the processes that `max_workers` allows. Its new workers start as
+    /// the old ones leave.
+    ReloadHeldBack = "reload held back", Warning, "16c66de92bb170fe1c2b6b020809372a" {
+        pool: String, max_workers: u32, workers: u32,
+    }
+    /// `SIGTTIN` or `SIGTTOU` changed the size of the pools.
+    Scaled = "scaled", Info, "fa2d02ca5e7340e38099eab1d58b4931" {
+        workers: u32,
+    }
+    /// `SIGUSR1` was obeyed: the file was opened again, or the journal connected again.
+    /// Where the log is standard error, there is nothing to open and no such line.
+    LogReopened = "log reopened", Info, "0c03b3be6c904cd7ab3dcc60b45a2c78" {}
+    /// The daemon begins to stop.
+    Stopping = "stopping", Info, "f4c69ad44e1d4e29a5a0d14921161920" {
+        cause: &'static str,
+    }
+    /// Workers did not leave in time, or a second signal came. Connections are cut.
+    StoppingFaster = "stopping faster", Warning, "27df531d95734ce7a74f7982bed056b9" {
+        step: &'static str, cause: &'static str,
+    }
+    /// The daemon has stopped.
+    Stopped = "stopped", Info, "00b77a5a0c624c7881256422f5bbc35e" {
+        cause: &'static str, connections_cut: Option<u64>,
+    }
+    /// No pool could start its workers, and the daemon ends.
+    CouldNotStart = "could not start", Critical, "fb617930ed974422bc0cdf2d88593b5f" {
+        reason: String,
+    }
+    /// Lines could not be written, because a disk is full or a reader is gone. A line of
+    /// a worker has its `pool` and `slot`.
+    LogLinesLost = "log lines lost", Warning, "e6d7df01308f4fc9a04d389d2a1ed2a4" {
+        count: u64,
+    }
+    /// As PID 1, the master reaped processes of others.
+    OrphansReaped = "orphans reaped", Debug, "97b6177375a1405288f4a5ecdc75b98d" {
+        count: u64,
+    }
+    /// The master's life has reached another phase.
+    PhaseChanged = "phase changed", Debug, "25032b36945f4c65b28214b2f1e72f54" {
+        from: String, to: String,
+    }
+    /// There is no control socket. The daemon serves, and `preforkd reload` cannot reach it.
+    CouldNotTakeCommands = "could not take commands", Warning, "a8515d33319f34bc613bf7e49bf83a1f" {
+        reason: String,
+    }
+    /// `SIGUSR1` came, and the log file could not be opened. The old file stays in use.
+    CouldNotReopenLog = "could not reopen log", Warning, "6f13a0d55b3c79144395268caf38cc50" {
+        reason: String,
+    }
+    /// The configuration moves the log, and the old one had to stay in use.
+    CouldNotChangeLog = "could not change log", Warning, "518dfae771b62961c5b26bac2d703551" {
+        reason: String,
+    }
+    /// The service manager passed a socket on which no pool listens. Its clients wait.
+    CouldNotServeSocket = "could not serve socket", Warning, "ad81029d8f39e64101c8c083a1a314b0" {
+        socket: String, reason: String,
+    }
+    /// A listener that was stored over a restart is of no use, and was bound again.
+    CouldNotKeepListener = "could not keep listener", Warning, "3462748984d4a4859c64c7368d2b8aa5" {
+        address: String, reason: String,
+    }
+    /// A kept listener could not be given its backlog, owner, group or mode.
+    CouldNotAdjustListener = "could not adjust listener", Warning, "61ccc6ba1ea3f3cda1f074d557de8e9a" {
+        pool: String, address: String, reason: String,
+    }
+    /// A listener no longer accepted connections. It accepts them again.
+    ListenerMended = "listener mended", Warning, "4cc433c1e7494d926793a9b83d9487e2" {
+        pool: String, address: String, reason: String,
+    }
+    /// The kernel did not give up a child that had ended.
+    CouldNotReap = "could not reap", Warning, "29a3ca46683d69d5df76011ca40a57f8" {
+        reason: String,
+    }
+    /// A process stays although it was killed. The daemon ends without it.
+    CouldNotEndWorkers = "could not end every worker", Warning, "6a84bd44b4d6b7a96259431ca8c1d178" {
+        reason: String,
+    }
+    /// The master could not sleep until something happens. It tries again.
+    CouldNotWait = "could not wait for events", Error, "eea8f9d2f42cfa716e6ac862eef2af64" {
+        reason: String,
+    }
+    /// The journal gives the workers of a pool no stream. They write to the standard
+    /// error of the daemon.
+    CouldNotOpenStream = "could not open journal stream", Warning, "73814d87d7d3831087058d73904804d8" {
+        pool: String, reason: String,
+    }
+    /// The configuration says `user = "root"`.
+    PoolRunsAsRoot = "pool runs as root", Warning, "67cf35e0cb136ce7307960adbda8a3de" {
+        pool: String,
+    }
+    /// A worker was forked. Of a slot that backs off there are only some of these lines,
+    /// and the one of the worker that has lived for `min_uptime`.
+    WorkerStarted = "worker started", Info, "7915a8a9c7b842ebb08acdc476073b97" {
+        pool: String, slot: u32, pid: Pid, generation: u64, held_back: HeldBack,
+    }
+    /// A worker ended with an exit code. The level is info if the end was asked for and
+    /// the code is 0.
+    WorkerExited = "worker exited", Info | Warning, "ee2f814bb8474fd197094a249e6803a1" {
+        level: Level, pool: String, slot: u32, pid: Pid, generation: u64,
+        code: u8, cause: &'static str, uptime_ms: Duration, served: u64, cpu_ms: Duration,
+        max_rss_kib: u64, peer: Option<String>, in_hand_ms: Option<Duration>,
+        reason: Option<String>, held_back: HeldBack,
+    }
+    /// A signal ended a worker. The level is warning if the master sent the signal.
+    WorkerKilled = "worker killed", Error | Warning, "e0fb4a7e16074d27bd3cdef9b994c7bc" {
+        level: Level, pool: String, slot: u32, pid: Pid, generation: u64,
+        signal: String, core_dumped: bool, cause: &'static str, uptime_ms: Duration, served: u64,
+        cpu_ms: Duration, max_rss_kib: u64, peer: Option<String>, in_hand_ms: Option<Duration>,
+        reason: Option<String>, held_back: HeldBack,
+    }
+    /// A connection took longer than `request_timeout`.
+    WorkerTimedOut = "worker timed out", Warning, "4dd9db3f86fa4263ad95bffb145cc444" {
+        pool: String, slot: u32, pid: Pid, elapsed_ms: Duration, peer: String,
+        held_back: HeldBack,
+    }
+    /// A signal such as `SIGSTOP` halted a worker.
+    WorkerStopped = "worker stopped", Warning, "69f4d4bd13db4bec8473881cb9bb0f1f" {
+        pool: String, slot: u32, pid: Pid, generation: u64, held_back: HeldBack,
+    }
+    /// A worker without a connection was asked to retire and did not. It is killed.
+    WorkerNotRetiring = "worker not retiring", Warning, "3ec248728c5a3cc4179eb7d8d5bf6949" {
+        pool: String, slot: u32, pid: Pid, generation: u64, elapsed_ms: Duration,
+        held_back: HeldBack,
+    }
+    /// The master ended a connection that a worker had in hand.
+    ConnectionCut = "connection cut", Warning, "af11e3156b3a9b9423a265f2f73d76eb" {
+        pool: String, slot: u32, pid: Pid, peer: String, elapsed_ms: Duration, reason: String,
+        held_back: HeldBack,
+    }
+    /// A slot whose workers die young waits before the next one.
+    RespawnThrottled = "respawn throttled", Error, "540b177aa6164ca8aece48c233796daa" {
+        pool: String, slot: u32, deaths: u32, delay_ms: Duration, held_back: HeldBack,
+    }
+    /// The kernel gave no process. The master tries again each second.
+    CouldNotStartWorker = "could not start worker", Error, "3d63aac49ec544f2b52c4567f361895e" {
+        reason: String,
+    }
+    /// The kernel gives processes again.
+    WorkersStartAgain = "workers start again", Info, "52d103ab8f4445f6825f786169bc24d5" {
+        failures: u64,
+    }
+}
+
+Worker tells {
+    /// A program of the service `exec` ended with an exit code. The level is debug if
+    /// the code is 0.
+    ProgramExited = "program exited", Debug | Warning, "03a8dd673fb641c9955fc8b72496577b" {
+        level: Level, pid: Pid, program: String, code: u8, elapsed_ms: Duration, peer: String,
+        held_back: HeldBack,
+    }
+    /// A signal ended a program.
+    ProgramKilled = "program killed", Warning, "854b8fb7519e48c787db750acad57e03" {
+        pid: Pid, program: String, signal: String, core_dumped: bool, elapsed_ms: Duration,
+        peer: String, held_back: HeldBack,
+    }
+    /// A program could not be executed, and its client was turned away.
+    ProgramNotStarted = "program not started", Warning, "328aa4be1ab743519304d44c473596ae" {
+        program: String, peer: String, reason: String, held_back: HeldBack,
+    }
+    /// A program wrote a line to its standard error.
+    ProgramStderr = "program stderr", Info, "9feb22aef1fe47dbaaf06210a6486e78" {
+        pid: Pid, program: String, line: String, held_back: HeldBack,
+    }
+    /// The client of a program has gone, and the program is sent a signal.
+    ProgramOutlivesClient = "program outlives its client", Debug, "050dcaf50a6e4f7ebc88e37cc3eb4306" {
+        pid: Pid, program: String, signal: &'static str,
+    }
+    /// A service failed in a way that it had not foreseen. The reason says where.
+    ServicePanicked = "service panicked", Error, "77666e6f258b42858a0e8c111ae03a1c" {
+        reason: String,
+    }
+    /// The kernel had no room for a connection. The worker tries again.
+    CouldNotAccept = "could not accept", Warning, "d3657395e4ce4a2eae6ede0386cd286e" {
+        reason: String, held_back: HeldBack,
+    }
+    /// `allow` and `deny` do not admit a client.
+    ClientRefused = "client refused", Debug, "581d51ae7a8541d3971e080ffaf04e59" {
+        peer: String,
+    }
+    /// A service gave up a connection.
+    ConnectionFailed = "connection failed", Debug, "75dbf94e7ebc4abbbe1c3ca843f72fa5" {
+        peer: String, reason: String,
+    }
+}
+}
+
+impl Event {
+    /// Writes it into the log.
+    pub fn tell(&self, log: &Logger) {
+        let level = self.level();
+        if !log.is_enabled(level) {
+            return;
+        }
+        let entry = self.entry();
+        let location = RecordLocation { file: "", line: 0, column: 0, function: "", module: "" };
+        // The tag, which no text shows, tells the journal which event it is.
+        let about = RecordStatic { location: &location, tag: entry.id, level };
+        log.log(&Record::new(&about, &format_args!("{}", entry.message), BorrowedKV(self)));
+    }
+
+    fn entry(&self) -> &'static Entry {
+        &TABLE[self.kind() as usize]
+    }
+
+    fn level(&self) -> Level {
+        let chosen = self.with_fields(|fields| fields.iter().find_map(|(_, field)| field.level()));
+        chosen.unwrap_or(self.entry().levels[0])
+    }
+}
+
+impl KV for Event {
+    fn serialize(&self, _: &Record<'_>, serializer: &mut dyn slog::Serializer) -> slog::Result {
+        self.with_fields(|fields| {
+            // The last one first, as slog has them.
+            fields.iter().rev().try_for_each(|(name, field)| field.emit(name, serializer))
+        })
+    }
+}
+
+/// Whether an event of the daemon has this id. An embedding program may use tags
+/// of its own.
+pub(super) fn is_id(tag: &str) -> bool {
+    TABLE.iter().any(|entry| entry.id == tag)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,107 @@
+//! The end of a worker, explained.
+#![forbid(unsafe_code)]
+
+use std::time::Duration;
+
+use nix::unistd::Pid;
+use slog::Level;
+
+use crate::log::event::Event;
+use crate::log::rate::HeldBack;
+use crate::sys::wait::{Exit, Usage, signal_name};
+
+use super::cause::{Cause, Killer};
+
+/// All that is known of the end of a worker.
+#[derive(Debug)]
+pub struct Death {
+    /// The name of its pool.
+    pub pool: String,
+    /// Its place in the pool.
+    pub slot: u32,
+    /// Its pid.
+    pub pid: Pid,
+    /// The configuration epoch in which it was forked.
+    pub generation: u64,
+    /// How it ended.
+    pub exit: Exit,
+    /// Why.
+    pub cause: Cause,
+    /// Who has killed it, if it was killed.
+    pub killer: Killer,
+    /// For how long it had lived.
+    pub uptime: Duration,
+    /// How many connections it says it has finished.
+    pub served: u64,
+    /// The connection that it says it had in hand.
+    pub in_hand: Option<Unfinished>,
+    /// What it had used.
+    pub usage: Usage,
+    /// Its last words.
+    pub reason: Option<String>,
+}
+
+/// A connection that ended with its worker.
+#[derive(Debug)]
+pub struct Unfinished {
+    /// The client.
+    pub peer: String,
+    /// For how long the worker has had it.
+    pub elapsed: Duration,
+}
+
+impl Death {
+    /// What the log is to tell of it.
+    pub fn told(self, held_back: HeldBack) -> Event {
+        let level = self.level();
+        let Death { pool, slot, pid, generation, served, reason, .. } = self;
+        let (cause, uptime_ms, cpu_ms) = (self.cause.as_str(), self.uptime, self.usage.cpu);
+        let max_rss_kib = self.usage.max_rss_kib;
+        let (peer, in_hand_ms) = self.in_hand.map(|it| (it.peer, it.elapsed)).unzip();
+        match self.exit {
+            Exit::Code(code) => Event::WorkerExited {
+                level,
+                pool,
+                slot,
+                pid,
+                generation,
+                code,
+                cause,
+                uptime_ms,
+                served,
+                cpu_ms,
+                max_rss_kib,
+                peer,
+                in_hand_ms,
+                reason,
+                held_back,
+            },
+            Exit::Signal { number, core_dumped } => Event::WorkerKilled {
+                level,
+                pool,
+                slot,
+                pid,
+                generation,
+                signal: signal_name(number),
+                core_dumped,
+                cause,
+                uptime_ms,
+                served,
+                cpu_ms,
+                max_rss_kib,
+                peer,
+                in_hand_ms,
+                reason,
+                held_back,
+            },
+        }
+    }
+
+    fn level(&self) -> Level {
+        match (self.exit, self.killer) {
+            (Exit::Code(0), _) if self.cause.is_wanted() => Level::Info,
+            (Exit::Code(_), _) | (Exit::Signal { .. }, Killer::Master) => Level::Warning,
+            (Exit::Signal { .. }, Killer::Kernel | Killer::Unknown) => Level::Error,
+        }
+    }
+}
