@@ -26,6 +26,7 @@
 //! The modules, in the order in which a connection meets them:
 #![deny(unsafe_code)]
 
+mod accounts;
 pub mod cli;
 mod commands;
 pub mod config;

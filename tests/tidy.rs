@@ -10,18 +10,32 @@ use support::source::{Source, source, sources};
 /// What each part may know. What a row leaves out is as important as what it
 /// holds: the arrow of life is master, pool, worker, service, and none of them
 /// looks back up.
-const MAY_KNOW: [(&str, &[&str]); 16] = [
+const MAY_KNOW: [(&str, &[&str]); 17] = [
     ("sys", &[]),
     ("error", &[]),
+    ("accounts", &[]),
     ("cli", &[]),
     ("config", &["error"]),
     ("control", &["error"]),
     ("log", &["config", "error", "sys"]),
     ("scoreboard", &["sys"]),
-    ("listener", &["config", "error", "sys"]),
+    ("listener", &["accounts", "config", "error", "sys"]),
     ("service", &["config", "error", "log", "sys"]),
-    ("worker", &["config", "error", "log", "scoreboard", "service", "sys"]),
-    ("pool", &["config", "error", "listener", "log", "scoreboard", "service", "sys", "worker"]),
+    ("worker", &["accounts", "config", "error", "log", "scoreboard", "service", "sys"]),
+    (
+        "pool",
+        &[
+            "accounts",
+            "config",
+            "error",
+            "listener",
+            "log",
+            "scoreboard",
+            "service",
+            "sys",
+            "worker",
+        ],
+    ),
     ("master", &["config", "control", "error", "listener", "log", "pool", "service", "sys"]),
     ("notify", &["config", "error", "listener", "master", "sys"]),
     ("daemon", &["error", "master", "sys"]),

@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 
 use toml::Spanned;
 
+use crate::accounts;
 use crate::config::{Listen, Pool, Problem, Problems};
 use crate::error::reason;
 use crate::listener;
@@ -66,8 +67,8 @@ impl Blueprint {
 /// places, which the listener does not know.
 fn check_owner(config: &Pool) -> Vec<Problem> {
     let Listen { owner, group, .. } = config.listen.get_ref();
-    let owner = owner.as_ref().map(|name| ("owner", name, listener::find_user(name).err()));
-    let group = group.as_ref().map(|name| ("group", name, listener::find_group(name).err()));
+    let owner = owner.as_ref().map(|name| ("owner", name, accounts::user(name.get_ref()).err()));
+    let group = group.as_ref().map(|name| ("group", name, accounts::group(name.get_ref()).err()));
     let problem = |(key, name, error): (_, &Spanned<String>, Option<io::Error>)| {
         let reason = reason(&error?);
         let message = format!("could not find {key} \"{}\": {reason}", name.get_ref());

@@ -9,6 +9,7 @@ pub mod descriptor;
 pub mod fork;
 pub mod handler;
 pub mod identity;
+pub mod listener;
 pub mod memory;
 pub mod place;
 pub mod signal;

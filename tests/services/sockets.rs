@@ -223,6 +223,71 @@ fn a_live_socket_is_refused_and_not_harmed() {
     drop(owner);
 }
 
+// Its file looks like that of a dead daemon, because a connect is refused.
+#[test]
+fn a_socket_that_does_not_listen_yet_is_not_taken_for_stale() {
+    if !provided(has_strace(), "strace") {
+        return;
+    }
+    let setup = Setup::new();
+    let path = setup.directory().join("echo.sock");
+    // Long enough for another daemon to start. Where it is not, the other one finds
+    // this one listening, and is refused as well. The first listen is the pool's.
+    let delay = "inject=listen:delay_enter=5000000:when=1";
+    let trace = setup.directory().join("trace").display().to_string();
+    let daemon = setup
+        .config(&on(&path, ""))
+        .wrapper(&["strace", "-qq", "-o", &trace, "-e", "trace=listen", "-e", delay])
+        .launch();
+    let ino = until("the socket is bound", || fs::symlink_metadata(&path).ok()).ino();
+    let told = refused(&on(&path, ""));
+    assert!(told.to_lowercase().contains("address already in use"), "{told}");
+    daemon.log().wait_for("ready", |_| true);
+    assert_eq!(fs::symlink_metadata(&path).expect("the socket").ino(), ino);
+    assert_serves(&Address::unix(&path));
+    drop(daemon);
+}
+
+#[test]
+fn of_many_daemons_that_start_on_one_path_one_is_ready() {
+    let directory = Directory::new();
+    let path = directory.join("echo.sock");
+    let delay = "inject=listen:delay_enter=50000";
+    for _ in 0..3 {
+        drop(UnixListener::bind(&path).expect("leave a stale socket"));
+        let start = |_| {
+            let setup = Setup::new().config(&on(&path, ""));
+            match has_strace() {
+                // The longer between bind and listen, the surer they meet there.
+                true => setup.wrapper(&["strace", "-qq", "-o", "/dev/null", "-e", delay]).launch(),
+                false => setup.launch(),
+            }
+        };
+        let mut daemons: Vec<_> = (0..8).map(start).collect();
+        let is_ready = |daemon: &Daemon| {
+            until("it is ready or has ended", || match daemon.status() {
+                Some(status) => {
+                    assert_eq!(status.code(), Some(73));
+                    Some(false)
+                }
+                None => daemon
+                    .log()
+                    .events()
+                    .iter()
+                    .any(|event| event.message() == "ready")
+                    .then_some(true),
+            })
+        };
+        daemons.iter_mut().for_each(Daemon::expect_anything);
+        let ready = daemons.iter().filter(|daemon| is_ready(daemon)).count();
+        assert_eq!(ready, 1, "daemons that believe to have the path");
+        assert_serves(&Address::unix(&path));
+        drop(daemons);
+        let names: Vec<_> = files(directory.path());
+        assert_eq!(names, Vec::<PathBuf>::new(), "what they left");
+    }
+}
+
 #[test]
 fn what_is_not_a_socket_is_never_removed() {
     let setup = Setup::new();

@@ -1,0 +1,338 @@
+//! Listeners: bound once, kept over reloads, mended, drained at the end.
+#![forbid(unsafe_code)]
+
+mod file;
+mod inherited;
+#[cfg(test)]
+mod tests;
+
+use std::cell::Cell;
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::socket::{
+    AddressFamily, Backlog, Shutdown, SockFlag, SockType, SockaddrLike, SockaddrStorage, UnixAddr,
+    bind, getsockname, getsockopt, listen, setsockopt, shutdown, socket, sockopt,
+};
+use nix::unistd::{Pid, getpid};
+
+use crate::config::{Address, Listen};
+use crate::error::{Code, Error};
+use crate::sys::listener::{drop_newcomers, look_at};
+
+use file::SocketFile;
+pub use inherited::{Inherited, is_stored, stored_name};
+
+/// A listening socket.
+#[derive(Debug)]
+pub struct Listener {
+    socket: OwnedFd,
+    address: Address,
+    file: Option<SocketFile>,
+    made_by: Pid,
+    stays: Cell<bool>,
+}
+
+impl Listener {
+    /// Binds the address and listens.
+    ///
+    /// # Errors
+    ///
+    /// The address is in use, it is systemd's, or it cannot be bound for another
+    /// reason. See [`could_not_bind`].
+    pub fn bind(settings: &Listen) -> io::Result<Self> {
+        let socket = match &settings.address {
+            Address::Inet(address) => bind_internet(*address)?,
+            Address::Abstract(name) => bind_unix(&UnixAddr::new_abstract(name.as_bytes())?)?,
+            Address::Path(path) => {
+                let (socket, file) = SocketFile::listen(path, settings)?;
+                return Ok(Listener::new(socket, settings.address.clone(), Some(file)));
+            }
+            Address::Systemd(_) => return Err(io::Error::other("systemd binds it")),
+        };
+        listen_on(&socket, settings.backlog)?;
+        Ok(Listener::new(socket, settings.address.clone(), None))
+    }
+
+    /// Adopts a socket that listens already.
+    ///
+    /// `is_ours` says whether it was bound by an earlier process of ours, so
+    /// that its file, if it has one, is ours to remove.
+    ///
+    /// # Errors
+    ///
+    /// It is not a stream socket that listens.
+    pub fn adopt(inherited: &Inherited, address: &Address, is_ours: bool) -> Result<Self, Error> {
+        let failed = |error: io::Error| {
+            let what = format!("adopt listener \"{address}\"");
+            Error::system(what, &error).with_code(Code::CannotCreate)
+        };
+        let socket = inherited.socket.try_clone().map_err(failed)?;
+        let kind = getsockopt(&socket, sockopt::SockType).map_err(|errno| failed(errno.into()))?;
+        let listens =
+            getsockopt(&socket, sockopt::AcceptConn).map_err(|errno| failed(errno.into()))?;
+        let ready = look_at(socket.as_fd()).map_err(|errno| failed(errno.into()))?;
+        if kind != SockType::Stream || !listens || ready.is_shut_down {
+            return Err(failed(io::Error::other("it is not a stream socket that listens")));
+        }
+        // Workers sleep in accept.
+        fcntl(&socket, FcntlArg::F_SETFL(OFlag::empty())).map_err(|errno| failed(errno.into()))?;
+        let file = match address {
+            Address::Path(path) if is_ours => Some(SocketFile::of(path).map_err(failed)?),
+            _ => None,
+        };
+        let listener = Listener::new(socket, address.clone(), file);
+        // The service manager has it too: a start that fails must not take it
+        // away. See `own`.
+        listener.stays.set(true);
+        Ok(listener)
+    }
+
+    /// Says that the socket is to go with this listener, now that the daemon
+    /// serves on it; but not what a socket unit has made.
+    pub fn own(&self) {
+        self.stays.set(matches!(self.address, Address::Systemd(_)));
+    }
+
+    fn new(socket: OwnedFd, address: Address, file: Option<SocketFile>) -> Self {
+        Listener { socket, address, file, made_by: getpid(), stays: Cell::new(false) }
+    }
+
+    /// Lets the socket live on when this listener goes: somebody else keeps it.
+    pub fn leave_open(&self) {
+        self.stays.set(true);
+    }
+
+    /// Takes over what `settings` says beside the address, while it listens.
+    ///
+    /// # Errors
+    ///
+    /// The backlog, the owner or the mode could not be changed.
+    pub fn adjust(&self, settings: &Listen) -> io::Result<()> {
+        if matches!(self.address, Address::Systemd(_)) {
+            return Ok(());
+        }
+        listen_on(&self.socket, settings.backlog)?;
+        match &self.file {
+            Some(file) => file.adjust(settings),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether clients can find it: nobody has removed its file, or put another in
+    /// its place.
+    pub fn is_in_place(&self) -> bool {
+        self.file.as_ref().is_none_or(SocketFile::is_in_place)
+    }
+
+    /// The address as the configuration writes it.
+    pub fn address(&self) -> &Address {
+        &self.address
+    }
+}
+
+/// What a worker has done to it, and its end.
+#[cfg_attr(not(test), expect(dead_code, reason = "the master does not call all of it yet"))]
+impl Listener {
+    /// Looks whether a worker has shut the socket down, and listens again if that
+    /// helps. It is not for a listener that drains.
+    ///
+    /// Workers have the very socket of the master, so that what one of them does to it
+    /// is done to all. shutdown(2) ends listening on TCP; the address stays, and the
+    /// socket can listen again. A Unix socket stays shut down for good.
+    pub fn mend(&self, settings: &Listen) -> Mended {
+        let ready = look_at(self.as_fd());
+        match getsockopt(&self.socket, sockopt::AcceptConn) {
+            Ok(true) if ready.is_ok_and(|ready| ready.is_shut_down) => Mended::MustBindAnew,
+            Ok(true) => Mended::Sound,
+            // A worker may even have connected it, or another process may have taken
+            // the port: then only binding anew can tell.
+            _ => match listen_on(&self.socket, settings.backlog) {
+                Ok(()) => Mended::ListenedAgain,
+                Err(_) => Mended::MustBindAnew,
+            },
+        }
+    }
+
+    /// Lets no further client into the queue. Those who are in it can still be
+    /// accepted; at its end accept fails instead of waiting, with EAGAIN on TCP and
+    /// with EINVAL on a Unix socket. What stays open for the next daemon does not
+    /// drain.
+    ///
+    /// TCP drops the first segment of new connections, and who sent it tries again
+    /// until the listener is closed. A client whose handshake was under way still gets
+    /// into the queue, so it may fill again for as long as a packet travels.
+    ///
+    /// The path of a Unix socket goes first, and shutdown(2) for reading follows: from
+    /// then on a connect is refused, also one that had found the path before. That
+    /// accept still gives all that wait, and EINVAL behind them, is written in no
+    /// manual page: unix_accept and unix_stream_connect of Linux do so, and the tests
+    /// of this module hold it on the kernel that they run on (seen on 6.18).
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses it. The listener goes on as it was then.
+    pub fn begin_drain(&self) -> io::Result<()> {
+        if self.stays.get() {
+            return Ok(());
+        }
+        if self.is_internet() {
+            drop_newcomers(self.as_fd())?;
+            let flags = OFlag::from_bits_retain(fcntl(&self.socket, FcntlArg::F_GETFL)?);
+            fcntl(&self.socket, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+            return Ok(());
+        }
+        if let Some(file) = &self.file {
+            file.remove();
+        }
+        Ok(shutdown(self.socket.as_raw_fd(), Shutdown::Read)?)
+    }
+
+    /// Whether clients wait to be accepted.
+    pub fn queue(&self) -> Queue {
+        match look_at(self.as_fd()) {
+            Err(_) => Queue::Unknown,
+            // A Unix socket that drains is readable whether somebody waits or not.
+            Ok(ready) if ready.is_shut_down && !self.is_internet() => Queue::Unknown,
+            Ok(ready) if ready.is_readable => Queue::Waiting,
+            Ok(_) => Queue::Empty,
+        }
+    }
+
+    /// Binds the address of this listener again, for one that [`Listener::mend`] could
+    /// not mend.
+    ///
+    /// The path of a Unix socket is not missing meanwhile: the new socket listens
+    /// first, and then takes the name (but for one near the greatest length). An
+    /// abstract name is free only once every process has closed the old socket, this
+    /// listener included.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Listener::bind`].
+    pub fn bind_anew(&self, settings: &Listen) -> io::Result<Self> {
+        match &self.file {
+            Some(file) => {
+                let (socket, file) = file.listen_again(settings)?;
+                Ok(Listener::new(socket, self.address.clone(), Some(file)))
+            }
+            None => Listener::bind(settings),
+        }
+    }
+
+    fn is_internet(&self) -> bool {
+        // That of systemd may be either.
+        let domain = getsockname::<SockaddrStorage>(self.socket.as_raw_fd());
+        domain.is_ok_and(|address| address.family() != Some(AddressFamily::Unix))
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// What [`Listener::mend`] has found and done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mended {
+    /// It listens, and did all the time.
+    Sound,
+    /// A worker had shut it down. It listens again; who waited in its queue was reset.
+    ListenedAgain,
+    /// A worker has shut it down for good: see [`Listener::bind_anew`].
+    MustBindAnew,
+}
+
+/// What [`Listener::queue`] has found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Queue {
+    /// Nobody waits.
+    Empty,
+    /// Somebody waits.
+    Waiting,
+    /// Only accept can tell: it is a Unix socket that drains.
+    Unknown,
+}
+
+/// Why the address of a listener, or of another `kind` of socket, was not bound: code
+/// 77 if the permission is missing, else 73.
+pub fn could_not_bind(kind: &str, address: &Address, error: &io::Error) -> Error {
+    let error = Error::system(format!("bind {kind} \"{address}\""), error);
+    match error.code() {
+        Code::NoPermission => error,
+        _ => error.with_code(Code::CannotCreate),
+    }
+}
+
+/// Finds what would keep a listener from being bound, without leaving anything
+/// behind. That the address is in use is not looked for: it may be by the very
+/// daemon that is to be reloaded.
+pub fn check(settings: &Listen) -> io::Result<()> {
+    match &settings.address {
+        Address::Inet(address) => match bind_internet(*address) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => Ok(()),
+            probed => probed.map(drop),
+        },
+        Address::Path(path) => file::check(path, settings),
+        Address::Abstract(_) | Address::Systemd(_) => Ok(()),
+    }
+}
+
+/// What takes the place of a listener: accept on it fails at once (ENOTSOCK).
+/// Every worker holds it, so it is nothing that one of them could change, as
+/// it could bind and listen on a socket.
+pub fn dead() -> io::Result<OwnedFd> {
+    Ok(fs::File::open("/dev/null")?.into())
+}
+
+fn bind_internet(address: SocketAddr) -> io::Result<OwnedFd> {
+    let address = SockaddrStorage::from(address);
+    let family = address.family().ok_or(io::ErrorKind::InvalidInput)?;
+    let socket = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    // Connections of a daemon that has just stopped must not keep the next
+    // one from its address (TIME_WAIT; socket(7)).
+    setsockopt(&socket, sockopt::ReuseAddr, &true)?;
+    // Each connection has it from its listener: a client that vanished without a
+    // word must not have its worker for ever.
+    setsockopt(&socket, sockopt::KeepAlive, &true)?;
+    bind_to(&socket, &address)?;
+    Ok(socket)
+}
+
+fn bind_unix(address: &UnixAddr) -> io::Result<OwnedFd> {
+    let socket = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    bind_to(&socket, address)?;
+    Ok(socket)
+}
+
+fn bind_to(socket: &OwnedFd, address: &dyn SockaddrLike) -> io::Result<()> {
+    Ok(bind(socket.as_raw_fd(), address)?)
+}
+
+/// Listens, or changes the length of the backlog of one that does. The kernel takes
+/// no more than net.core.somaxconn.
+fn listen_on(socket: &OwnedFd, backlog: u32) -> io::Result<()> {
+    let backlog =
+        Backlog::new(i32::try_from(backlog).unwrap_or(i32::MAX)).unwrap_or(Backlog::MAXCONN);
+    Ok(listen(socket, backlog)?)
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        // Not in a child, where the socket is still the parent's; and not by a
+        // panic, after which the service manager starts us on it again.
+        if self.stays.get() || getpid() != self.made_by || std::thread::panicking() {
+            return;
+        }
+        // A worker that is stopped or busy may hold the socket open for long.
+        // Shut down, it refuses clients and leaves the address at once.
+        let _ = shutdown(self.socket.as_raw_fd(), Shutdown::Both);
+        if let Some(file) = &self.file {
+            file.remove();
+        }
+    }
+}

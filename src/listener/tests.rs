@@ -1,0 +1,258 @@
+//! Listeners with real clients: what a worker does to them, and how they end.
+#![forbid(unsafe_code)]
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr as UnixSocketAddr, UnixStream};
+use std::path::Path;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use tempfile::TempDir;
+
+use super::*;
+use crate::sys::socket::accept;
+
+/// A listener of each kind, and how to connect to it.
+struct Case {
+    listener: Listener,
+    settings: Listen,
+    _directory: TempDir,
+}
+
+impl Case {
+    fn all() -> [Case; 4] {
+        let abstract_name = |directory: &TempDir| {
+            // As unique as the directory is.
+            format!("@preforkd-test{}", directory.path().display())
+        };
+        [
+            Case::new(|_| "127.0.0.1:0".to_owned()),
+            Case::new(|_| "[::1]:0".to_owned()),
+            Case::new(|directory| directory.path().join("s").display().to_string()),
+            Case::new(abstract_name),
+        ]
+    }
+
+    fn new(address: impl Fn(&TempDir) -> String) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let mut address: Address = address(&directory).parse().unwrap();
+        if let Address::Inet(any) = &mut address {
+            // A port that was free a moment ago: with 0 the kernel would choose
+            // another one each time the socket listens.
+            *any = TcpListener::bind(*any).unwrap().local_addr().unwrap();
+        }
+        let settings = Listen::from(address);
+        let listener = Listener::bind(&settings).unwrap();
+        Case { listener, settings, _directory: directory }
+    }
+
+    fn is_internet(&self) -> bool {
+        matches!(self.settings.address, Address::Inet(_))
+    }
+
+    fn connect(&self) -> io::Result<Client> {
+        connect_to(&self.settings.address)
+    }
+
+    /// Accepts one client, as a worker does.
+    fn accept(&self) -> nix::Result<OwnedFd> {
+        accept(self.listener.as_fd()).map(|(connection, _)| connection)
+    }
+
+    /// Accepts one client and greets it.
+    fn serve(&self, mut client: Client) {
+        let connection = self.accept().unwrap();
+        nix::unistd::write(&connection, b"hello").unwrap();
+        drop(connection);
+        assert_eq!(client.rest(), "hello", "{}", self.settings.address);
+    }
+}
+
+enum Client {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl Client {
+    fn rest(&mut self) -> String {
+        let mut text = String::new();
+        match self {
+            Client::Tcp(stream) => stream.read_to_string(&mut text).unwrap(),
+            Client::Unix(stream) => stream.read_to_string(&mut text).unwrap(),
+        };
+        text
+    }
+}
+
+fn connect_to(address: &Address) -> io::Result<Client> {
+    match address {
+        // Long enough for a handshake on this machine, and bounded: nobody answers
+        // a client whose first segment was dropped.
+        Address::Inet(address) => {
+            TcpStream::connect_timeout(address, Duration::from_millis(300)).map(Client::Tcp)
+        }
+        Address::Path(path) => UnixStream::connect(path).map(Client::Unix),
+        Address::Abstract(name) => {
+            let address = UnixSocketAddr::from_abstract_name(name.as_bytes())?;
+            UnixStream::connect_addr(&address).map(Client::Unix)
+        }
+        Address::Systemd(_) => unreachable!("no case has it"),
+    }
+}
+
+#[test]
+fn a_listener_that_drains_gives_its_queue_and_takes_nobody_in() {
+    for case in Case::all() {
+        assert_eq!(case.listener.queue(), Queue::Empty, "{}", case.settings.address);
+        let waiting: Vec<_> = (0..3).map(|_| case.connect().unwrap()).collect();
+        assert_eq!(case.listener.queue(), Queue::Waiting);
+        case.listener.begin_drain().unwrap();
+        let refused = case.connect().err().unwrap().kind();
+        let expected = match case.settings.address {
+            Address::Inet(_) => io::ErrorKind::TimedOut,
+            Address::Path(_) => io::ErrorKind::NotFound,
+            _ => io::ErrorKind::ConnectionRefused,
+        };
+        assert_eq!(refused, expected, "{}", case.settings.address);
+        waiting.into_iter().for_each(|client| case.serve(client));
+        let (end, queue) = match case.is_internet() {
+            true => (Errno::EAGAIN, Queue::Empty),
+            false => (Errno::EINVAL, Queue::Unknown),
+        };
+        assert_eq!(case.accept().unwrap_err(), end);
+        assert_eq!(case.listener.queue(), queue);
+        let address = case.settings.address.clone();
+        drop(case.listener);
+        let refused = connect_to(&address).err().unwrap().kind();
+        let gone = [io::ErrorKind::ConnectionRefused, io::ErrorKind::NotFound];
+        assert!(gone.contains(&refused), "{address}: {refused}");
+    }
+}
+
+// A client sends while it waits: its segments must pass the filter.
+#[test]
+fn a_client_that_waits_while_the_listener_drains_is_heard() {
+    let case = Case::new(|_| "127.0.0.1:0".to_owned());
+    let mut client = case.connect().unwrap();
+    case.listener.begin_drain().unwrap();
+    let Client::Tcp(stream) = &mut client else { unreachable!("it is TCP") };
+    stream.write_all(&[b'x'; 100_000]).unwrap();
+    let mut connection = fs::File::from(case.accept().unwrap());
+    let mut text = vec![0; 100_000];
+    connection.read_exact(&mut text).unwrap();
+    assert!(text.iter().all(|&byte| byte == b'x'));
+}
+
+// A path that was looked up before it went leads to the socket still.
+#[test]
+fn a_socket_file_that_drains_refuses_also_by_another_name() {
+    let directory = tempfile::tempdir().unwrap();
+    let (path, link) = (directory.path().join("s"), directory.path().join("link"));
+    let settings = Listen::from(Address::Path(path.clone()));
+    let listener = Listener::bind(&settings).unwrap();
+    fs::hard_link(&path, &link).unwrap();
+    listener.begin_drain().unwrap();
+    assert!(!path.exists());
+    let refused = UnixStream::connect(&link).unwrap_err().kind();
+    assert_eq!(refused, io::ErrorKind::ConnectionRefused);
+}
+
+#[test]
+fn what_stays_for_the_next_daemon_does_not_drain() {
+    for case in Case::all() {
+        case.listener.leave_open();
+        case.listener.begin_drain().unwrap();
+        case.serve(case.connect().unwrap());
+    }
+}
+
+#[test]
+fn a_listener_that_a_worker_shut_down_is_mended_or_bound_anew() {
+    for how in [Shutdown::Read, Shutdown::Both] {
+        for mut case in Case::all() {
+            let address = case.settings.address.clone();
+            assert_eq!(case.listener.mend(&case.settings), Mended::Sound, "{address}");
+            shutdown(case.listener.as_fd().as_raw_fd(), how).unwrap();
+            assert!(case.connect().is_err(), "{address}");
+            let mended = case.listener.mend(&case.settings);
+            if case.is_internet() {
+                assert_eq!(mended, Mended::ListenedAgain);
+            } else {
+                assert_eq!(mended, Mended::MustBindAnew);
+                case.listener = match address {
+                    // Nobody else has its name while the old socket is open.
+                    Address::Abstract(_) => {
+                        let busy = case.listener.bind_anew(&case.settings).unwrap_err();
+                        assert_eq!(busy.kind(), io::ErrorKind::AddrInUse);
+                        continue;
+                    }
+                    _ => case.listener.bind_anew(&case.settings).unwrap(),
+                };
+            }
+            assert_eq!(case.listener.mend(&case.settings), Mended::Sound);
+            case.serve(case.connect().unwrap());
+        }
+    }
+}
+
+fn names_in(directory: &Path) -> Vec<String> {
+    let entries = fs::read_dir(directory).unwrap();
+    let mut names: Vec<_> =
+        entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn a_socket_bound_anew_takes_the_name_and_leaves_nothing_else() {
+    let directory = tempfile::tempdir().unwrap();
+    // The greatest length, which leaves no room for a name next to it.
+    let length = 106 - directory.path().as_os_str().len();
+    for name in ["s".to_owned(), "x".repeat(length)] {
+        let path = directory.path().join(&name);
+        let settings = Listen { mode: 0o600, ..Listen::from(Address::Path(path.clone())) };
+        let old = Listener::bind(&settings).unwrap();
+        shutdown(old.as_fd().as_raw_fd(), Shutdown::Both).unwrap();
+        // As from a daemon that was killed before it was done.
+        if name == "s" {
+            fs::write(directory.path().join(".s.preforkd-new"), "").unwrap();
+        }
+        fs::write(directory.path().join(format!(".{name}.preforkd-lock")), "").unwrap();
+        let new = old.bind_anew(&settings).unwrap();
+        assert_eq!(names_in(directory.path()), std::slice::from_ref(&name));
+        assert_eq!(std::os::unix::fs::MetadataExt::mode(&path.metadata().unwrap()) & 0o777, 0o600);
+        // The old one goes without the file of the new one.
+        drop(old);
+        assert!(new.is_in_place());
+        assert!(UnixStream::connect(&path).is_ok());
+        drop(new);
+        assert!(names_in(directory.path()).is_empty());
+    }
+}
+
+#[test]
+fn a_name_that_another_daemon_has_since_is_not_taken_back() {
+    let directory = tempfile::tempdir().unwrap();
+    let settings = Listen::from(Address::Path(directory.path().join("s")));
+    let ours = Listener::bind(&settings).unwrap();
+    shutdown(ours.as_fd().as_raw_fd(), Shutdown::Both).unwrap();
+    let theirs = Listener::bind(&settings).unwrap();
+    let refused = ours.bind_anew(&settings).unwrap_err();
+    assert_eq!(refused.kind(), io::ErrorKind::AddrInUse);
+    assert!(theirs.is_in_place());
+}
+
+#[test]
+fn while_one_daemon_binds_another_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("s");
+    let settings = Listen::from(Address::Path(path.clone()));
+    let lock = fs::File::create(directory.path().join(".s.preforkd-lock")).unwrap();
+    let held = nix::fcntl::Flock::lock(lock, nix::fcntl::FlockArg::LockExclusive).unwrap();
+    let refused = Listener::bind(&settings).unwrap_err();
+    assert_eq!(refused.kind(), io::ErrorKind::AddrInUse);
+    drop(held);
+    assert!(Listener::bind(&settings).is_ok());
+}
