@@ -6,7 +6,7 @@
 
 use std::fmt::Write as _;
 use std::fs::{self, File};
-use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::PathBuf;
 use std::process::{self, ExitCode};
@@ -207,14 +207,22 @@ fn obey(connection: &Connection) -> io::Result<()> {
         "echo" => {
             let mut buffer = [0; 4096];
             loop {
-                match input.read(&mut buffer) {
-                    Ok(0) => break,
-                    Ok(size) => output.write_all(&buffer[..size])?,
-                    Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                    Err(error) => return Err(error),
+                match input.read(&mut buffer)? {
+                    0 => break,
+                    size => output.write_all(&buffer[..size])?,
                 }
             }
         }
+        // Answers with the reason for which its client's next bytes did not come.
+        "wait" => {
+            writeln!(output, "{}", process::id())?;
+            match input.fill_buf() {
+                Ok(_) => writeln!(output, "came")?,
+                Err(error) => writeln!(output, "{:?}", error.kind())?,
+            }
+        }
+        // Sends so many bytes, whatever its client sends meanwhile.
+        "send" => output.write_all(&vec![b'x'; number.unwrap_or(0) as usize])?,
         unknown => writeln!(output, "unknown command {unknown:?}")?,
     }
     Ok(())

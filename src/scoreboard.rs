@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::sys::clock::Moment;
 use crate::sys::memory::{Page, Pages, SharedPage};
+use crate::sys::socket::Peer;
 
 /// What each word of a page means.
 mod word {
@@ -28,7 +29,7 @@ mod word {
     pub const OVERDUE: usize = 4;
     /// Why the worker leaves by itself.
     pub const LEAVING: usize = 5;
-    /// The peer of the connection in hand: 0 for none, else 1 and its port.
+    /// The peer of the connection in hand: 0 on a Unix socket, else 1 and its port.
     pub const PEER_PORT: usize = 6;
     /// Its address, as IPv6, high word first.
     pub const PEER_ADDRESS: usize = 7;
@@ -119,14 +120,14 @@ impl Seat {
         }
     }
 
-    /// The peer of the connection in hand, as an address or `unix`.
-    pub fn peer(&self) -> String {
+    /// The peer of the connection in hand.
+    pub fn peer(&self) -> Peer {
         let [port, high, low] = self.0.read(word::PEER_PORT);
         if port & HAS_PEER == 0 {
-            return "unix".to_owned();
+            return Peer::Unix;
         }
         let ip = Ipv6Addr::from(u128::from(high) << 64 | u128::from(low)).to_canonical();
-        SocketAddr::new(ip, (port & 0xffff) as u16).to_string()
+        Peer::Internet(SocketAddr::new(ip, (port & 0xffff) as u16))
     }
 
     /// Tells the worker that this connection is overdue; SIGALRM follows.
@@ -161,10 +162,10 @@ impl OwnPage {
     }
 
     /// Says that the worker has the connection number `serial` in hand.
-    pub fn begin(self, serial: u64, began: Moment, peer: Option<SocketAddr>) {
+    pub fn begin(self, serial: u64, began: Moment, peer: Peer) {
         let (port, address) = match peer {
-            None => (0, 0),
-            Some(peer) => {
+            Peer::Unix => (0, 0),
+            Peer::Internet(peer) => {
                 let ip = match peer.ip() {
                     IpAddr::V4(ip) => ip.to_ipv6_mapped(),
                     IpAddr::V6(ip) => ip,
@@ -228,13 +229,14 @@ mod tests {
         let (seat, own) = seated();
         assert_eq!(seat.look().in_hand, None);
         let began = Moment::from_nanos(7);
-        own.begin(3, began, Some("192.0.2.1:80".parse().unwrap()));
+        let internet = |address: &str| Peer::Internet(address.parse().unwrap());
+        own.begin(3, began, internet("192.0.2.1:80"));
         assert_eq!(seat.look().in_hand, Some(InHand { serial: 3, began }));
-        assert_eq!(seat.peer(), "192.0.2.1:80");
-        own.begin(4, began, Some("[2001:db8::1]:80".parse().unwrap()));
-        assert_eq!(seat.peer(), "[2001:db8::1]:80");
-        own.begin(5, began, None);
-        assert_eq!(seat.peer(), "unix");
+        assert_eq!(seat.peer(), internet("192.0.2.1:80"));
+        own.begin(4, began, internet("[2001:db8::1]:80"));
+        assert_eq!(seat.peer(), internet("[2001:db8::1]:80"));
+        own.begin(5, began, Peer::Unix);
+        assert_eq!(seat.peer(), Peer::Unix);
         own.finish(5);
         let look = seat.look();
         assert_eq!((look.in_hand, look.served), (None, 5));

@@ -285,7 +285,7 @@ impl Pool {
             match worker.watch.step(in_hand, now, worker.timeouts.kill) {
                 None => {}
                 Some(Step::Alarm(connection)) => {
-                    let peer = worker.seat.peer();
+                    let peer = worker.seat.peer().to_string();
                     worker.seat.mark_overdue(connection);
                     worker.signal(Signal::SIGALRM);
                     late.push((worker.slot, worker.pid, now - connection.began, peer));
@@ -375,8 +375,10 @@ impl Pool {
             (true, false) if shared.oom_kills.take_one(now) => Killer::Kernel,
             _ => Killer::Unknown,
         };
-        let unfinished =
-            |it: InHand| Unfinished { peer: worker.seat.peer(), elapsed: now - it.began };
+        let unfinished = |it: InHand| Unfinished {
+            peer: worker.seat.peer().to_string(),
+            elapsed: now - it.began,
+        };
         Death {
             pool: self.name().to_owned(),
             slot: worker.slot,

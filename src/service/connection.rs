@@ -1,59 +1,44 @@
 //! A connection, as a service gets it.
 #![forbid(unsafe_code)]
 
-use std::fmt;
-use std::io::{self, IoSlice, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::io::{self, ErrorKind, IoSlice, Read, Write};
+use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-use nix::sys::socket::{getsockopt, sockopt};
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, ppoll};
+use nix::sys::socket::{self as posix, MsgFlags, getsockopt, sockopt};
+use nix::sys::time::TimeSpec;
 
+use crate::sys::clock::Moment;
 use crate::sys::{handler, socket};
 
+use super::linger::linger;
+
+pub use crate::sys::socket::Peer;
+
+/// How many buffers one call may send (UIO_MAXIOV of the kernel).
+const MOST_BUFFERS: usize = 1024;
+
 /// A stream to a client: TCP, or a Unix socket.
+///
+/// A read or a write that a signal interrupts goes on. One that waits longer than
+/// `idle_timeout` for the client fails with [`ErrorKind::TimedOut`].
+///
+/// The descriptor itself (`as_fd`, `as_raw_fd`) has the bare socket's ways. Where the pool
+/// has an `idle_timeout`, a read or a write on it fails with EINTR when a signal comes,
+/// for Linux does not restart one that has a time limit (signal(7)), and with EAGAIN when
+/// the limit is over. Whoever uses the descriptor tries again after EINTR.
 #[derive(Debug)]
 pub struct Connection {
-    // Dropped first: see `Forget`.
-    _forget: Forget,
-    stream: Stream,
+    socket: OwnedFd,
     peer: Peer,
-}
-
-/// Takes the descriptor from the signal handlers before it closes: its number
-/// may mean another file the moment after.
-#[derive(Debug)]
-struct Forget;
-
-impl Drop for Forget {
-    fn drop(&mut self) {
-        handler::forget_descriptor();
-    }
-}
-
-#[derive(Debug)]
-enum Stream {
-    Tcp(TcpStream),
-    Unix(UnixStream),
-}
-
-/// Who is at the other end of a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Peer {
-    /// A client at this Internet address. An IPv4 client of an IPv6 listener
-    /// is told as IPv4.
-    Internet(SocketAddr),
-    /// A client on the Unix socket, see [`Connection::credentials`].
-    Unix,
-}
-
-impl fmt::Display for Peer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Peer::Internet(address) => address.fmt(f),
-            Peer::Unix => f.write_str("unix"),
-        }
-    }
+    idle_timeout: Option<Duration>,
+    /// The service has read to the end: nothing more can come from the client.
+    at_end: AtomicBool,
 }
 
 /// Whom the process was running as that connected to the Unix socket
@@ -69,13 +54,14 @@ pub struct Credentials {
 }
 
 impl Connection {
-    /// The connection on this socket.
-    pub(crate) fn new(socket: OwnedFd, peer: Option<SocketAddr>) -> Self {
-        let (stream, peer) = match peer {
-            Some(address) => (Stream::Tcp(socket.into()), Peer::Internet(address)),
-            None => (Stream::Unix(socket.into()), Peer::Unix),
-        };
-        Connection { _forget: Forget, stream, peer }
+    /// The connection on this socket. A client that sends or takes nothing for
+    /// `idle_timeout` ends a read or a write.
+    pub(crate) fn new(socket: OwnedFd, peer: Peer, idle_timeout: Option<Duration>) -> Self {
+        if let Some(longest) = idle_timeout {
+            // It cannot fail on a socket; were it to, the client gets more time.
+            let _ = socket::set_timeouts(socket.as_fd(), longest);
+        }
+        Connection { socket, peer, idle_timeout, at_end: AtomicBool::new(false) }
     }
 
     /// Who is at the other end.
@@ -96,50 +82,106 @@ impl Connection {
 
     /// Ends one or both directions of the stream (shutdown(2)).
     pub fn shutdown(&self, how: Shutdown) -> io::Result<()> {
-        match &self.stream {
-            Stream::Tcp(stream) => stream.shutdown(how),
-            Stream::Unix(stream) => stream.shutdown(how),
+        let how = match how {
+            Shutdown::Read => posix::Shutdown::Read,
+            Shutdown::Write => posix::Shutdown::Write,
+            Shutdown::Both => posix::Shutdown::Both,
+        };
+        posix::shutdown(self.as_raw_fd(), how).map_err(io::Error::from)
+    }
+
+    /// Makes a call that may wait for the client until it is done, however many signals
+    /// come, or until the client has been idle for too long. `ready` is the event that it
+    /// waits for.
+    fn persist(
+        &self,
+        ready: PollFlags,
+        mut call: impl FnMut(RawFd) -> nix::Result<usize>,
+    ) -> io::Result<usize> {
+        let until = self.idle_timeout.map(|longest| Moment::now() + longest);
+        loop {
+            match call(self.as_raw_fd()) {
+                Ok(count) => return Ok(count),
+                Err(Errno::EINTR) => self.wait(ready, until)?,
+                Err(Errno::EAGAIN) if !self.is_non_blocking() => {
+                    return Err(ErrorKind::TimedOut.into());
+                }
+                Err(errno) => return Err(errno.into()),
+            }
         }
+    }
+
+    /// Waits for what is left of the time. The kernel counts it from the start again in
+    /// each call, so that signals would make it longer and longer.
+    fn wait(&self, ready: PollFlags, until: Option<Moment>) -> io::Result<()> {
+        let Some(until) = until else { return Ok(()) };
+        loop {
+            let left = until - Moment::now();
+            let mut socket = [PollFd::new(self.as_fd(), ready)];
+            match ppoll(&mut socket, Some(TimeSpec::from(left)), None) {
+                Ok(0) => return Err(ErrorKind::TimedOut.into()),
+                Ok(_) => return Ok(()),
+                Err(Errno::EINTR) if left > Duration::ZERO => {}
+                Err(Errno::EINTR) => return Err(ErrorKind::TimedOut.into()),
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+    }
+
+    /// Whether the service has made the socket non-blocking. EAGAIN then says nothing of
+    /// a time limit.
+    fn is_non_blocking(&self) -> bool {
+        let flags = fcntl(self, FcntlArg::F_GETFL).map(OFlag::from_bits_retain);
+        flags.is_ok_and(|flags| flags.contains(OFlag::O_NONBLOCK))
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        if !*self.at_end.get_mut() {
+            linger(self.as_fd(), self.idle_timeout);
+        }
+        // Its number may mean another file the moment after the close.
+        handler::forget_descriptor();
     }
 }
 
 impl AsFd for Connection {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        match &self.stream {
-            Stream::Tcp(stream) => stream.as_fd(),
-            Stream::Unix(stream) => stream.as_fd(),
-        }
+        self.socket.as_fd()
     }
 }
 
 impl AsRawFd for Connection {
     fn as_raw_fd(&self) -> RawFd {
-        self.as_fd().as_raw_fd()
+        self.socket.as_raw_fd()
     }
 }
 
 impl Read for &Connection {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        match &self.stream {
-            Stream::Tcp(stream) => (&mut &*stream).read(buffer),
-            Stream::Unix(stream) => (&mut &*stream).read(buffer),
+        let is_probe = buffer.is_empty();
+        let count = self
+            .persist(PollFlags::POLLIN, |socket| posix::recv(socket, buffer, MsgFlags::empty()))?;
+        if count == 0 && !is_probe {
+            self.at_end.store(true, Ordering::Relaxed);
         }
+        Ok(count)
     }
 }
 
 impl Write for &Connection {
     fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
-        match &self.stream {
-            Stream::Tcp(stream) => (&mut &*stream).write(buffer),
-            Stream::Unix(stream) => (&mut &*stream).write(buffer),
-        }
+        self.persist(PollFlags::POLLOUT, |socket| {
+            posix::send(socket, buffer, MsgFlags::MSG_NOSIGNAL)
+        })
     }
 
     fn write_vectored(&mut self, buffers: &[IoSlice<'_>]) -> io::Result<usize> {
-        match &self.stream {
-            Stream::Tcp(stream) => (&mut &*stream).write_vectored(buffers),
-            Stream::Unix(stream) => (&mut &*stream).write_vectored(buffers),
-        }
+        self.persist(PollFlags::POLLOUT, |socket| {
+            let buffers = &buffers[..buffers.len().min(MOST_BUFFERS)];
+            posix::sendmsg::<()>(socket, buffers, &[], MsgFlags::MSG_NOSIGNAL, None)
+        })
     }
 
     fn flush(&mut self) -> io::Result<()> {

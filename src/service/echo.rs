@@ -1,7 +1,7 @@
 //! The service `echo`: sends back what it receives (RFC 862).
 #![forbid(unsafe_code)]
 
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, Read, Write};
 
 use serde::Deserialize;
 
@@ -32,13 +32,10 @@ impl Echo {
 
     fn echo(&mut self, mut connection: Connection) -> io::Result<()> {
         loop {
-            let received = match connection.read(&mut self.buffer) {
-                Ok(0) => return Ok(()),
-                Ok(received) => received,
-                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-                Err(error) => return Err(error),
-            };
-            connection.write_all(&self.buffer[..received])?;
+            match connection.read(&mut self.buffer)? {
+                0 => return Ok(()),
+                received => connection.write_all(&self.buffer[..received])?,
+            }
         }
     }
 }

@@ -9,6 +9,7 @@ mod connection;
 mod echo;
 mod exec;
 mod lines;
+mod linger;
 pub(crate) mod panic;
 mod registry;
 
@@ -28,7 +29,8 @@ pub use registry::Services;
 /// copy of its own and serves one connection at a time.
 ///
 /// Signals: SIGTERM, SIGUSR1 and SIGALRM have handlers with SA_RESTART while a
-/// service runs, so reads and writes do not see EINTR because of them. A
+/// service runs. The reads and writes of a [`Connection`] never fail with EINTR;
+/// those on its bare descriptor may, see there. A
 /// service that starts threads does it in [`start`](Self::start), in the worker, and
 /// blocks all signals in these; the master must have none, since a fork copies none.
 pub trait Service {
@@ -42,7 +44,9 @@ pub trait Service {
         Ok(())
     }
 
-    /// Serves one connection to its end. Dropping the connection closes it.
+    /// Serves one connection to its end. Dropping the connection closes it; if the client
+    /// has sent what was not read, it is given 5 s (or a shorter `idle_timeout`) to get the
+    /// reply.
     ///
     /// A worker that is asked to leave meanwhile is not interrupted; one whose
     /// connection is overdue (`request_timeout`) finds it shut down.

@@ -1,14 +1,16 @@
-//! The signal handlers of a process that sits in a blocking accept.
+//! The signal handlers of a worker, and what they have to know of it: the listener, the
+//! log, the connection in hand and the program that serves it.
 //!
-//! Such a process cannot test a flag and then call accept: a signal between
-//! the two would be lost until the next connection. So the handler takes the
-//! listener away. It makes the listener's number mean a *dead* file, one that
-//! cannot be listened on; an accept that has not begun fails at once, one that
-//! sleeps is restarted (SA_RESTART) on the dead file and fails, and one that
-//! already holds a connection returns it.
+//! A worker sits in a blocking accept. It cannot test a flag and then call accept:
+//! a signal between the two would be lost until the next connection. So the
+//! handler takes the listener away. It makes the listener's number mean a *dead*
+//! file, /dev/null. An accept that has not begun fails at once; one that sleeps is
+//! restarted (SA_RESTART) on the dead file and fails; one that already holds a
+//! connection returns it.
 //!
 //! SA_RESTART also keeps a service in the middle of a read or a write from
-//! seeing EINTR because of us.
+//! seeing EINTR because of us, except on a socket with a time limit (SO_RCVTIMEO), where
+//! [`Connection`](crate::Connection) goes on by itself.
 //!
 //! Everything here is what signal-safety(7) lists, errno is put back, and the
 //! state is atomics: the handlers run in the one thread, between any two of
@@ -50,7 +52,7 @@ static OVERDUE: AtomicPtr<AtomicU64> = AtomicPtr::new(ptr::null_mut());
 pub struct Targets<'a> {
     /// The listener that is taken away at SIGTERM.
     pub listener: BorrowedFd<'a>,
-    /// The socket that takes its place: one on which nobody listens.
+    /// What takes its place: /dev/null, on which nobody can listen.
     pub dead: BorrowedFd<'a>,
     /// The log, reopened at SIGUSR1 if it is a file.
     pub log: RawFd,

@@ -1,5 +1,6 @@
-//! accept4(2) with the peer's address, and the options that nix has not.
+//! accept4(2) with the peer, and the options that nix does not have.
 
+use std::fmt;
 use std::io;
 use std::mem::{self, MaybeUninit};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
@@ -9,11 +10,42 @@ use std::ptr;
 use nix::errno::Errno;
 use nix::libc;
 
-/// Takes a connection off the listener, and the address of its peer (None
-/// where the peer has no Internet address, as on a Unix socket).
+/// Who is at the other end of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Peer {
+    /// A client at this Internet address. A service is told of an IPv4 client of an IPv6
+    /// listener as IPv4.
+    Internet(SocketAddr),
+    /// A client on the Unix socket, which has no address; see
+    /// [`Connection::credentials`](crate::Connection::credentials).
+    Unix,
+}
+
+impl Peer {
+    /// The peer as people know it: an address of IPv4 in the form of IPv6
+    /// (::ffff:192.0.2.1) becomes one of IPv4.
+    pub(crate) fn canonical(self) -> Peer {
+        match self {
+            Peer::Internet(address) => Peer::Internet(canonical(address)),
+            Peer::Unix => Peer::Unix,
+        }
+    }
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Peer::Internet(address) => address.fmt(f),
+            Peer::Unix => f.write_str("unix"),
+        }
+    }
+}
+
+/// Takes a connection off the listener, with its peer.
 ///
-/// An IPv4 peer of an IPv6 listener is given in the form of IPv6; see [`canonical`].
-pub fn accept(listener: BorrowedFd<'_>) -> nix::Result<(OwnedFd, Option<SocketAddr>)> {
+/// An IPv4 peer of an IPv6 listener is given in the form of IPv6; see
+/// [`Peer::canonical`].
+pub fn accept(listener: BorrowedFd<'_>) -> nix::Result<(OwnedFd, Peer)> {
     let mut address = MaybeUninit::<libc::sockaddr_storage>::uninit();
     let mut length = mem::size_of::<libc::sockaddr_storage>() as libc::socklen_t;
     // SAFETY: the kernel writes at most `length` bytes, which is the room there.
@@ -28,18 +60,19 @@ pub fn accept(listener: BorrowedFd<'_>) -> nix::Result<(OwnedFd, Option<SocketAd
     // SAFETY: accept4 gave us a new descriptor that nobody else owns.
     let connection = unsafe { OwnedFd::from_raw_fd(fd) };
     // SAFETY: `length` bytes were written.
-    Ok((connection, unsafe { internet_address(address.as_ptr(), length) }))
+    let address = unsafe { internet_address(address.as_ptr(), length) };
+    Ok((connection, address.map_or(Peer::Unix, Peer::Internet)))
 }
 
-/// The address with one of IPv4 in the form of IPv6 (::ffff:192.0.2.1) as IPv4.
-pub fn canonical(address: SocketAddr) -> SocketAddr {
+fn canonical(address: SocketAddr) -> SocketAddr {
     match address.ip().to_canonical() {
         ip @ IpAddr::V4(_) => SocketAddr::new(ip, address.port()),
         IpAddr::V6(_) => address,
     }
 }
 
-/// The address of this end of a connection, as [`canonical`] gives it.
+/// The address of this end of a connection, in the form of [`Peer::canonical`]; None on a
+/// Unix socket.
 pub fn local_address(connection: BorrowedFd<'_>) -> nix::Result<Option<SocketAddr>> {
     let mut address = MaybeUninit::<libc::sockaddr_storage>::uninit();
     let mut length = mem::size_of::<libc::sockaddr_storage>() as libc::socklen_t;
@@ -82,6 +115,26 @@ unsafe fn internet_address(
         }
         _ => None,
     }
+}
+
+/// How many bytes have come that nobody has read (SIOCINQ of tcp(7) and unix(7)).
+pub fn unread(connection: BorrowedFd<'_>) -> usize {
+    count(connection, libc::FIONREAD)
+}
+
+/// How many bytes were written that the kernel has not sent yet, because the client's
+/// window or the network is full (SIOCOUTQNSD of linux/sockios.h). On a Unix socket none.
+pub fn unsent(connection: BorrowedFd<'_>) -> usize {
+    const SIOCOUTQNSD: libc::Ioctl = 0x894B;
+    count(connection, SIOCOUTQNSD)
+}
+
+/// What the kernel counts for a socket; 0 where it does not.
+fn count(connection: BorrowedFd<'_>, what: libc::Ioctl) -> usize {
+    let mut count: libc::c_int = 0;
+    // SAFETY: both requests write one int to the pointer, which is to a live local.
+    let done = unsafe { libc::ioctl(connection.as_raw_fd(), what, &raw mut count) };
+    if done < 0 { 0 } else { usize::try_from(count).unwrap_or(0) }
 }
 
 /// Bounds how long a receive or a send may wait for the other side

@@ -1,24 +1,22 @@
 //! Who may connect: `allow` and `deny`.
 #![forbid(unsafe_code)]
 
-use std::net::SocketAddr;
-
 use crate::config::Peers;
+use crate::service::Peer;
 
 /// Whether a client may be served. `deny` is stronger than `allow`; an empty
-/// `allow` allows everybody. A client without an address is one on a Unix
-/// socket.
+/// `allow` allows everybody.
 ///
 /// An IPv4 client of an IPv6 listener, ::ffff:192.0.2.1, is in the networks of
 /// either form: who denies ::/0 means everybody who comes to that socket.
-pub fn admits(allow: &[Peers], deny: &[Peers], peer: Option<SocketAddr>) -> bool {
+pub fn admits(allow: &[Peers], deny: &[Peers], peer: Peer) -> bool {
     let among = |list: &[Peers]| {
         list.iter().any(|entry| match (entry, peer) {
-            (Peers::Net(network), Some(peer)) => {
+            (Peers::Net(network), Peer::Internet(peer)) => {
                 [peer.ip(), peer.ip().to_canonical()].iter().any(|ip| network.contains(ip))
             }
-            (Peers::Unix, None) => true,
-            (Peers::Net(_), None) | (Peers::Unix, Some(_)) => false,
+            (Peers::Unix, Peer::Unix) => true,
+            (Peers::Net(_), Peer::Unix) | (Peers::Unix, Peer::Internet(_)) => false,
         })
     };
     !among(deny) && (allow.is_empty() || among(allow))
@@ -60,8 +58,9 @@ mod tests {
             (&[], &["unix"], "", false),
         ];
         for (allow, deny, peer, admitted) in cases {
+            let from = peer.parse().map_or(Peer::Unix, Peer::Internet);
             assert_eq!(
-                admits(&nets(allow), &nets(deny), peer.parse().ok()),
+                admits(&nets(allow), &nets(deny), from),
                 admitted,
                 "{allow:?} {deny:?} {peer}"
             );

@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod access;
+mod hand;
 mod quota;
 mod serve;
 mod settings;

@@ -1,11 +1,9 @@
 //! The life of a settled worker: accept, serve, and again.
 #![forbid(unsafe_code)]
 
-use std::net::SocketAddr;
 use std::num::NonZeroU64;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::process::id;
-use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollTimeout, poll};
@@ -19,6 +17,7 @@ use crate::service::{Connection, Context, Outcome, panic};
 use crate::sys::clock::Moment;
 use crate::sys::{handler, socket};
 
+use super::hand::Hand;
 use super::settings::Settings;
 use super::settle::Desk;
 use super::{access, quota};
@@ -35,17 +34,17 @@ pub fn serve(desk: Desk<'_>, context: &Context<'_>) -> Result<(), Error> {
     let Desk { settings, service, listener, page } = desk;
     let quota = quota_of(settings);
     let mut shortages = Rate::new(1);
-    let mut served = 0;
+    let mut hand = Hand::new(page);
     loop {
         if handler::retiring() {
             page.leave(if handler::log_lost() { Leaving::LogLost } else { Leaving::Asked });
             return Ok(());
         }
-        if quota.is_some_and(|quota| served >= quota) {
+        if quota.is_some_and(|quota| hand.served() >= quota) {
             page.leave(Leaving::Recycled);
             return Ok(());
         }
-        let (socket, address) = match socket::accept(listener) {
+        let (socket, peer) = match socket::accept(listener) {
             Ok(accepted) => accepted,
             // The listener was taken away between the test above and here.
             Err(_) if handler::retiring() => continue,
@@ -67,21 +66,18 @@ pub fn serve(desk: Desk<'_>, context: &Context<'_>) -> Result<(), Error> {
                 continue;
             }
         };
-        let peer = address.map(socket::canonical);
-        if !access::admits(&settings.allow, &settings.deny, address) {
-            Event::ClientRefused { peer: describe(peer) }.tell(context.log());
+        let admitted = access::admits(&settings.allow, &settings.deny, peer);
+        let peer = peer.canonical();
+        if !admitted {
+            Event::ClientRefused { peer: peer.to_string() }.tell(context.log());
             continue;
         }
-        served += 1;
-        handler::begin_connection(served, socket.as_raw_fd());
-        page.begin(served, Moment::now(), peer);
-        let connection = prepare(socket, peer, settings.idle_timeout);
-        let outcome = panic::catch(|| service.serve(connection, context));
-        handler::end_connection();
-        match outcome {
+        let in_hand = hand.take(socket.as_fd(), peer);
+        let connection = Connection::new(socket, peer, settings.idle_timeout);
+        match panic::catch(|| service.serve(connection, context)) {
             Ok(Outcome::Served) => {}
             Ok(Outcome::Failed(reason)) => {
-                let (peer, reason) = (describe(peer), reason.to_string());
+                let (peer, reason) = (peer.to_string(), reason.to_string());
                 Event::ConnectionFailed { peer, reason }.tell(context.log());
             }
             // What the service has in memory may be half done.
@@ -91,7 +87,7 @@ pub fn serve(desk: Desk<'_>, context: &Context<'_>) -> Result<(), Error> {
                 return Err(Error::new(Code::Software, message));
             }
         }
-        page.finish(served);
+        in_hand.finish();
         sink::have_patience(sink::WORKER_PATIENCE_MS);
         sink::tell_lost(|count| Event::LogLinesLost { count }.tell(context.log()));
     }
@@ -101,22 +97,6 @@ fn quota_of(settings: &Settings) -> Option<u64> {
     let random = || Moment::now().as_nanos() ^ u64::from(id()).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     let (most, jitter) = (settings.max_requests, settings.max_requests_jitter);
     NonZeroU64::new(most).map(|most| quota::jittered(most, jitter, random()))
-}
-
-fn prepare(
-    socket: OwnedFd,
-    peer: Option<SocketAddr>,
-    idle_timeout: Option<Duration>,
-) -> Connection {
-    if let Some(longest) = idle_timeout {
-        // It cannot fail on a socket; were it to, the client gets more time.
-        let _ = socket::set_timeouts(socket.as_fd(), longest);
-    }
-    Connection::new(socket, peer)
-}
-
-fn describe(peer: Option<SocketAddr>) -> String {
-    peer.map_or_else(|| "unix".to_owned(), |address| address.to_string())
 }
 
 /// Why accept gave no connection (accept(2)).

@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::libc;
 use nix::sys::signal::Signal;
@@ -383,4 +383,86 @@ fn one_program_after_the_other_leaks_nothing() {
     assert_eq!(the_worker(&daemon, "exec"), worker);
     until("no program is left", || procfs::children(worker).is_empty().then_some(()));
     assert_eq!(procfs::descriptors(worker), before);
+}
+
+/// A client that sends what nobody reads, and reads its reply only when all of it has been
+/// written; gives how much it got.
+#[track_caller]
+fn read_late(address: &Address, request: &str) -> usize {
+    let mut client = Client::connect(address);
+    client.send(request);
+    // All that the kernel has no room for is written only now.
+    thread::sleep(Duration::from_millis(300));
+    let mut reply = Vec::new();
+    client.read_to_end(&mut reply).expect("read to the end");
+    reply.len()
+}
+
+/// The same by many clients, a few at a time.
+#[track_caller]
+fn assert_nothing_is_cut(address: &Address, request: &str, bytes: usize) {
+    let clients: Vec<_> = (0..4)
+        .map(|_| {
+            let (address, request) = (address.clone(), request.to_owned());
+            thread::spawn(move || [(); 3].map(|()| read_late(&address, &request)))
+        })
+        .collect();
+    for client in clients {
+        assert_eq!(client.join().expect("a client"), [bytes; 3]);
+    }
+}
+
+// To close a socket with unread data is to reset it, and what the client has not got of
+// its reply is lost.
+#[test]
+fn a_reply_is_whole_although_what_the_client_sent_was_not_read() {
+    const BYTES: usize = 1 << 20;
+    let unread = "unread ".repeat(2_000);
+    let setup = Setup::new();
+    let unix = Address::unix(&setup.directory().join("exec.sock"));
+    for address in [Address::fresh(), unix] {
+        let program = ["head", "-c", "1048576", "/dev/zero"];
+        let daemon = Daemon::start(&exec(&address, 4, &program, ""));
+        assert_nothing_is_cut(&address, &unread, BYTES);
+        assert_no_worker_ended(&daemon);
+    }
+    let address = Address::fresh();
+    let daemon = Daemon::start_example("testsvc", &super::command(&address, 4, ""));
+    assert_nothing_is_cut(&address, &format!("send {BYTES}\n{unread}"), BYTES);
+    assert_no_worker_ended(&daemon);
+}
+
+// A client that has sent what nobody read, and does not close, keeps its worker for a
+// bounded time.
+#[test]
+fn a_client_that_does_not_close_keeps_no_worker() {
+    // The shell reads no further than the line.
+    let script = "read line; echo done";
+    for (keys, is_late) in [
+        ("idle_timeout = \"300ms\"", false),
+        ("request_timeout = \"300ms\"\nkill_timeout = \"1m\"", true),
+    ] {
+        let address = Address::fresh();
+        let daemon = Daemon::start(&shell(&address, 1, script, keys));
+        daemon.expect(&["worker timed out"]);
+        let worker = the_worker(&daemon, "exec");
+        let mut client = Client::connect(&address);
+        client.send("read\nunread");
+        client.expect("done\n");
+        if is_late {
+            daemon.log().wait_for("worker timed out", |event| event.pid() == worker);
+        }
+        assert_eq!(the_worker(&daemon, "exec"), worker);
+        drop(client);
+    }
+    // A stop at once does not wait for it.
+    let address = Address::fresh();
+    let daemon = Daemon::start(&shell(&address, 1, script, "kill_timeout = \"10m\""));
+    let worker = the_worker(&daemon, "exec");
+    let mut client = Client::connect(&address);
+    client.send("read\nunread");
+    client.expect("done\n");
+    until("the worker waits for its client", || procfs::is_in_ppoll(worker).then_some(()));
+    daemon.signal(Signal::SIGINT);
+    daemon.wait_for_code(0);
 }

@@ -6,8 +6,12 @@
 //! after a fraction of a second is right to cut a test that is as slow.
 
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use nix::libc;
+use nix::sys::signal::Signal;
 
 use super::{
     assert_no_worker_ended, command, echo, shell, the_worker, wait_for_close, wait_for_end_of_group,
@@ -308,4 +312,61 @@ fn idle_timeout_ends_a_program_that_waits_for_its_client() {
         other => panic!("{other:?}"),
     }
     assert_eq!(the_worker(&daemon, "exec"), worker);
+}
+
+/// Sends a signal to a worker that waits for its client, and waits until it is handled.
+#[track_caller]
+fn interrupt(worker: i32, signal: Signal) {
+    until("the worker waits for its client", || {
+        (procfs::system_call(worker) == Some(libc::SYS_recvfrom)).then_some(())
+    });
+    procfs::send(worker, signal);
+    until("the worker has handled the signal", || {
+        procfs::status(worker, "ShdPnd")?.chars().all(|digit| digit == '0').then_some(())
+    });
+}
+
+// Linux restarts no call on a socket that has a time limit (signal(7)).
+#[test]
+fn a_signal_costs_no_connection_where_there_is_an_idle_timeout() {
+    let address = Address::fresh();
+    let keys = "idle_timeout = \"10m\"\nmin_uptime = \"0s\"";
+    let daemon = Daemon::start_example("testsvc", &command(&address, 2, keys));
+    // Somebody's SIGTERM is told.
+    daemon.expect(&["worker exited"]);
+    for signal in [Signal::SIGUSR1, Signal::SIGALRM, Signal::SIGTERM].repeat(5) {
+        daemon.wait_for_idle("command", 2);
+        let mut client = Client::connect(&address);
+        client.send("echo\nbefore");
+        client.expect("before");
+        let is_busy = |worker: &i32| !procfs::is_in_accept(*worker);
+        let worker = *daemon.workers("command").iter().find(|it| is_busy(it)).expect("it is busy");
+        interrupt(worker, signal);
+        client.ping("after");
+        client.half_close().expect("close one half");
+        assert_eq!(client.rest(), "");
+    }
+}
+
+// The kernel counts the time from the start again for each call.
+#[test]
+fn signals_do_not_make_an_idle_timeout_longer() {
+    let address = Address::fresh();
+    let daemon =
+        Daemon::start_example("testsvc", &command(&address, 1, "idle_timeout = \"500ms\""));
+    let worker = the_worker(&daemon, "command");
+    let mut client = Client::connect(&address);
+    let (done, is_done) = mpsc::channel::<()>();
+    let storm = thread::spawn(move || {
+        // One each 5 ms, far more often than the time runs out.
+        while is_done.recv_timeout(Duration::from_millis(5)) == Err(RecvTimeoutError::Timeout) {
+            procfs::send_if_there(worker, Signal::SIGUSR1);
+        }
+    });
+    client.send("wait\n");
+    let answer = client.rest();
+    drop(done);
+    storm.join().expect("the storm ends");
+    assert_eq!(answer, format!("{worker}\nTimedOut\n"));
+    assert_eq!(the_worker(&daemon, "command"), worker);
 }

@@ -88,8 +88,9 @@ impl Runner {
         handler::set_program(None);
         let ended = reap(started.pid)?;
         // A process that left the group may still hold the client's socket. Our
-        // closing it would not tell the client that there is nothing to come.
-        let _ = connection.shutdown(Shutdown::Both);
+        // closing it would not tell the client that there is nothing to come. Only this
+        // direction: what the client still sends must not answer it with a reset.
+        let _ = connection.shutdown(Shutdown::Write);
         if let StderrTo::Log(pipe) = &mut self.stderr {
             pipe.finish(context.log(), &self.name, started.pid)?;
         }

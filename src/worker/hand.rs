@@ -1,0 +1,59 @@
+//! A worker's hand: one connection at a time is in it.
+#![forbid(unsafe_code)]
+
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use crate::scoreboard::OwnPage;
+use crate::service::Peer;
+use crate::sys::clock::Moment;
+use crate::sys::handler;
+
+/// What the worker has in hand, as its signal handlers and its master are told.
+pub struct Hand {
+    page: OwnPage,
+    /// How many connections were taken so far; the last one has this number.
+    taken: u64,
+}
+
+/// A connection in hand. While it is there, SIGALRM may be for it.
+pub struct InHand<'a> {
+    hand: &'a Hand,
+}
+
+impl Hand {
+    /// An empty hand.
+    pub fn new(page: OwnPage) -> Self {
+        Hand { page, taken: 0 }
+    }
+
+    /// How many connections were in it so far.
+    pub fn served(&self) -> u64 {
+        self.taken
+    }
+
+    /// Takes the next connection. The handlers come first: the master may find
+    /// a connection overdue once the page has it.
+    pub fn take(&mut self, socket: BorrowedFd<'_>, peer: Peer) -> InHand<'_> {
+        self.taken += 1;
+        handler::begin_connection(self.taken, socket.as_raw_fd());
+        self.page.begin(self.taken, Moment::now(), peer);
+        InHand { hand: self }
+    }
+}
+
+impl InHand<'_> {
+    /// Lets go of a connection that was served.
+    pub fn finish(self) {
+        let Hand { page, taken } = *self.hand;
+        drop(self);
+        page.finish(taken);
+    }
+}
+
+/// On the page the connection stays in hand until it is finished, so that a worker that
+/// dies of it is known to have died of it.
+impl Drop for InHand<'_> {
+    fn drop(&mut self) {
+        handler::end_connection();
+    }
+}
