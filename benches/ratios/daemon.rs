@@ -57,6 +57,8 @@ pub fn log_file(path: &Path) -> PathBuf {
 pub fn configure(path: &Path, job: &Job, address: SocketAddrV4, generation: u32) -> io::Result<()> {
     let mut text = String::new();
     let _ = writeln!(text, "[log]\nfile = {:?}\n", log_file(path));
+    // As the bare loop, which stays who it is; without root this says nothing.
+    text.push_str("[daemon]\nuser = \"root\"\n");
     let _ = writeln!(text, "[pool.bench]\nlisten = \"{address}\"\nworkers = {}", job.workers);
     let _ = writeln!(text, "env = {{ GENERATION = \"{generation}\" }}");
     match &job.service {

@@ -77,6 +77,9 @@ fn load_from(path: &Path, main: Result<Arc<Source>, Problem>) -> Result<Config, 
         problems.push(problem.with_hint("add one, which begins with a line like [pool.echo]"));
     }
     pools.sort_by(|one, other| one.name.cmp(&other.name));
+    for pool in pools.iter_mut().filter(|pool| pool.user.is_none()) {
+        pool.default_user = root.daemon.default_user();
+    }
     let config = Config { daemon: root.daemon, log: root.log, pools };
     Problems::unless_empty(problems, config)
 }

@@ -61,15 +61,39 @@ impl Daemon {
     /// The default of `control`.
     pub const CONTROL: &str = "/run/preforkd/control.sock";
 
-    /// A problem with `key` of `[daemon]`, whose value stands at `span` of its file.
-    /// A default stands nowhere, at the empty `span`.
-    pub fn problem(&self, key: &str, span: Range<usize>, message: impl fmt::Display) -> Problem {
-        let source = &self.origin.source;
+    /// What a pool without a user needs to know.
+    pub(super) fn default_user(&self) -> DefaultUser {
+        DefaultUser { origin: self.origin.clone(), name: self.user.clone() }
+    }
+}
+
+/// `user` in `[daemon]`, as a pool without a user needs it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DefaultUser {
+    origin: Origin,
+    name: Spanned<String>,
+}
+
+impl DefaultUser {
+    /// Its name.
+    pub fn name(&self) -> &str {
+        self.name.get_ref()
+    }
+
+    /// A problem with it, where it was written. A default was written nowhere.
+    pub fn problem(&self, message: impl fmt::Display) -> Problem {
+        let (source, span) = (&self.origin.source, self.name.span());
         if span.is_empty() {
-            Problem::of_file(source.path(), format_args!("daemon.{key}: {message}"))
+            Problem::of_file(source.path(), format_args!("daemon.user: {message}"))
         } else {
-            source.problem(format!("daemon.{key}"), span, message)
+            source.problem("daemon.user", span, message)
         }
+    }
+}
+
+impl Default for DefaultUser {
+    fn default() -> Self {
+        Daemon::default().default_user()
     }
 }
 
@@ -144,6 +168,10 @@ pub struct Pool {
     pub name: String,
     #[serde(skip)]
     pub(super) origin: Origin,
+    /// What `[daemon]` says, if this table has no `user`. To a pool that has one, a change
+    /// of the other is none.
+    #[serde(skip)]
+    pub default_user: DefaultUser,
 
     /// Where clients connect.
     pub listen: Spanned<Listen>,
@@ -162,7 +190,8 @@ pub struct Pool {
     /// What a worker does with a connection.
     pub service: ServiceChoice,
 
-    /// The user that the workers run as; `None` is the daemon's own.
+    /// The user that the workers run as; `None` is [`Pool::default_user`] where the
+    /// daemon is root, else the daemon's own.
     #[serde(default, deserialize_with = "spanned::<Name, _>")]
     pub user: Option<Spanned<String>>,
     /// The group that the workers run as; `None` is that of the user.

@@ -96,7 +96,7 @@ Master tells {
     /// A listening socket was bound, or taken over from the service manager. Its pool
     /// runs as `user`.
     Listening = "listening", Info, "09979e0bb28e4323bf2fe52da568d773" {
-        pool: String, address: String, user: Option<String>,
+        pool: String, address: String, user: String,
     }
     /// The pools accept connections. One whose workers could not start is not counted.
     Ready = "ready", Info, "0f93e52066db4b119a6aadaf77420b3d" {
@@ -197,7 +197,7 @@ Master tells {
     CouldNotOpenStream = "could not open journal stream", Warning, "73814d87d7d3831087058d73904804d8" {
         pool: String, reason: String,
     }
-    /// The configuration says `user = "root"`.
+    /// The configuration says `user = "root"`. Each start and each reload warns of it.
     PoolRunsAsRoot = "pool runs as root", Warning, "67cf35e0cb136ce7307960adbda8a3de" {
         pool: String,
     }

@@ -100,12 +100,14 @@ impl Plan {
                 None => {
                     let listener = open_listener(listen, inherited, &mut news)?;
                     let pool = blueprint.config.name.clone();
-                    let address = listen.address.to_string();
-                    let user = blueprint.config.user.as_ref().map(|user| user.get_ref().clone());
+                    let (address, user) = (listen.address.to_string(), blueprint.user());
                     news.push(Event::Listening { pool, address, user });
                     Rc::new(listener)
                 }
             };
+            if blueprint.is_root() {
+                news.push(Event::PoolRunsAsRoot { pool: blueprint.config.name.clone() });
+            }
             pools.push((blueprint, listener));
         }
         let sink = match log {

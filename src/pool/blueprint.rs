@@ -55,6 +55,16 @@ impl Blueprint {
         }
     }
 
+    /// The name of the user that the workers run as.
+    pub fn user(&self) -> String {
+        self.settings.user()
+    }
+
+    /// Whether the workers run as root.
+    pub fn is_root(&self) -> bool {
+        self.settings.is_root()
+    }
+
     /// Gives the workers a stream to the journal as their standard error, so
     /// that its lines arrive with the pid of who wrote them. Without one they
     /// have the daemon's.

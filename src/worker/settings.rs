@@ -105,53 +105,74 @@ impl Settings {
         };
         Problems::unless_empty(problems, settings)
     }
+
+    /// The name of the user that the workers run as.
+    pub fn user(&self) -> String {
+        self.identity.as_ref().map_or_else(own_name, |identity| identity.name.clone())
+    }
+
+    /// Whether the workers run as root.
+    pub fn is_root(&self) -> bool {
+        self.identity.as_ref().map_or(geteuid(), |identity| identity.uid).is_root()
+    }
+}
+
+/// Whom the configuration asks for, and how to say that it cannot be had.
+struct Asked<'a> {
+    name: &'a str,
+    problem: Box<dyn Fn(String) -> Problem + 'a>,
+}
+
+/// The user that a pool asks for. A daemon that is root gives nobody root by default.
+fn asked_user(pool: &Pool) -> Option<Asked<'_>> {
+    match &pool.user {
+        Some(name) => {
+            let problem = |what| pool.problem("user", name.span(), what);
+            Some(Asked { name: name.get_ref(), problem: Box::new(problem) })
+        }
+        None if geteuid().is_root() => {
+            let hint = format!("pool \"{}\" has no user of its own", pool.name);
+            let problem = move |what| pool.default_user.problem(what).with_hint(&hint);
+            Some(Asked { name: pool.default_user.name(), problem: Box::new(problem) })
+        }
+        None => None,
+    }
+}
+
+fn find_user(asked: &Asked<'_>) -> Result<User, Problem> {
+    let Asked { name, problem } = asked;
+    let found = User::from_name(name).map_err(|errno| {
+        problem(format!("could not look up user \"{name}\": {}", reason(&errno.into())))
+    })?;
+    found.ok_or_else(|| problem(format!("could not find user \"{name}\": no such user")))
+}
+
+fn find_group(pool: &Pool, name: &Spanned<String>) -> Result<Group, Problem> {
+    let problem = |what: String| pool.problem("group", name.span(), what);
+    let name = name.get_ref();
+    let found = Group::from_name(name).map_err(|errno| {
+        problem(format!("could not look up group \"{name}\": {}", reason(&errno.into())))
+    })?;
+    found.ok_or_else(|| problem(format!("could not find group \"{name}\": no such group")))
 }
 
 fn identity(pool: &Pool) -> Result<Option<Identity>, Problem> {
-    let user =
-        match &pool.user {
-            None => None,
-            Some(name) => {
-                let problem = |what: String| pool.problem("user", name.span(), what);
-                let name = name.get_ref();
-                let found = User::from_name(name).map_err(|errno| {
-                    problem(format!("could not look up user \"{name}\": {}", reason(&errno.into())))
-                })?;
-                Some(found.ok_or_else(|| {
-                    problem(format!("could not find user \"{name}\": no such user"))
-                })?)
-            }
-        };
-    let group = match &pool.group {
-        None => None,
-        Some(name) => {
-            let problem = |what: String| pool.problem("group", name.span(), what);
-            let name = name.get_ref();
-            let found = Group::from_name(name).map_err(|errno| {
-                problem(format!("could not look up group \"{name}\": {}", reason(&errno.into())))
-            })?;
-            Some(found.ok_or_else(|| {
-                problem(format!("could not find group \"{name}\": no such group"))
-            })?)
-        }
-    };
-    let identity = match (user, group) {
-        (None, None) => return Ok(None),
-        (None, Some(group)) => {
-            Identity { name: group.name, uid: geteuid(), gid: group.gid, groups: vec![group.gid] }
-        }
-        (Some(user), group) => {
+    let asked = asked_user(pool);
+    let user = asked.as_ref().map(find_user).transpose()?;
+    let group = pool.group.as_ref().map(|name| find_group(pool, name)).transpose()?;
+    let identity = match (user, group, asked) {
+        (Some(user), group, Some(asked)) => {
             let gid = group.map_or(user.gid, |group| group.gid);
             let groups = supplementary_groups(&user, gid).map_err(|reason| {
-                let span = pool.user.as_ref().map_or(0..0, |name| name.span());
-                pool.problem(
-                    "user",
-                    span,
-                    format!("could not look up groups of user \"{}\": {reason}", user.name),
-                )
+                let name = &user.name;
+                (asked.problem)(format!("could not look up groups of user \"{name}\": {reason}"))
             })?;
             Identity { name: user.name, uid: user.uid, gid, groups }
         }
+        (_, Some(group), _) => {
+            Identity { name: group.name, uid: geteuid(), gid: group.gid, groups: vec![group.gid] }
+        }
+        (_, None, _) => return Ok(None),
     };
     if geteuid().is_root() {
         return Ok(Some(identity));
@@ -169,6 +190,13 @@ fn identity(pool: &Pool) -> Result<Option<Identity>, Problem> {
     let message =
         format!("cannot become {key} \"{}\": the daemon does not run as root", identity.name);
     Err(pool.problem(key, span, message).with_code(Code::NoPermission))
+}
+
+/// The name of the user that this process runs as, or its number.
+fn own_name() -> String {
+    let uid = geteuid();
+    let found = User::from_uid(uid).ok().flatten();
+    found.map_or_else(|| uid.to_string(), |user| user.name)
 }
 
 fn supplementary_groups(user: &User, gid: Gid) -> Result<Vec<Gid>, String> {

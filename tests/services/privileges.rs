@@ -10,9 +10,9 @@ use nix::sys::signal::Signal;
 use nix::unistd::{Group, User};
 
 use super::{command, shell};
-use support::client::ask;
+use support::client::{ask, assert_serves};
 use support::command::{copy_for, finish, preforkd};
-use support::{Address, Client, Daemon, Directory, Setup, is_root, procfs, provided};
+use support::{Address, Client, Daemon, Directory, Event, Setup, is_root, procfs, provided};
 
 /// The ids that the test service tells: `uid`, `gid`, `groups`.
 #[track_caller]
@@ -46,10 +46,14 @@ fn workers_are_the_configured_user_and_cannot_get_back() {
     for (keys, uid, gid, groups) in [
         ("user = \"nobody\"", uid, gid, vec![gid]),
         ("user = \"nobody\"\ngroup = \"mail\"", uid, mail, vec![mail]),
-        ("group = \"mail\"", 0, mail, vec![mail]),
+        // Neither a group alone nor nothing at all leaves anybody root.
+        ("group = \"mail\"", uid, mail, vec![mail]),
+        ("", uid, gid, vec![gid]),
+        ("user = \"root\"\ngroup = \"mail\"", 0, mail, vec![mail]),
     ] {
         let address = Address::fresh();
-        let daemon = Daemon::start_example("testsvc", &command(&address, 2, keys));
+        let setup = Setup::example("testsvc").with_default_user();
+        let daemon = setup.config(&command(&address, 2, keys)).start();
         let told = ids(&address);
         assert_eq!(told["uid"], [uid; 3], "{keys}");
         assert_eq!(told["gid"], [gid; 3], "{keys}");
@@ -79,12 +83,139 @@ fn workers_are_the_configured_user_and_cannot_get_back() {
 }
 
 #[test]
-fn supplementary_groups_come_from_the_user_database() {
+fn who_the_workers_are_is_told_and_root_is_warned_about() {
+    if !provided(is_root(), "root") {
+        return;
+    }
+    let pool = |name: &str, keys: &str| {
+        let address = Address::fresh();
+        super::echo(&address, 1, keys).replace("pool.echo", &format!("pool.{name}"))
+    };
+    let config = [
+        pool("a", ""),
+        pool("b", "user = \"root\""),
+        pool("c", "user = \"mail\"\ngroup = \"daemon\""),
+        "[daemon]\nuser = \"daemon\"\n".to_owned(),
+    ]
+    .concat();
+    let daemon = Setup::new().with_default_user().config(&config).start();
+    let users: BTreeMap<_, _> = daemon
+        .log()
+        .events()
+        .iter()
+        .filter(|event| event.message() == "listening")
+        .map(|event| (event.text("pool").unwrap_or_default().to_owned(), event.clone()))
+        .collect();
+    let user = |pool: &str| users[pool].text("user");
+    assert_eq!([user("a"), user("b"), user("c")], [Some("daemon"), Some("root"), Some("mail")]);
+    let is_warning = |event: &Event| event.message() == "pool runs as root";
+    let warned = || {
+        let events = daemon.log().events();
+        let warnings = events.into_iter().filter(|event| is_warning(event));
+        warnings.map(|event| event.text("pool").unwrap_or_default().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(warned(), ["b"]);
+    let uid = |pool: &str| {
+        let worker = daemon.wait_for_idle(pool, 1)[0];
+        let told = procfs::status(worker, "Uid").unwrap_or_default();
+        (worker, told.split_whitespace().next().unwrap_or_default().to_owned())
+    };
+    let before = ["a", "b", "c"].map(uid);
+
+    // Another default is another user for those who have it, and for no one else.
+    daemon.reload(&config.replace("user = \"daemon\"", "user = \"nobody\""));
+    let after = ["a", "b", "c"].map(uid);
+    assert_eq!(after[0].1, SOMEBODY.to_string());
+    assert_ne!(before[0].1, after[0].1);
+    assert_eq!(before[1..], after[1..]);
+    assert_eq!(warned(), ["b", "b"]);
+}
+
+#[test]
+fn a_default_user_who_is_not_there_is_told_at_its_place() {
+    if !provided(is_root() && can_unshare(), "root, for a user database of its own") {
+        return;
+    }
+    let directory = Directory::new();
+    let database = directory.write("passwd", "root:x:0:0:root:/root:/bin/sh\n");
+    // Others than the file may know nobody, such as systemd.
+    let switch = directory.write("nsswitch.conf", "passwd: files\ngroup: files\n");
+    let script = format!(
+        "mount --bind '{}' /etc/passwd && mount --bind '{}' /etc/nsswitch.conf && exec \"$@\"",
+        database.display(),
+        switch.display()
+    );
+    let check = |daemon: &str| {
+        let config = super::echo(&Address::fresh(), 1, "") + daemon;
+        let file = directory.write("preforkd.toml", &config);
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-c", &script, "sh"]).arg(preforkd().get_program());
+        let ended = finish(command.arg("-c").arg(&file).arg("check"));
+        assert_eq!(ended.code, Some(78), "{ended:?}");
+        ended.err.replace(&file.display().to_string(), "FILE")
+    };
+    assert_eq!(
+        check(""),
+        "FILE: daemon.user: could not find user \"nobody\": no such user\n\
+         hint: pool \"echo\" has no user of its own\n"
+    );
+    let told = check("[daemon]\nuser = \"www\"\n");
+    assert!(told.contains(": daemon.user: could not find user \"www\": no such user\n"), "{told}");
+    assert!(told.contains("| user = \"www\"\n") && told.contains("^^^^^"), "{told}");
+}
+
+// The service of the package has the same configuration, and is not root.
+#[test]
+fn the_default_user_is_nothing_to_a_daemon_that_is_not_root() {
+    if !provided(is_root(), "root, to be somebody else") {
+        return;
+    }
+    let config = super::echo(&Address::fresh(), 1, "") + "[daemon]\nuser = \"root\"\n";
+    let setup = Setup::new().with_default_user().user(SOMEBODY).config(&config);
+    let daemon = setup.start();
+    let listening = daemon.log().wait_for("listening", |_| true);
+    assert_eq!(listening.text("user"), Some("nobody"));
+    let worker = daemon.wait_for_idle("echo", 1)[0];
+    assert_eq!(
+        procfs::status(worker, "Uid"),
+        Some([SOMEBODY; 4].map(|id| id.to_string()).join("\t"))
+    );
+}
+
+// As root and as anybody else.
+#[test]
+fn the_shipped_configuration_starts_as_it_is() {
+    let shipped = include_str!("../../etc/preforkd.toml");
+    for user in [None, Some(SOMEBODY)] {
+        if user.is_some() && !is_root() {
+            continue;
+        }
+        let address = Address::fresh();
+        // The harness looks for the key.
+        let config = shipped.replace("#control =", "#control=");
+        let config = config.replace("127.0.0.1:7007", &address.to_string());
+        let mut setup = Setup::new().with_default_user();
+        if let Some(id) = user {
+            setup = setup.user(id);
+        }
+        // Its log is for people, which the harness does not read.
+        let daemon = setup.config(&config.replace("[log]\n", "[log]\nformat = \"json\"\n")).start();
+        assert_serves(&address);
+        for worker in daemon.wait_for_idle("echo", 4) {
+            let uid = procfs::status(worker, "Uid").unwrap_or_default();
+            assert!(!uid.split_whitespace().any(|id| id == "0"), "{uid}");
+        }
+    }
+}
+
+fn can_unshare() -> bool {
     let tool = Command::new("unshare").args(["--mount", "true"]).status();
-    if !provided(
-        tool.is_ok_and(|status| status.success()) && is_root(),
-        "root, for a group database of its own",
-    ) {
+    tool.is_ok_and(|status| status.success())
+}
+
+#[test]
+fn supplementary_groups_come_from_the_user_database() {
+    if !provided(is_root() && can_unshare(), "root, for a group database of its own") {
         return;
     }
     let address = Address::fresh();

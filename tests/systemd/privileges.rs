@@ -24,7 +24,6 @@ fn pools_have_users_of_their_own(suite: &'static str) {
         [pool.echo]
         listen = \"127.0.0.1:7\"
         service = \"echo\"
-        user = \"nobody\"
         workers = 2
         ",
     );
@@ -35,6 +34,8 @@ fn pools_have_users_of_their_own(suite: &'static str) {
     assert_eq!(lab.sh("stat --format %U:%a /run/preforkd/web.sock"), "www-data:600\n");
     lab.inside(|| assert_serves(&Address::Tcp("127.0.0.1:7".parse().expect("an address"))));
     for pid in workers {
+        let uid = procfs::status(pid, "Uid").expect("its user");
+        assert_ne!(uid.split_whitespace().next(), Some("0"), "a worker is root");
         let effective = procfs::status(pid, "CapEff").expect("its capabilities");
         assert_eq!(effective.trim_start_matches('0'), "", "a worker has kept capabilities");
     }

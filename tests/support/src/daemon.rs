@@ -14,7 +14,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::{Gid, Uid};
 
 use super::procfs::{self, Process};
-use super::{Directory, Event, Log, until};
+use super::{Directory, Event, Log, is_root, until};
 
 /// How a daemon is to be started.
 pub struct Setup {
@@ -27,6 +27,7 @@ pub struct Setup {
     stdin: Option<Stdio>,
     stderr: Option<Stdio>,
     config: String,
+    additions: Additions,
 }
 
 impl Setup {
@@ -43,6 +44,7 @@ impl Setup {
             stdin: None,
             stderr: None,
             config: String::new(),
+            additions: Additions::SocketAndUser,
         }
     }
 
@@ -65,7 +67,14 @@ impl Setup {
     /// The text of the configuration file. Where it has no table `log` or
     /// `daemon`, one is added at its end that suits the harness.
     pub fn config(mut self, text: &str) -> Self {
-        self.config = complete(text, self.directory.path());
+        self.config = complete(text, self.directory.path(), self.additions);
+        self
+    }
+
+    /// Leaves the user of pools without one to the daemon. To be called before
+    /// [`config`](Self::config).
+    pub fn with_default_user(mut self) -> Self {
+        self.additions = Additions::Socket;
         self
     }
 
@@ -169,6 +178,7 @@ impl Setup {
             directory: self.directory,
             program: self.program,
             config,
+            additions: self.additions,
             words,
             log,
             expected: Mutex::default(),
@@ -225,20 +235,33 @@ fn settle(user: Option<u32>) -> io::Result<()> {
     Ok(())
 }
 
+/// What the harness adds to the table `daemon`.
+#[derive(Clone, Copy)]
+enum Additions {
+    /// The control socket.
+    Socket,
+    /// And root as the user of the workers, where the tests run as root: programs of a
+    /// test come into its private directory then.
+    SocketAndUser,
+}
+
 /// `text` with the tables that the harness needs.
-fn complete(text: &str, directory: &Path) -> String {
+fn complete(text: &str, directory: &Path, additions: Additions) -> String {
     let mut text = text.to_owned();
     if !text.contains("[log]") {
         text.push_str("\n[log]\nformat = \"json\"\n");
     }
-    let control = format!("control = \"{}\"", directory.join("control.sock").display());
-    if !text.contains("[daemon]") {
-        text.push_str("\n[daemon]\n");
-        text.push_str(&control);
-    } else if !text.contains("control =") {
-        text = text.replacen("[daemon]", &format!("[daemon]\n{control}"), 1);
+    let mut lines = String::new();
+    if !text.contains("control =") {
+        lines.push_str(&format!("control = \"{}\"\n", directory.join("control.sock").display()));
     }
-    text
+    if matches!(additions, Additions::SocketAndUser) && is_root() {
+        lines.push_str("user = \"root\"\n");
+    }
+    match text.contains("[daemon]\n") {
+        true => text.replacen("[daemon]\n", &format!("[daemon]\n{lines}"), 1),
+        false => format!("{text}\n[daemon]\n{lines}"),
+    }
 }
 
 /// A daemon that runs, or ran.
@@ -251,6 +274,7 @@ pub struct Daemon {
     directory: Directory,
     program: PathBuf,
     config: PathBuf,
+    additions: Additions,
     words: Vec<String>,
     log: Log,
     expected: Mutex<Vec<String>>,
@@ -392,7 +416,9 @@ impl Daemon {
     /// Writes another configuration; a reload reads it.
     pub fn rewrite_config(&self, text: &str) {
         // Written beside and renamed, so that no reload sees half of it.
-        let new = self.directory.write("preforkd.toml.new", &complete(text, self.directory.path()));
+        let new = self
+            .directory
+            .write("preforkd.toml.new", &complete(text, self.directory.path(), self.additions));
         fs::rename(new, &self.config).expect("replace the configuration");
     }
 
