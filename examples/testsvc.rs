@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::libc;
+use nix::sys::signal::{SigHandler, Signal, signal};
 use nix::sys::socket::{MsgFlags, recv};
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd;
@@ -92,6 +93,12 @@ struct DieAtStart {
     panic: bool,
     /// Return an error with this text.
     error: Option<String>,
+    /// Say before that the worker accepts, has served, and leaves for it was recycled.
+    #[serde(default)]
+    lie: bool,
+    /// Ignore SIGTERM from here on, whether the worker dies or not.
+    #[serde(default)]
+    deaf: bool,
     /// Only a worker that gets none of these files locked dies. With one file
     /// fewer than workers, one slot dies over and over, and always the same.
     #[serde(default)]
@@ -132,8 +139,15 @@ impl Service for DieAtStart {
         while self.gate.as_ref().is_some_and(|path| path.exists()) {
             thread::sleep(Duration::from_millis(5));
         }
+        if self.deaf {
+            // SAFETY: no function of ours is installed, so none can run in a handler.
+            unsafe { signal(Signal::SIGTERM, SigHandler::SigIgn) }?;
+        }
         if !self.may_die()? {
             return Ok(());
+        }
+        if self.lie {
+            lie()?;
         }
         if let Some(path) = &self.diary {
             let now = clock_gettime(ClockId::CLOCK_MONOTONIC)?;
@@ -331,6 +345,21 @@ fn pages_behind_ours() -> io::Result<usize> {
         }
     }
     Ok(reached)
+}
+
+/// Writes to the own page what a worker at the end of a good life has there.
+fn lie() -> io::Result<()> {
+    const ACCEPTING: usize = 0;
+    const SERVED: usize = 1;
+    const LEAVING: usize = 5;
+    for (from, _) in shared_areas()? {
+        for (word, value) in [(ACCEPTING, 1), (SERVED, 1000), (LEAVING, 1)] {
+            // SAFETY: the page is mapped and may be written to, as /proc/self/maps
+            // says; whoever else has it expects anything.
+            unsafe { (from as *mut u64).add(word).write_volatile(value) };
+        }
+    }
+    Ok(())
 }
 
 /// Writes random bytes over every shared page that the worker has, for the

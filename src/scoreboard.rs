@@ -33,6 +33,10 @@ mod word {
     pub const PEER_PORT: usize = 6;
     /// Its address, as IPv6, high word first.
     pub const PEER_ADDRESS: usize = 7;
+    /// Written by the master: not 0 once the worker may accept.
+    pub const LET_IN: usize = 9;
+    /// Not 0 once SIGTERM has come.
+    pub const ASKED: usize = 10;
     /// Why the worker could not go on, in words.
     pub const REASON: usize = super::HEAD_WORDS;
 }
@@ -115,7 +119,8 @@ impl Seat {
                 1 => Some(Leaving::Recycled),
                 2 => Some(Leaving::LogLost),
                 3 => Some(Leaving::Asked),
-                _ => None,
+                // It ends a worker at once that has not got as far as accepting.
+                _ => (words[word::ASKED] != 0).then_some(Leaving::Asked),
             },
         }
     }
@@ -133,6 +138,11 @@ impl Seat {
     /// Tells the worker that this connection is overdue; SIGALRM follows.
     pub fn mark_overdue(&self, connection: InHand) {
         self.0.write(word::OVERDUE, connection.serial);
+    }
+
+    /// Lets the worker accept; SIGUSR2 follows.
+    pub fn let_in(&self) {
+        self.0.write(word::LET_IN, 1);
     }
 
     /// The worker's last words, if it left any: one line, safe to print.
@@ -159,6 +169,11 @@ impl OwnPage {
     /// Says that from now on the worker accepts.
     pub fn accepting(self) {
         self.0[word::ACCEPTING].store(1, Ordering::Release);
+    }
+
+    /// Whether the master lets it accept.
+    pub fn is_let_in(self) -> bool {
+        self.0[word::LET_IN].load(Ordering::Acquire) != 0
     }
 
     /// Says that the worker has the connection number `serial` in hand.
@@ -205,6 +220,11 @@ impl OwnPage {
             padded[..chunk.len()].copy_from_slice(chunk);
             word.store(u64::from_le_bytes(padded), Ordering::Relaxed);
         }
+    }
+
+    /// The word that says that SIGTERM has come.
+    pub fn asked(self) -> &'static AtomicU64 {
+        &self.0[word::ASKED]
     }
 
     /// The word in which the master names an overdue connection.
@@ -262,7 +282,7 @@ mod tests {
         }
         let look = seat.look();
         assert!(look.is_accepting && look.in_hand.is_some());
-        assert_eq!(look.leaving, None);
+        assert_eq!(look.leaving, Some(Leaving::Asked));
         let _ = (seat.peer(), seat.reason());
     }
 }

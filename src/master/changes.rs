@@ -5,18 +5,18 @@ use std::collections::BTreeMap;
 
 use crate::config::Pool;
 
-/// What becomes of a pool; of those that stay, the less its workers stay the later.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// What becomes of a pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
     /// It is new.
     Add,
     /// It keeps its workers.
     Keep,
-    /// It keeps its workers, as far as there is room for them.
+    /// Only the surplus workers retire, or new ones join.
     Resize,
     /// A new generation takes over.
     Renew,
-    /// It is in the configuration no more.
+    /// It is no longer in the configuration.
     Remove,
 }
 
@@ -42,42 +42,6 @@ pub fn changes<'a>(
     }
     changes.extend(running.into_keys().map(|name| (name, Change::Remove)));
     changes
-}
-
-/// What becomes of each pool by several reloads together, of which each takes the place
-/// of the one before it.
-#[derive(Debug, Default)]
-pub struct Together(BTreeMap<String, Course>);
-
-/// What becomes of a pool: as what it stays, if it does not go in the end.
-#[derive(Debug)]
-struct Course {
-    stays: Change,
-    goes: bool,
-}
-
-impl Together {
-    /// One more reload takes the place of those before it.
-    pub fn add(&mut self, changes: BTreeMap<String, Change>) {
-        for (name, change) in changes {
-            let stays = change.min(Change::Keep);
-            let course = self.0.entry(name).or_insert(Course { stays, goes: false });
-            course.goes = change == Change::Remove;
-            // A pool that is to go has its workers until it is gone.
-            if course.stays != Change::Add && !course.goes {
-                course.stays = course.stays.max(change);
-            }
-        }
-    }
-
-    /// What has become of each pool that was there before or is now.
-    pub fn all(&self) -> impl Iterator<Item = (&str, Change)> {
-        self.0.iter().filter_map(|(name, course)| match course {
-            Course { stays: Change::Add, goes: true } => None,
-            Course { goes: true, .. } => Some((name.as_str(), Change::Remove)),
-            Course { stays, goes: false } => Some((name.as_str(), *stays)),
-        })
-    }
 }
 
 fn change(old: &Pool, size: u32, new: &Pool) -> Change {
@@ -129,36 +93,5 @@ mod tests {
         assert_eq!(renewed["kept"], Change::Renew);
         assert_eq!(renewed["grown"], Change::Resize);
         assert_eq!(renewed["gone"], Change::Remove);
-    }
-
-    #[test]
-    fn what_several_reloads_change_is_told_together() {
-        use Change::{Add, Keep, Remove, Renew, Resize};
-        let histories = [
-            (&[Resize][..], Some(Resize)),
-            (&[Add, Keep], Some(Add)),
-            (&[Add, Renew], Some(Add)),
-            (&[Add, Remove], None),
-            (&[Add, Remove, Keep], Some(Add)),
-            (&[Renew, Keep], Some(Renew)),
-            (&[Renew, Resize], Some(Renew)),
-            (&[Resize, Keep], Some(Resize)),
-            (&[Resize, Renew], Some(Renew)),
-            (&[Keep, Remove], Some(Remove)),
-            (&[Remove, Keep], Some(Keep)),
-            (&[Renew, Remove, Keep], Some(Renew)),
-        ];
-        for (history, summary) in histories {
-            let mut together = Together::default();
-            for change in history {
-                together.add(BTreeMap::from([("pool".to_owned(), *change)]));
-            }
-            let told = together.all().next();
-            assert_eq!(told, summary.map(|change| ("pool", change)), "{history:?}");
-        }
-        let mut together = Together::default();
-        together.add(BTreeMap::new());
-        together.add(BTreeMap::from([("new".to_owned(), Add)]));
-        assert_eq!(together.all().collect::<Vec<_>>(), [("new", Add)]);
     }
 }

@@ -1,5 +1,5 @@
 //! The control socket, on the master's side: requests are taken in and answered
-//! without ever waiting for who asks.
+//! without ever waiting for a client.
 #![forbid(unsafe_code)]
 
 use std::io::{self, ErrorKind, Read, Write};
@@ -110,45 +110,46 @@ impl Control {
     }
 
     /// What is to be waited for.
-    pub fn watched(&self) -> impl Iterator<Item = PollFd<'_>> {
-        let clients = self.clients.iter().map(|client| {
-            // Who waits for an answer has nothing to say, but may hang up.
+    pub fn watched(&self) -> impl Iterator<Item = (Caller, PollFd<'_>)> {
+        let clients = self.clients.iter().enumerate().map(|(index, client)| {
+            // A client that waits for an answer has nothing to say, but may hang up.
             let events = match client.state {
                 State::Speaking(_) => PollFlags::POLLIN,
                 State::Asked(_) | State::Waiting(_) => PollFlags::empty(),
             };
-            PollFd::new(client.stream.as_fd(), events)
+            (Caller::Known(index), PollFd::new(client.stream.as_fd(), events))
         });
-        let listener = self.listener.as_ref().filter(|_| self.pause.is_none() && self.has_room());
-        let listener = listener.map(|listener| PollFd::new(listener.as_fd(), PollFlags::POLLIN));
+        let has_room = self.clients.len() < MOST_CLIENTS;
+        let listener = self.listener.as_ref().filter(|_| self.pause.is_none() && has_room);
+        let listener = listener
+            .map(|listener| (Caller::New, PollFd::new(listener.as_fd(), PollFlags::POLLIN)));
         clients.chain(listener)
     }
 
-    /// Takes in what has come, given for each of [`watched`](Self::watched)
-    /// what it is ready for. Says whether somebody wants a reload.
-    pub fn hear(&mut self, ready: &[PollFlags], now: Moment) -> bool {
+    /// Takes in what has come from these callers, in the order of
+    /// [`watched`](Self::watched). Says whether one of them wants a reload.
+    pub fn hear(&mut self, callers: &[Caller], now: Moment) -> bool {
         if self.pause.is_some_and(|pause| now >= pause) {
             self.pause = None;
         }
-        let (of_clients, of_listener) = ready.split_at(ready.len().min(self.clients.len()));
         let mut wants_reload = false;
-        let mut flags = of_clients.iter();
+        let mut index = 0;
         let file = &self.file;
         self.clients.retain_mut(|client| {
-            if flags.next().is_none_or(|flags| flags.is_empty()) {
-                return true;
-            }
-            let stays = client.hear(file);
-            wants_reload |= stays && matches!(client.state, State::Asked(Action::Reload));
+            let has_called = callers.contains(&Caller::Known(index));
+            index += 1;
+            let stays = !has_called || client.hear(file);
+            wants_reload |=
+                has_called && stays && matches!(client.state, State::Asked(Action::Reload));
             stays
         });
-        if of_listener.iter().any(|flags| !flags.is_empty()) {
+        if callers.contains(&Caller::New) {
             self.accept(now);
         }
         wants_reload
     }
 
-    /// Who has asked and waits for nothing yet waits for this reload.
+    /// Ties every unanswered request to this reload.
     pub fn expect(&mut self, reload: u64) {
         for client in &mut self.clients {
             if let State::Asked(_) = client.state {
@@ -167,30 +168,13 @@ impl Control {
         });
     }
 
-    /// Whether one more may connect: if need be in the place of a silent one.
-    fn has_room(&self) -> bool {
-        self.clients.len() < MOST_CLIENTS || self.oldest_silent().is_some()
-    }
-
-    fn oldest_silent(&self) -> Option<usize> {
-        self.clients.iter().position(|client| matches!(client.state, State::Speaking(_)))
-    }
-
     fn accept(&mut self, now: Moment) {
-        let Some(listener) = self.listener.as_ref().filter(|_| self.has_room()) else { return };
+        let Some(listener) = &self.listener else { return };
         let accepted = accept(listener.as_fd()).map(|(stream, _)| UnixStream::from(stream));
         match accepted {
-            Ok(stream) => {
-                if self.clients.len() >= MOST_CLIENTS
-                    && let Some(silent) = self.oldest_silent()
-                {
-                    self.clients.remove(silent);
-                }
-                // One that could make us wait is not served.
-                if stream.set_nonblocking(true).is_ok() {
-                    self.clients.push(Client { stream, state: State::Speaking(Vec::new()) });
-                }
-            }
+            // One that could make us wait is not served.
+            Ok(stream) if stream.set_nonblocking(true).is_err() => {}
+            Ok(stream) => self.clients.push(Client { stream, state: State::Speaking(Vec::new()) }),
             Err(Errno::EAGAIN | Errno::EINTR | Errno::ECONNABORTED) => {}
             Err(_) => self.pause = Some(now + ACCEPT_PAUSE),
         }
@@ -198,11 +182,11 @@ impl Control {
 }
 
 impl Master<'_> {
-    /// Takes in what the control socket is ready for.
-    pub(super) fn hear(&mut self, ready: &[PollFlags], now: Moment) {
-        let wants_reload = self.control.hear(ready, now);
+    /// Takes in what has come over the control socket.
+    pub(super) fn hear(&mut self, callers: &[Caller], now: Moment) {
+        let wants_reload = self.control.hear(callers, now);
         if wants_reload && !self.phase.is_stopping() {
-            self.reload();
+            self.reload(now);
         }
         self.control.expect(self.outcomes.last());
     }
@@ -218,7 +202,16 @@ impl Master<'_> {
     }
 }
 
-/// Somebody who is connected.
+/// Where something has come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Caller {
+    /// A client, by its place among those that are connected.
+    Known(usize),
+    /// A client that connects.
+    New,
+}
+
+/// A client that is connected.
 #[derive(Debug)]
 struct Client {
     stream: UnixStream,

@@ -6,21 +6,22 @@
 
 mod changes;
 mod control;
+mod herald;
 mod observer;
 mod outcomes;
 mod phase;
 mod plan;
 mod reap;
 mod reload;
+mod rollout;
+mod sources;
 mod stop;
 
 use std::fs::File;
 use std::io;
-use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use nix::poll::{PollFd, PollFlags};
 use nix::sys::signal::Signal;
 
 use crate::config::{self, Config};
@@ -29,17 +30,20 @@ use crate::listener::{Inherited, is_stored};
 use crate::log;
 use crate::log::event::Event;
 use crate::log::sink::{self, Kind};
-use crate::pool::{Asked, Pool, Shared, Standing};
+use crate::pool::{Asked, Gate, Pool, Shared, Standing};
 use crate::service::Services;
 use crate::sys::clock::Moment;
 use crate::sys::descriptor;
 use crate::sys::signal::{Received, Waiting};
 
-use control::Control;
+use control::{Caller, Control};
+use herald::Herald;
 use outcomes::Outcomes;
 use phase::{Phase, together};
 use plan::Plan;
-use reload::{Pending, could_not_start};
+use reload::could_not_start;
+use rollout::Rollout;
+use sources::Source;
 
 pub use observer::{Observer, Status};
 pub use plan::check;
@@ -66,7 +70,7 @@ const FORK_PAUSE: Duration = Duration::from_secs(1);
 
 /// The supervising process.
 pub struct Master<'a> {
-    observer: &'a mut dyn Observer,
+    herald: Herald<'a>,
     file: PathBuf,
     services: Services,
     /// Sockets that a socket unit has made.
@@ -77,11 +81,11 @@ pub struct Master<'a> {
     shared: Shared,
     /// The pools of the configuration.
     pools: Vec<Pool>,
-    /// Pools that are no more in it, whose workers have not all left.
+    /// Pools that are no longer in it, whose workers have not all left.
     removed: Vec<Pool>,
     phase: Phase,
-    /// A reload whose new workers have still to show that they start.
-    pending: Option<Pending>,
+    /// A reload under way.
+    rollout: Option<Rollout>,
     /// How the reloads have ended.
     outcomes: Outcomes,
     /// The control socket, and who is connected to it.
@@ -93,14 +97,6 @@ pub struct Master<'a> {
     cause: &'static str,
     /// The listeners are kept open over the end of the daemon.
     listeners_stay: bool,
-    /// Every pool has accepted once, so the observer is told of reloads, too.
-    announced: bool,
-    /// What the observer is told once the log has it: that every pool accepts, and
-    /// which pools could not start.
-    owes_ready: bool,
-    owes_warning: Option<String>,
-    /// What became of the last reload, in words.
-    remark: Option<String>,
     news: Vec<Event>,
 }
 
@@ -137,7 +133,7 @@ impl<'a> Master<'a> {
         let logger = log::logger(&plan.log, &sink);
         let shared = Shared::new(logger, sink).map_err(failed("make scoreboard"))?;
         let mut master = Master {
-            observer,
+            herald: Herald::new(observer),
             file,
             services,
             inherited,
@@ -148,23 +144,21 @@ impl<'a> Master<'a> {
             pools: plan
                 .pools
                 .into_iter()
-                .map(|(blueprint, listener)| Pool::new(blueprint, listener))
+                .map(|(blueprint, listener)| Pool::new(blueprint, listener, Gate::Open))
                 .collect(),
             removed: Vec::new(),
             phase: Phase::Starting,
-            pending: None,
+            rollout: None,
             outcomes: Outcomes::default(),
             control,
             fork_pause: None,
             fork_failures: 0,
             cause: "",
             listeners_stay: false,
-            announced: false,
-            owes_ready: false,
-            owes_warning: None,
-            remark: None,
             news: plan.news,
         };
+        let epoch = master.shared.generation;
+        master.pools.iter_mut().for_each(|pool| pool.set_epoch(epoch));
         master.keep_listeners();
         // From here on nothing of the start can fail.
         master.pools.iter().flat_map(Pool::listeners).for_each(|listener| listener.own());
@@ -180,64 +174,65 @@ impl<'a> Master<'a> {
         loop {
             self.maintain(Moment::now());
             self.report(Moment::now());
-            // Who is told or has an answer finds it in the log.
-            self.announce();
+            // Log first: whatever a notified program looks up must already be there.
+            self.herald.announce();
             self.answer();
             if self.phase.is_over() {
                 return self.end();
             }
-            let heard = self.wait()?;
+            let callers = self.wait()?;
             let now = Moment::now();
             self.obey(Received::take(), now);
-            self.hear(&heard, now);
+            self.hear(&callers, now);
             self.reap(now);
             self.advance(now);
         }
     }
 
     /// Sleeps until a signal, a worker that is ready, a kill for want of memory,
-    /// a command or a deadline. Gives what the control socket is ready for.
-    fn wait(&mut self) -> Result<Vec<PollFlags>, Error> {
+    /// a command or a deadline. Gives those that have called over the control socket.
+    fn wait(&mut self) -> Result<Vec<Caller>, Error> {
         let failed =
             |error: io::Error| Error::system("wait for signals", &error).with_code(Code::Software);
         let now = Moment::now();
         let timeout = self.deadline(now).map(|deadline| deadline - now);
-        let Shared { ready, oom_kills, .. } = &self.shared;
-        let mut descriptors = vec![PollFd::new(ready.as_fd(), PollFlags::POLLIN)];
-        descriptors.extend(oom_kills.watched(now).map(|fd| PollFd::new(fd, PollFlags::POLLPRI)));
-        let of_shared = descriptors.len();
-        descriptors.extend(self.control.watched());
-        self.signals.wait(&mut descriptors, timeout).map_err(failed)?;
-        let flags = |descriptor: &PollFd<'_>| descriptor.revents().unwrap_or(PollFlags::POLLERR);
-        let mut flags: Vec<_> = descriptors.iter().map(flags).collect();
-        let of_control = flags.split_off(of_shared);
-        if !flags[0].is_empty() {
-            // Its count does not matter: each pool looks for itself.
-            let _ = ready.read();
-            for pool in &mut self.pools {
-                pool.look_who_accepts();
+        let ready = sources::wait(&self.signals, &self.shared, &self.control, timeout, now);
+        let mut callers = Vec::new();
+        for source in ready.map_err(failed)? {
+            match source {
+                Source::Arrivals => {
+                    let pools = &mut self.pools;
+                    self.shared.arrivals.take(|pid| {
+                        if let Some(pool) = pools.iter_mut().find(|pool| pool.has(pid)) {
+                            pool.note_arrival(pid);
+                        }
+                    });
+                }
+                Source::OomKills => self.shared.oom_kills.look(Moment::now()),
+                Source::Control(caller) => callers.push(caller),
             }
         }
-        if flags.get(1).is_some_and(|flags| !flags.is_empty()) {
-            self.shared.oom_kills.look(Moment::now());
-        }
-        if of_control.iter().any(|flags| !flags.is_empty()) {
+        if !callers.is_empty() {
             // A signal that came before a command is obeyed before it.
             self.signals.let_in().map_err(failed)?;
         }
-        Ok(of_control)
+        Ok(callers)
     }
 
     /// When there is something to do without being asked.
     fn deadline(&self, now: Moment) -> Option<Moment> {
-        let pools = || self.pools.iter().chain(&self.removed);
-        let watches = pools().filter_map(Pool::next_watch).min();
-        let spawns = pools().filter_map(Pool::next_spawn).min();
-        let spawns = spawns.map(|due| self.fork_pause.map_or(due, |pause| due.max(pause)));
-        let recoveries = pools().filter_map(Pool::next_recovery).min();
-        let of_pools = [watches, spawns, recoveries, self.shared.oom_kills.deadline(now)];
-        let others = [self.phase.deadline(), self.control.deadline(), self.observer.deadline()];
-        of_pools.into_iter().chain(others).flatten().min()
+        let pools = self.pools.iter().filter_map(|pool| {
+            let due = pool.deadline()?;
+            Some(if pool.may_fill() { self.fork_pause.unwrap_or(due) } else { due })
+        });
+        let removed = self.removed.iter().filter_map(Pool::deadline);
+        let others = [
+            self.shared.oom_kills.deadline(now),
+            self.phase.deadline(),
+            self.control.deadline(),
+            self.herald.observer.deadline(),
+        ];
+        pools.chain(removed).chain(others.into_iter().flatten()).min()
     }
 
     /// Does what the signals ask for. Their flags are cleared already: one
@@ -248,11 +243,11 @@ impl<'a> Master<'a> {
         }
         for (signal, step) in [(Signal::SIGTTIN, 1), (Signal::SIGTTOU, -1)] {
             if received.has(signal) && !self.phase.is_stopping() {
-                self.scale(step);
+                self.scale(step, now);
             }
         }
         if received.has(Signal::SIGHUP) && !self.phase.is_stopping() {
-            self.reload();
+            self.reload(now);
         }
         for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT] {
             if received.has(signal) {
@@ -263,18 +258,18 @@ impl<'a> Master<'a> {
 
     /// Goes on to the next phase, if its time has come.
     fn advance(&mut self, now: Moment) {
-        self.settle_reload();
+        self.advance_reload(now);
         match self.phase {
             Phase::Starting => match together(self.pools.iter().map(Pool::standing)) {
                 Standing::Starting => {}
                 Standing::Ready => self.begin_service(),
                 Standing::Failed => {
                     self.leave_listeners();
-                    self.pools.iter_mut().for_each(|pool| pool.close(Asked::Stop));
+                    self.pools.iter_mut().for_each(|pool| pool.close(Asked::Stop, now));
                     self.enter(Phase::Failed);
                 }
             },
-            Phase::Running | Phase::Reloading => self.look_who_is_ready(),
+            Phase::Running => self.look_who_is_ready(),
             Phase::Draining(_) | Phase::Ending(_) | Phase::Killing(_) => self.advance_stop(now),
             Phase::Stopped | Phase::Failed => {}
         }
@@ -282,37 +277,29 @@ impl<'a> Master<'a> {
 
     fn begin_service(&mut self) {
         let accept = || self.pools.iter().filter(|pool| pool.standing() == Standing::Ready);
-        let (pools, workers) = (accept().count(), accept().map(Pool::size).sum());
+        let (pools, workers) = (accept().count(), accept().map(Pool::target).sum());
         self.news.push(Event::Ready { pools, workers });
-        self.owes_warning = tell_failed(&self.pools);
+        if let Some(warning) = tell_failed(&self.pools) {
+            self.herald.warn(warning);
+        }
         self.enter(Phase::Running);
         self.look_who_is_ready();
     }
 
     /// Takes note of when every pool accepts for the first time.
     fn look_who_is_ready(&mut self) {
-        if !self.announced && self.pools.iter().all(|pool| pool.standing() == Standing::Ready) {
-            self.announced = true;
-            self.owes_ready = true;
+        if !self.herald.is_ready()
+            && self.pools.iter().all(|pool| pool.standing() == Standing::Ready)
+        {
+            self.herald.begin();
         }
     }
 
-    /// Tells the observer what it waits for.
-    fn announce(&mut self) {
-        if let Some(warning) = self.owes_warning.take() {
-            self.observer.partly_ready(&warning);
-        }
-        if std::mem::take(&mut self.owes_ready) {
-            self.observer.ready();
-        }
-    }
-
-    /// Fills empty slots and watches connections.
+    /// Does what is due in each pool, and fills vacant slots.
     fn maintain(&mut self, now: Moment) {
         let mut events = Vec::new();
         for pool in self.pools.iter_mut().chain(&mut self.removed) {
-            pool.watch(now, &mut events);
-            pool.tell_recovered(now, &mut events);
+            pool.attend(now, &mut events);
         }
         if !self.phase.is_stopping() && self.fork_pause.is_none_or(|pause| now >= pause) {
             self.fork_pause = None;
@@ -347,16 +334,17 @@ impl<'a> Master<'a> {
         for event in self.news.drain(..) {
             event.tell(&self.shared.log);
         }
-        let (pools, phase, remark) = (&self.pools, self.phase, &self.remark);
-        let waits = !self.announced && matches!(phase, Phase::Running | Phase::Reloading);
-        self.observer.turn(now, &mut || {
-            let mut status =
-                Status { phase: phase.to_string(), pools: pools.len(), ..Status::default() };
-            let failed = waits.then(|| tell_failed(pools)).flatten();
-            status.remarks = failed.into_iter().chain(remark.clone()).collect();
-            pools.iter().for_each(|pool| {
-                pool.count(&mut status.busy, &mut status.idle, &mut status.throttled)
-            });
+        let Master { pools, removed, phase, rollout, outcomes, herald, .. } = self;
+        let is_waiting = !herald.is_ready() && *phase == Phase::Running;
+        herald.observer.turn(now, &mut || {
+            let phase = match rollout {
+                Some(_) if *phase == Phase::Running => "reloading".to_owned(),
+                _ => phase.to_string(),
+            };
+            let failed = is_waiting.then(|| tell_failed(pools)).flatten();
+            let remarks = failed.into_iter().chain(outcomes.remark()).collect();
+            let mut status = Status { phase, pools: pools.len(), remarks, ..Status::default() };
+            pools.iter().chain(removed.iter()).for_each(|pool| status.add(pool.census()));
             status
         });
     }
@@ -365,15 +353,12 @@ impl<'a> Master<'a> {
     /// those in place that live on with it.
     fn keep_listeners(&mut self) {
         let mut listeners = self.pools.iter().flat_map(Pool::listeners).map(|listener| &**listener);
-        self.listeners_stay = self.observer.keep(&mut listeners);
+        self.listeners_stay = self.herald.observer.keep(&mut listeners);
     }
 
-    fn scale(&mut self, step: i64) {
-        for pool in &mut self.pools {
-            let size = (i64::from(pool.size()) + step).clamp(1, i64::from(config::MOST_WORKERS));
-            pool.resize(size as u32);
-        }
-        self.news.push(Event::Scaled { workers: self.pools.iter().map(Pool::size).sum() });
+    fn scale(&mut self, step: i64, now: Moment) {
+        self.pools.iter_mut().for_each(|pool| pool.scale(step, now));
+        self.news.push(Event::Scaled { workers: self.pools.iter().map(Pool::target).sum() });
     }
 
     fn reopen_log(&mut self) {

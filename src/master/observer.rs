@@ -5,6 +5,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::listener::Listener;
+use crate::pool::Census;
 use crate::sys::clock::Moment;
 
 /// Somebody who waits for the daemon: the command that detached it, or a
@@ -49,19 +50,35 @@ pub struct Status {
     pub busy: usize,
     /// How many wait for one.
     pub idle: usize,
+    /// How many were asked to retire and are still there.
+    pub retiring: usize,
     /// How many slots back off.
     pub throttled: usize,
     /// The pools that have never started, and what became of the last reload.
     pub remarks: Vec<String>,
 }
 
+impl Status {
+    /// Adds the workers of a pool.
+    pub fn add(&mut self, census: Census) {
+        let Census { busy, idle, retiring, throttled } = census;
+        self.busy += busy;
+        self.idle += idle;
+        self.retiring += retiring;
+        self.throttled += throttled;
+    }
+}
+
 impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Status { phase, pools, busy, idle, throttled, remarks } = self;
+        let Status { phase, pools, busy, idle, retiring, throttled, remarks } = self;
         write!(
             f,
             "{phase}; {pools} pools, {busy} workers busy, {idle} idle, {throttled} slots throttled"
         )?;
+        if *retiring > 0 {
+            write!(f, ", {retiring} workers retiring")?;
+        }
         // A status is one line.
         remarks.iter().try_for_each(|remark| write!(f, "; {}", remark.replace('\n', " ")))
     }

@@ -1,4 +1,4 @@
-//! How the reloads have ended, for who asks.
+//! How the reloads have ended, for those who ask.
 #![forbid(unsafe_code)]
 
 use crate::control::Reply;
@@ -8,8 +8,6 @@ use crate::control::Reply;
 pub struct Outcomes {
     /// How many were asked for.
     asked: u64,
-    /// The one that is carried out, or was last.
-    begun: u64,
     /// The last one that was refused, before anything was touched.
     refused: Option<(u64, Reply)>,
     /// The last one that was carried out, or undone.
@@ -22,28 +20,24 @@ impl Outcomes {
         self.asked
     }
 
-    /// One more is asked for.
-    pub fn ask(&mut self) {
+    /// One more is asked for: gives its number.
+    pub fn ask(&mut self) -> u64 {
         self.asked += 1;
+        self.asked
     }
 
-    /// The last one asked for is refused. One that was begun earlier goes on.
-    pub fn refuse(&mut self, reply: Reply) {
-        self.refused = Some((self.asked, reply));
+    /// This one is refused. One that was begun earlier goes on.
+    pub fn refuse(&mut self, number: u64, reply: Reply) {
+        self.refused = Some((number, reply));
     }
 
-    /// The last one asked for is begun, in the place of one that has not ended.
-    pub fn begin(&mut self) {
-        self.begun = self.asked;
+    /// This one has ended.
+    pub fn end(&mut self, number: u64, reply: Reply) {
+        self.ended = Some((number, reply));
     }
 
-    /// The one that was begun has ended.
-    pub fn end(&mut self, reply: Reply) {
-        self.ended = Some((self.begun, reply));
-    }
-
-    /// How this one has ended, if it has. One that another has taken the place of
-    /// ends as that does.
+    /// How this one has ended, if it has. A superseded reload has its successor's
+    /// result.
     pub fn of(&self, number: u64) -> Option<Reply> {
         if number == 0 {
             return Some(Reply::done("not reloaded since the start"));
@@ -51,6 +45,16 @@ impl Outcomes {
         let refused = self.refused.iter().find(|(refused, _)| *refused == number);
         let ended = self.ended.iter().find(|(ended, _)| *ended >= number);
         refused.or(ended).map(|(_, reply)| reply.clone())
+    }
+
+    /// What became of the last one, in words. An older one that ends now does not hide
+    /// that a newer one was refused.
+    pub fn remark(&self) -> Option<String> {
+        let last = self.of(self.asked).filter(|_| self.asked > 0)?;
+        Some(match last.code {
+            0 => "reloaded".to_owned(),
+            _ => format!("reload failed: {}", last.text),
+        })
     }
 }
 
@@ -65,39 +69,36 @@ mod tests {
     #[test]
     fn each_reload_has_its_own_end() {
         let mut outcomes = Outcomes::default();
-        assert_eq!(outcomes.last(), 0);
+        assert_eq!((outcomes.last(), outcomes.remark()), (0, None));
         assert_eq!(outcomes.of(0), Some(reply("not reloaded since the start")));
-        outcomes.ask();
-        outcomes.begin();
-        assert_eq!(outcomes.of(1), None);
-        outcomes.end(reply("first"));
+        let number = outcomes.ask();
+        assert_eq!((outcomes.of(1), outcomes.remark()), (None, None));
+        outcomes.end(number, reply("first"));
         assert_eq!(outcomes.of(outcomes.last()), Some(reply("first")));
+        assert_eq!(outcomes.remark().as_deref(), Some("reloaded"));
     }
 
     #[test]
     fn one_that_is_refused_says_nothing_of_one_that_runs() {
         let mut outcomes = Outcomes::default();
-        outcomes.ask();
-        outcomes.begin();
-        outcomes.ask();
-        outcomes.refuse(reply("refused"));
-        assert_eq!([outcomes.of(1), outcomes.of(2)], [None, Some(reply("refused"))]);
-        outcomes.end(reply("first"));
-        assert_eq!(outcomes.of(1), Some(reply("first")));
-        assert_eq!(outcomes.of(outcomes.last()), Some(reply("refused")));
+        let (first, second) = (outcomes.ask(), outcomes.ask());
+        outcomes.refuse(second, Reply { code: 78, ..reply("refused") });
+        let refused = outcomes.of(second);
+        assert_eq!(outcomes.of(first), None);
+        outcomes.end(first, reply("first"));
+        assert_eq!(outcomes.of(first), Some(reply("first")));
+        assert_eq!(outcomes.of(second), refused);
+        assert_eq!(outcomes.remark().as_deref(), Some("reload failed: refused"));
     }
 
     #[test]
     fn one_that_is_superseded_ends_as_its_successor() {
         let mut outcomes = Outcomes::default();
-        for _ in 1..=3 {
-            outcomes.ask();
-            outcomes.begin();
-        }
+        let numbers = [(); 3].map(|()| outcomes.ask());
         assert_eq!(outcomes.of(1), None);
-        outcomes.end(reply("third"));
+        outcomes.end(numbers[2], reply("third"));
         assert_eq!(
-            [1, 2, 3].map(|number| outcomes.of(number)),
+            numbers.map(|number| outcomes.of(number)),
             [(); 3].map(|()| Some(reply("third")))
         );
     }

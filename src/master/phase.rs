@@ -13,8 +13,6 @@ pub enum Phase {
     Starting,
     /// The pools serve.
     Running,
-    /// A new generation is on its way while the old one serves.
-    Reloading,
     /// Workers finish what they have in hand, until then.
     Draining(Moment),
     /// Workers were asked to end, and are killed then.
@@ -31,7 +29,7 @@ pub enum Phase {
 impl Phase {
     /// Whether the daemon is on its way out.
     pub fn is_stopping(self) -> bool {
-        !matches!(self, Phase::Starting | Phase::Running | Phase::Reloading)
+        !matches!(self, Phase::Starting | Phase::Running)
     }
 
     /// Whether it is over.
@@ -53,7 +51,6 @@ impl fmt::Display for Phase {
         f.write_str(match self {
             Phase::Starting => "starting",
             Phase::Running => "running",
-            Phase::Reloading => "reloading",
             Phase::Draining(_) => "draining",
             Phase::Ending(_) => "ending",
             Phase::Killing(_) => "killing",

@@ -17,7 +17,7 @@ use nix::unistd::{Pid, getpgid, getpgrp, getsid};
 use crate::error::reason;
 use crate::log::event::Event;
 use crate::sys::clock::Moment;
-use crate::sys::wait::{Ended, ended_child, reap};
+use crate::sys::wait::{Ended, ended_child, halted_child, reap};
 
 use super::Master;
 
@@ -33,6 +33,12 @@ impl Master<'_> {
     pub(super) fn reap(&mut self, now: Moment) {
         let mut orphans = 0;
         let mut events = Vec::new();
+        while let Ok(Some((pid, halt))) = halted_child() {
+            let mut pools = self.pools.iter_mut().chain(&mut self.removed);
+            if let Some(pool) = pools.find(|pool| pool.has(pid)) {
+                pool.note_halt(pid, halt, now, &mut events);
+            }
+        }
         let result = loop {
             let ended = match ended_child() {
                 Ok(Some(ended)) => ended,

@@ -22,20 +22,20 @@ impl Master<'_> {
     pub(super) fn stop(&mut self, signal: Signal, now: Moment) {
         let cause = signal.as_str();
         match (self.phase, signal) {
-            (Phase::Starting | Phase::Running | Phase::Reloading, _) => {
+            (Phase::Starting | Phase::Running, _) => {
                 self.cause = cause;
-                self.pending = None;
+                self.undo_reload(now);
                 self.news.push(Event::Stopping { cause });
                 self.pools.append(&mut self.removed);
                 self.control.close();
                 self.leave_listeners();
-                self.pools.iter_mut().for_each(|pool| pool.close(Asked::Stop));
+                self.pools.iter_mut().for_each(|pool| pool.close(Asked::Stop, now));
                 if signal == Signal::SIGTERM {
-                    self.observer.stopping(self.daemon.stop_timeout);
+                    self.herald.observer.stopping(self.daemon.stop_timeout);
                     self.enter(Phase::Draining(now + self.daemon.stop_timeout));
                 } else {
                     self.pools.iter().for_each(Pool::cut);
-                    self.observer.stopping(self.kill_timeout());
+                    self.herald.observer.stopping(self.kill_timeout());
                     self.enter(Phase::Ending(now + self.kill_timeout()));
                 }
             }

@@ -15,6 +15,8 @@ pub enum Asked {
     Stop,
     /// Nothing; it was killed for a connection that took too long.
     TimeOut,
+    /// Nothing; it was killed because somebody had suspended it.
+    Suspended,
 }
 
 /// Who has sent a SIGKILL.
@@ -39,6 +41,8 @@ pub enum Cause {
     TimedOut,
     /// The daemon stopped.
     Stopped,
+    /// A signal had suspended it (SIGSTOP), and none resumed it.
+    Suspended,
     /// It failed.
     Crashed,
     /// The kernel killed it for want of memory.
@@ -58,6 +62,7 @@ impl Cause {
             Asked::Retire => Cause::Retired,
             Asked::Stop => Cause::Stopped,
             Asked::TimeOut => Cause::TimedOut,
+            Asked::Suspended => Cause::Suspended,
         });
         match exit {
             Exit::Code(0) => asked_for.unwrap_or(match leaving {
@@ -88,6 +93,7 @@ impl Cause {
             Cause::Recycled => "recycled",
             Cause::TimedOut => "timed out",
             Cause::Stopped => "stopped",
+            Cause::Suspended => "suspended",
             Cause::Crashed => "crashed",
             Cause::OutOfMemory => "out of memory",
             Cause::Killed => "killed",

@@ -1,9 +1,8 @@
-//! The workers of one configuration epoch, and their slots.
+//! The workers of one configuration epoch: their slots, and how far they have come.
 #![forbid(unsafe_code)]
 
-use std::io;
+use std::collections::VecDeque;
 use std::rc::Rc;
-use std::time::Duration;
 
 use nix::unistd::Pid;
 
@@ -11,63 +10,41 @@ use crate::listener::Listener;
 use crate::sys::clock::Moment;
 
 use super::Blueprint;
-use super::shared::Shared;
-use super::spawn::spawn;
-use super::throttle::Throttle;
-use super::worker::Worker;
+use super::slot::{Next, Sign, Slot, StartKind};
+use super::throttle::{Delay, End};
 
-/// Workers that share a blueprint and a listener.
+/// Slots that share a blueprint and a listener.
 pub struct Generation {
+    /// Its number in its pool.
+    pub(super) id: u64,
     pub(super) blueprint: Blueprint,
     /// None once the pool lets go of its address.
     pub(super) listener: Option<Rc<Listener>>,
-    pub(super) slots: Vec<Slot>,
-    /// The configuration epoch: the newest while it is the current one.
+    /// The configuration epoch that its new workers belong to.
     pub(super) epoch: u64,
+    pub(super) gate: Gate,
+    /// How many workers it is to have.
+    target: u32,
+    slots: Vec<Slot>,
+    /// The vacant slots that may be filled now.
+    due: VecDeque<u32>,
+    census: Census,
 }
 
-/// A worker that was forked.
-pub(super) struct Start {
-    pub slot: u32,
-    pub pid: Pid,
-    pub generation: u64,
-    pub kind: StartKind,
-}
-
-/// What the slot of a new worker has been through.
+/// Whether the workers of a generation may accept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum StartKind {
-    /// Nothing of note.
-    First,
-    /// It has had a worker that accepted.
-    Replacement,
-    /// It backs off.
-    Retry,
+pub enum Gate {
+    /// They wait until a reload is committed.
+    Shut,
+    /// They may.
+    Open,
 }
 
-/// The place of one worker.
-#[derive(Debug, Default)]
-pub struct Slot {
-    pub(super) worker: Option<Worker>,
-    pub(super) throttle: Throttle,
-    /// A worker of this slot has got as far as accepting.
-    pub(super) has_accepted: bool,
-    /// The log has not been told of its worker, which may die like those before.
-    pub(super) untold: bool,
-}
-
-impl Start {
-    fn of(worker: &Worker, kind: StartKind) -> Self {
-        Start { slot: worker.slot, pid: worker.pid, generation: worker.generation, kind }
-    }
-}
-
-impl Slot {
-    /// When its worker will be too old to die young, if the log waits for that.
-    fn recovers(&self, min_uptime: Duration) -> Option<Moment> {
-        let worker = self.worker.as_ref().filter(|_| self.untold)?;
-        worker.seat.look().is_accepting.then(|| worker.started + min_uptime)
-    }
+/// How many slots say what.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Census {
+    accept: usize,
+    fail: usize,
 }
 
 /// How far a generation has come.
@@ -75,142 +52,162 @@ impl Slot {
 pub enum Standing {
     /// Some slots have not shown yet whether they work.
     Starting,
-    /// Every slot has had a worker that accepted, or backs off; one at least
-    /// has.
+    /// Every slot has had a worker that accepted, or backs off; one at least has. A
+    /// slot for which the pool has no room does not count.
     Ready,
     /// Every slot backs off, and no worker has got as far as accepting.
     Failed,
 }
 
 impl Generation {
-    pub(super) fn new(blueprint: Blueprint, listener: Rc<Listener>) -> Self {
-        let mut generation =
-            Generation { blueprint, listener: Some(listener), slots: Vec::new(), epoch: 0 };
-        generation.slots.resize_with(generation.blueprint.config.workers as usize, Slot::default);
+    pub(super) fn new(id: u64, blueprint: Blueprint, listener: Rc<Listener>, gate: Gate) -> Self {
+        let target = blueprint.config.workers;
+        let mut generation = Generation {
+            id,
+            blueprint,
+            listener: Some(listener),
+            epoch: 0,
+            gate,
+            target: 0,
+            slots: Vec::new(),
+            due: VecDeque::new(),
+            census: Census::default(),
+        };
+        generation.resize(target);
         generation
     }
 
-    /// How far it has come.
-    pub fn standing(&self) -> Standing {
-        standing(self.slots.iter().map(|slot| (slot.has_accepted, slot.throttle.is_throttled())))
+    /// How many workers it is to have.
+    pub fn target(&self) -> u32 {
+        self.target
     }
 
-    /// Takes note of which workers have got as far as accepting.
-    pub(super) fn look_who_accepts(&mut self) {
-        for slot in self.slots.iter_mut().filter(|slot| !slot.has_accepted) {
-            slot.has_accepted =
-                slot.worker.as_ref().is_some_and(|worker| worker.seat.look().is_accepting);
-        }
+    /// How far it has come, if it may have so many more workers.
+    pub fn standing(&self, room: usize) -> Standing {
+        let held_back = self.due.len().saturating_sub(room);
+        self.census.standing(self.slots.len(), held_back)
     }
 
-    /// Changes the number of slots; gives the workers that have none any more.
-    pub(super) fn resize(&mut self, size: u32) -> Vec<Worker> {
-        let size = size as usize;
-        let surplus =
-            self.slots.drain(size.min(self.slots.len())..).filter_map(|slot| slot.worker).collect();
+    /// How many slots back off.
+    pub fn backing_off(&self) -> usize {
+        self.slots.iter().filter(|slot| slot.pid().is_none() && slot.backs_off()).count()
+    }
+
+    /// Changes how many workers it is to have; gives those that have no slot any more.
+    pub(super) fn resize(&mut self, target: u32) -> Vec<Pid> {
+        self.target = target;
+        let size = target as usize;
+        let surplus = self.slots.split_off(size.min(self.slots.len()));
+        surplus.iter().for_each(|slot| self.census.forget(slot.sign()));
+        self.due.retain(|&index| index < target);
+        self.due.extend(self.slots.len() as u32..target);
         self.slots.resize_with(size, Slot::default);
-        surplus
+        surplus.iter().filter_map(Slot::pid).collect()
     }
 
-    /// Fills the empty slots whose time has come.
-    ///
-    /// Nothing but the forks in a row: what is allocated between two of them
-    /// is memory that a worker no longer shares.
-    ///
-    /// # Errors
-    ///
-    /// fork failed; the slots that are still empty stay so.
-    pub(super) fn fill(
-        &mut self,
-        now: Moment,
-        shared: &mut Shared,
-        started: &mut Vec<Start>,
-    ) -> io::Result<()> {
-        if self.next_spawn().is_none_or(|due| due > now) {
-            return Ok(());
-        }
-        started.reserve(self.slots.len());
-        for index in 0..self.slots.len() {
-            let Slot { worker, throttle, has_accepted, .. } = &self.slots[index];
-            if worker.is_some() || throttle.until().is_some_and(|until| until > now) {
-                continue;
+    /// The workers in its slots.
+    pub(super) fn pids(&self) -> impl Iterator<Item = Pid> {
+        self.slots.iter().filter_map(Slot::pid)
+    }
+
+    /// How many slots may be filled now.
+    pub(super) fn vacancies(&self) -> usize {
+        self.due.len()
+    }
+
+    /// The next slot to be filled, and what it has been through.
+    pub(super) fn next_to_fill(&mut self, now: Moment) -> Option<(u32, StartKind)> {
+        while let Some(&index) = self.due.front() {
+            match self.slots.get(index as usize).map(|slot| slot.next(now)) {
+                Some(Next::Fill(kind)) => return Some((index, kind)),
+                Some(Next::Stay | Next::Wait(_)) | None => drop(self.due.pop_front()),
             }
-            let kind = match (throttle.is_throttled(), has_accepted) {
-                (true, _) => StartKind::Retry,
-                (false, true) => StartKind::Replacement,
-                (false, false) => StartKind::First,
-            };
-            let worker = spawn(self, index as u32, shared)?;
-            started.push(Start::of(&worker, kind));
-            self.slots[index].untold = false;
-            self.slots[index].worker = Some(worker);
         }
-        Ok(())
+        None
     }
 
-    /// Takes note that the log was not told of this worker.
-    pub(super) fn leave_untold(&mut self, pid: Pid) {
-        let holds = |slot: &&mut Slot| slot.worker.as_ref().is_some_and(|it| it.pid == pid);
-        if let Some(slot) = self.slots.iter_mut().find(holds) {
-            slot.untold = true;
+    /// That slot has got this worker.
+    pub(super) fn fill(&mut self, index: u32, pid: Pid) {
+        self.due.pop_front();
+        self.change(index, |slot| (slot.filled(pid), ()));
+    }
+
+    /// The delay of a slot may be over.
+    pub(super) fn look_whether_due(&mut self, index: u32, now: Moment) {
+        let is_due = self
+            .slots
+            .get(index as usize)
+            .is_some_and(|slot| matches!(slot.next(now), Next::Fill(_)));
+        if is_due && !self.due.contains(&index) {
+            self.due.push_back(index);
         }
     }
 
-    /// Finds the workers that the log was not told of and that are too old now to die
-    /// young: their slots have recovered.
-    pub(super) fn recovered(&mut self, now: Moment) -> Vec<Start> {
-        let min_uptime = self.blueprint.config.min_uptime;
-        let slots = self.slots.iter_mut();
-        slots
-            .filter(|slot| slot.recovers(min_uptime).is_some_and(|due| due <= now))
-            .filter_map(|slot| {
-                slot.untold = false;
-                slot.worker.as_ref().map(|worker| Start::of(worker, StartKind::Retry))
-            })
-            .collect()
+    /// The worker of a slot has got as far as accepting.
+    pub(super) fn accepts(&mut self, index: u32) {
+        self.change(index, |slot| (slot.accepting(), ()));
     }
 
-    /// When there may be such a worker next.
-    pub(super) fn next_recovery(&self) -> Option<Moment> {
-        let min_uptime = self.blueprint.config.min_uptime;
-        self.slots.iter().filter_map(|slot| slot.recovers(min_uptime)).min()
+    /// The worker of a slot has ended; gives the delay until it may be filled.
+    pub(super) fn vacate(
+        &mut self,
+        index: u32,
+        end: End,
+        now: Moment,
+        random: u64,
+    ) -> Option<Delay> {
+        let delay = self.change(index, |slot| slot.vacated(end, now, random)).flatten();
+        if delay.is_none() {
+            self.due.push_back(index);
+        }
+        delay
     }
 
-    /// Takes the worker `pid` out of its slot, and tells which that is.
-    pub(super) fn take(&mut self, pid: Pid) -> Option<(usize, Worker)> {
-        let holds = |slot: &Slot| slot.worker.as_ref().is_some_and(|worker| worker.pid == pid);
-        let index = self.slots.iter().position(holds)?;
-        Some((index, self.slots[index].worker.take()?))
+    /// Whether a slot backs off.
+    pub(super) fn backs_off(&self, index: u32) -> bool {
+        self.slots.get(index as usize).is_some_and(Slot::backs_off)
     }
 
-    pub(super) fn workers(&self) -> impl Iterator<Item = &Worker> {
-        self.slots.iter().filter_map(|slot| slot.worker.as_ref())
-    }
-
-    pub(super) fn workers_mut(&mut self) -> impl Iterator<Item = &mut Worker> {
-        self.slots.iter_mut().filter_map(|slot| slot.worker.as_mut())
-    }
-
-    /// When the next empty slot may be filled: a moment that has passed if one
-    /// may be at once, None if none is empty.
-    pub(super) fn next_spawn(&self) -> Option<Moment> {
-        self.slots
-            .iter()
-            .filter(|slot| slot.worker.is_none())
-            .map(|slot| slot.throttle.until().unwrap_or_default())
-            .min()
+    fn change<T>(&mut self, index: u32, change: impl FnOnce(Slot) -> (Slot, T)) -> Option<T> {
+        let slot = self.slots.get_mut(index as usize)?;
+        self.census.forget(slot.sign());
+        let (changed, result) = change(*slot);
+        *slot = changed;
+        self.census.count(slot.sign());
+        Some(result)
     }
 }
 
-/// Decides from what each slot has shown: that a worker of it accepted, that
-/// it backs off.
-fn standing(slots: impl Iterator<Item = (bool, bool)> + Clone) -> Standing {
-    if !slots.clone().all(|(has_accepted, throttled)| has_accepted || throttled) {
-        Standing::Starting
-    } else if slots.clone().any(|(has_accepted, _)| has_accepted) {
-        Standing::Ready
-    } else {
-        Standing::Failed
+impl Census {
+    fn count(&mut self, sign: Sign) {
+        match sign {
+            Sign::Accepts => self.accept += 1,
+            Sign::Fails => self.fail += 1,
+            Sign::Open => {}
+        }
+    }
+
+    fn forget(&mut self, sign: Sign) {
+        match sign {
+            Sign::Accepts => self.accept -= 1,
+            Sign::Fails => self.fail -= 1,
+            Sign::Open => {}
+        }
+    }
+
+    /// How far so many slots have come together, of which some are held back.
+    fn standing(self, slots: usize, held_back: usize) -> Standing {
+        let Census { accept, fail } = self;
+        if accept + fail + held_back < slots {
+            Standing::Starting
+        } else if accept > 0 {
+            Standing::Ready
+        } else if held_back > 0 {
+            // What fails makes room in the end.
+            Standing::Starting
+        } else {
+            Standing::Failed
+        }
     }
 }
 
@@ -220,18 +217,23 @@ mod tests {
 
     #[test]
     fn one_slot_that_accepts_makes_a_generation() {
-        const NEW: (bool, bool) = (false, false);
-        const ACCEPTED: (bool, bool) = (true, false);
-        const THROTTLED: (bool, bool) = (false, true);
-        let cases: [(&[_], _); 5] = [
-            (&[NEW, ACCEPTED], Standing::Starting),
-            (&[ACCEPTED, ACCEPTED], Standing::Ready),
-            (&[ACCEPTED, THROTTLED], Standing::Ready),
-            (&[THROTTLED, NEW], Standing::Starting),
-            (&[THROTTLED, THROTTLED], Standing::Failed),
-        ];
-        for (slots, expected) in cases {
-            assert_eq!(standing(slots.iter().copied()), expected, "{slots:?}");
+        for (accept, fail, slots, held_back, expected) in [
+            (1, 0, 2, 0, Standing::Starting),
+            (2, 0, 2, 0, Standing::Ready),
+            (1, 1, 2, 0, Standing::Ready),
+            (0, 1, 2, 0, Standing::Starting),
+            (0, 2, 2, 0, Standing::Failed),
+            (1, 0, 4, 3, Standing::Ready),
+            (0, 0, 4, 3, Standing::Starting),
+            (0, 0, 4, 4, Standing::Starting),
+            (0, 1, 4, 3, Standing::Starting),
+        ] {
+            let census = Census { accept, fail };
+            assert_eq!(
+                census.standing(slots, held_back),
+                expected,
+                "{census:?} {slots} {held_back}"
+            );
         }
     }
 }

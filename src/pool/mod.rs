@@ -1,10 +1,14 @@
 //! A pool: workers that share one listener and one service, kept at size.
 //!
-//! What decides is pure and apart: [`throttle`] how long a slot waits,
-//! [`overdue`] when a connection has taken too long, [`cause`] why a worker
-//! ended. What acts is here: fork, signal, take note.
+//! What decides is pure and apart: [`slot`] what a slot does next, [`throttle`] how
+//! long it waits, [`overdue`] when a connection has taken too long, [`retirement`] what
+//! follows when a worker does not go, [`cause`] why a worker ended. What acts is here:
+//! fork, signal, take note.
 #![forbid(unsafe_code)]
 
+mod agenda;
+mod arrivals;
+mod attend;
 mod blueprint;
 mod cause;
 mod death;
@@ -12,12 +16,15 @@ mod generation;
 mod memory;
 mod overdue;
 mod rates;
+mod retirement;
 mod shared;
+mod slot;
 mod spawn;
 mod throttle;
 mod trial;
 mod worker;
 
+use std::collections::HashMap;
 use std::io;
 use std::rc::Rc;
 use std::time::Duration;
@@ -30,71 +37,94 @@ use crate::config;
 use crate::listener::Listener;
 use crate::log::event::Event;
 use crate::log::rate::HeldBack;
-use crate::scoreboard::{InHand, Look};
+use crate::scoreboard::{InHand, Leaving, Look};
 use crate::sys::clock::Moment;
 use crate::sys::wait::{Exit, Reaped};
 
 pub use blueprint::Blueprint;
 pub use cause::Asked;
-pub use generation::Standing;
+pub use generation::{Gate, Standing};
 pub use shared::Shared;
 
+use agenda::{Agenda, Task};
 use cause::{Cause, Killer};
 use death::{Death, Unfinished};
-use generation::{Generation, Slot, Start};
-use overdue::Step;
+use generation::Generation;
 use rates::Rates;
-use trial::Trial;
-use worker::Worker;
+use slot::StartKind;
+use spawn::spawn;
+use throttle::End;
+use worker::{Place, Untold, Worker};
 
-/// The workers of one `[pool.NAME]`, of the newest generation and of older
-/// ones that still serve.
+/// The workers of one `[pool.NAME]`, of the generation that serves, of one that a reload
+/// tries, and of older ones that are on their way out.
 pub struct Pool {
-    current: Generation,
-    /// The generation that serves on until the current one is ready.
-    elder: Option<Generation>,
-    trial: Trial,
-    /// Workers that were asked to retire.
-    leaving: Vec<Worker>,
-    /// When to look for connections that may become overdue.
-    next_look: Option<Moment>,
+    /// All of them, also those on their way out.
+    workers: HashMap<Pid, Worker>,
+    serving: Generation,
+    /// The generation that takes over if the reload is committed.
+    next: Option<Generation>,
+    /// How many generations there have been.
+    generations: u64,
+    agenda: Agenda,
+    /// How often to look for connections that may become overdue.
+    pace: Option<Duration>,
     rates: Rates,
+    /// The last generation of which the log was told that `max_workers` holds it back.
+    told_held_back: Option<u64>,
     /// How the last worker that died young ended.
     last_failure: Option<String>,
 }
 
+/// What the workers of a pool are doing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Census {
+    /// How many have a connection in hand.
+    pub busy: usize,
+    /// How many wait for one.
+    pub idle: usize,
+    /// How many were asked to retire and are still there.
+    pub retiring: usize,
+    /// How many slots back off.
+    pub throttled: usize,
+}
+
 impl Pool {
-    /// A pool without a worker yet.
-    pub fn new(blueprint: Blueprint, listener: Rc<Listener>) -> Self {
-        Pool {
-            current: Generation::new(blueprint, listener),
-            elder: None,
-            trial: Trial::default(),
-            leaving: Vec::new(),
-            next_look: None,
+    /// A pool without a worker yet. Its workers may accept once the gate is open.
+    pub fn new(blueprint: Blueprint, listener: Rc<Listener>, gate: Gate) -> Self {
+        let mut pool = Pool {
+            workers: HashMap::with_capacity(blueprint.config.workers as usize),
+            serving: Generation::new(0, blueprint, listener, gate),
+            next: None,
+            generations: 1,
+            agenda: Agenda::default(),
+            pace: None,
             rates: Rates::new(),
+            told_held_back: None,
             last_failure: None,
-        }
+        };
+        pool.keep_pace(Moment::now());
+        pool
     }
 
     /// Its name.
     pub fn name(&self) -> &str {
-        &self.current.blueprint.config.name
+        &self.serving.blueprint.config.name
     }
 
     /// What the configuration says of it.
     pub fn config(&self) -> &config::Pool {
-        &self.current.blueprint.config
+        &self.serving.blueprint.config
     }
 
     /// How many workers it is to keep.
-    pub fn size(&self) -> u32 {
-        self.current.slots.len() as u32
+    pub fn target(&self) -> u32 {
+        self.serving.target()
     }
 
-    /// How far its current generation has come.
+    /// How far the generation has come that serves.
     pub fn standing(&self) -> Standing {
-        self.current.standing()
+        self.serving.standing(self.room())
     }
 
     /// How the last worker that died young ended.
@@ -104,113 +134,164 @@ impl Pool {
 
     /// Whether it has no worker any more.
     pub fn is_empty(&self) -> bool {
-        self.workers().next().is_none()
+        self.workers.is_empty()
     }
 
-    /// The listeners that its serving workers use.
+    /// Whether this child is a worker of it.
+    pub fn has(&self, pid: Pid) -> bool {
+        self.workers.contains_key(&pid)
+    }
+
+    /// Its listeners: of the generation that takes over first.
     pub fn listeners(&self) -> impl Iterator<Item = &Rc<Listener>> {
-        self.generations().filter_map(|generation| generation.listener.as_ref())
+        let generations = self.next.iter().chain([&self.serving]);
+        generations.filter_map(|generation| generation.listener.as_ref())
+    }
+
+    /// How long a worker may take from the polite signal to SIGKILL.
+    pub fn kill_timeout(&self) -> Duration {
+        self.config().kill_timeout
     }
 
     /// Changes how many workers it is to keep.
-    pub fn resize(&mut self, size: u32) {
-        let mut surplus = self.current.resize(size);
-        surplus.iter_mut().for_each(|worker| worker.retire(Asked::Retire));
-        self.leaving.append(&mut surplus);
+    pub fn resize(&mut self, target: u32, now: Moment) {
+        let surplus = self.serving.resize(target);
+        self.retire(surplus, Asked::Retire, now);
+    }
+
+    /// Keeps so many workers more or less, also after a reload that is under way.
+    pub fn scale(&mut self, step: i64, now: Moment) {
+        let scaled = |generation: &Generation| {
+            let target = i64::from(generation.target()) + step;
+            target.clamp(1, i64::from(config::MOST_WORKERS)) as u32
+        };
+        self.resize(scaled(&self.serving), now);
+        if let Some(next) = &mut self.next {
+            let surplus = next.resize(scaled(next));
+            self.retire(surplus, Asked::Retire, now);
+        }
     }
 
     /// Lets go of the listener, asks every worker to retire, and fills no slot
     /// again. Clients that come from now on are refused, and not left waiting
     /// for a worker that will never be.
-    pub fn close(&mut self, why: Asked) {
-        // The listener goes last: until then a worker that has not been asked
-        // yet must not find it broken.
-        let listener = self.current.listener.take();
-        let elder = self.elder.take();
-        let mut workers = self.current.resize(0);
-        workers.iter_mut().for_each(|worker| worker.retire(why));
-        self.leaving.append(&mut workers);
-        if let Some(elder) = elder {
-            self.dismiss(elder, why);
-        }
-        drop(listener);
+    pub fn close(&mut self, why: Asked, now: Moment) {
+        // The listeners go last: until then a worker that has not been asked
+        // yet must not find its own broken.
+        let next = self.next.take();
+        let listeners = [self.serving.listener.take(), next.and_then(|it| it.listener)];
+        self.serving.resize(0);
+        let all = self.workers.keys().copied().collect();
+        self.retire(all, why, now);
+        drop(listeners);
     }
 
     /// Ends the connections in hand, as when their time is over, so that their
     /// workers can leave and their programs are asked to.
     pub fn cut(&self) {
-        for worker in self.workers() {
+        for worker in self.workers.values() {
             if let Some(connection) = worker.seat.look().in_hand {
-                worker.seat.mark_overdue(connection);
-                worker.signal(Signal::SIGALRM);
+                worker.cut(connection);
             }
         }
     }
 
     /// Kills every worker.
     pub fn kill_all(&mut self, why: Asked) {
-        self.workers_mut().for_each(|worker| worker.kill(why));
+        self.workers.values_mut().for_each(|worker| worker.kill(why));
     }
 
     /// Sends a signal to every worker.
     pub fn signal_all(&self, signal: Signal) {
-        self.workers().for_each(|worker| worker.signal(signal));
+        self.workers.values().for_each(|worker| worker.signal(signal));
     }
 
-    /// Takes note of which workers have got as far as accepting.
-    pub fn look_who_accepts(&mut self) {
-        // An elder one may be the current one again, if the reload is undone.
-        self.generations_mut().for_each(Generation::look_who_accepts);
+    /// What its workers are doing.
+    pub fn census(&self) -> Census {
+        let mut census = Census { throttled: self.serving.backing_off(), ..Census::default() };
+        for worker in self.workers.values() {
+            let is_busy = worker.seat.look().in_hand.is_some();
+            *(if is_busy { &mut census.busy } else { &mut census.idle }) += 1;
+            census.retiring += usize::from(worker.place == Place::Leaving);
+        }
+        census
     }
 
-    /// Fills the empty slots whose time has come, and tells how many.
+    /// When there is something to do without being asked: a moment that has passed if
+    /// a slot may be filled at once.
+    pub fn deadline(&self) -> Option<Moment> {
+        let agenda = self.agenda.next();
+        if self.may_fill() { Some(Moment::default()) } else { agenda }
+    }
+
+    /// The worker `pid` has said that it got as far as accepting.
+    pub fn note_arrival(&mut self, pid: Pid) {
+        let Some(worker) = self.workers.get_mut(&pid) else { return };
+        if !worker.seat.look().is_accepting {
+            return;
+        }
+        let (place, slot) = (worker.place, worker.slot);
+        if worker.untold == Untold::Starting {
+            let min_uptime = self.serving.blueprint.config.min_uptime;
+            let until = worker.started + min_uptime;
+            worker.untold = Untold::Until(until);
+            self.agenda.add(until, Task::Worker(pid));
+        }
+        if let Some(generation) = self.generation_at(place) {
+            generation.accepts(slot);
+        }
+    }
+
+    /// Fills the vacant slots whose time has come, and tells how many.
+    ///
+    /// Nothing but the forks in a row: what is allocated between two of them
+    /// is memory that a worker no longer shares.
     ///
     /// # Errors
     ///
-    /// fork failed; the slots that are still empty stay so.
+    /// fork failed; the slots that are still vacant stay so.
     pub fn fill(
         &mut self,
         now: Moment,
         shared: &mut Shared,
         events: &mut Vec<Event>,
     ) -> io::Result<usize> {
-        self.current.epoch = shared.generation;
-        let mut started = Vec::new();
-        let filled = self.generations_mut().try_for_each(|it| it.fill(now, shared, &mut started));
-        for start in &started {
-            match self.rates.start(start.kind, now) {
-                Some(held_back) => events.push(self.started(start, held_back)),
-                None => self.generations_mut().for_each(|it| it.leave_untold(start.pid)),
+        self.tell_held_back(events);
+        if !self.may_fill() {
+            return Ok(0);
+        }
+        let vacant = self.generations().map(|generation| generation.vacancies()).sum();
+        let mut started = Vec::with_capacity(vacant);
+        self.workers.reserve(vacant);
+        let filled = self.fork_all(now, shared, &mut started);
+        for &(pid, kind) in &started {
+            match self.rates.start(kind, now) {
+                Some(held_back) => events.extend(self.started(pid, held_back)),
+                None => self.leave_untold(pid),
             }
         }
         filled.map(|()| started.len())
     }
 
-    /// Tells of the workers whose start was held back, and which then lived.
-    pub fn tell_recovered(&mut self, now: Moment, events: &mut Vec<Event>) {
-        let recovered: Vec<_> =
-            self.generations_mut().flat_map(|generation| generation.recovered(now)).collect();
-        for start in &recovered {
-            if let Some(held_back) = self.rates.recovery(now) {
-                events.push(self.started(start, held_back));
+    fn fork_all(
+        &mut self,
+        now: Moment,
+        shared: &mut Shared,
+        started: &mut Vec<(Pid, StartKind)>,
+    ) -> io::Result<()> {
+        let mut room = self.room();
+        for generation in [Some(&mut self.serving), self.next.as_mut()].into_iter().flatten() {
+            while room > 0
+                && let Some((slot, kind)) = generation.next_to_fill(now)
+            {
+                let worker = spawn(generation, slot, shared)?;
+                generation.fill(slot, worker.pid);
+                started.push((worker.pid, kind));
+                self.workers.insert(worker.pid, worker);
+                room -= 1;
             }
         }
-    }
-
-    /// When there may be such a worker next.
-    pub fn next_recovery(&self) -> Option<Moment> {
-        self.generations().filter_map(Generation::next_recovery).min()
-    }
-
-    fn started(&self, start: &Start, held_back: HeldBack) -> Event {
-        let Start { slot, pid, generation, .. } = *start;
-        let pool = self.name().to_owned();
-        Event::WorkerStarted { pool, slot, pid, generation, held_back }
-    }
-
-    /// Whether this child is a worker of it.
-    pub fn has(&self, pid: Pid) -> bool {
-        self.workers().any(|worker| worker.pid == pid)
+        Ok(())
     }
 
     /// Takes note of the end of a child, if it was one of ours. `random`
@@ -222,142 +303,39 @@ impl Pool {
         random: u64,
         shared: &mut Shared,
         events: &mut Vec<Event>,
-    ) -> bool {
-        let Some(Found { slot, worker }) = self.find(reaped.pid) else { return false };
-        // Who says goodbye has not failed, whoever asked for it.
+    ) {
+        let Some(worker) = self.workers.remove(&reaped.pid) else { return };
+        let (place, slot) = (worker.place, worker.slot);
         let look = worker.seat.look();
-        let left = reaped.exit == Exit::Code(0) && look.leaving.is_some();
+        let recycles = self.config().max_requests > 0;
+        let min_uptime = self.config().min_uptime;
         let death = self.explain(worker, look, reaped, now, shared);
-        let mut throttled = None;
-        let mut is_retry = false;
-        if let Some((of_elder, index)) = slot {
-            let elder = self.elder.as_mut().filter(|_| of_elder);
-            let generation = elder.unwrap_or(&mut self.current);
-            let min_uptime = generation.blueprint.config.min_uptime;
-            let slot = &mut generation.slots[index];
-            slot.has_accepted |= look.is_accepting;
-            // One that failed before it got as far as accepting died young, however long
-            // that took. One that somebody has ended did not fail.
-            let crashed = matches!(death.cause, Cause::Crashed | Cause::OutOfMemory);
-            let failed = crashed && !look.is_accepting;
-            let early = death.uptime < min_uptime || failed;
-            let young = early && death.served == 0 && !left;
-            is_retry = young && slot.throttle.is_throttled();
-            if young {
-                let reason =
-                    death.reason.as_ref().map_or_else(String::new, |reason| format!(": {reason}"));
-                self.last_failure = Some(format!("its worker {}{reason}", death.exit));
-            }
-            let delay = slot.throttle.died(young, now, random);
-            throttled = delay.map(|delay| (delay, slot.throttle.deaths()));
+        let end = end(&death, look, recycles, min_uptime);
+        if end == End::Young && place != Place::Leaving {
+            let reason = death.reason.as_ref().map_or_else(String::new, |it| format!(": {it}"));
+            self.last_failure = Some(format!("its worker {}{reason}", death.exit));
         }
-        let (pool, slot) = (death.pool.clone(), death.slot);
+        let mut is_retry = false;
+        let mut delay = None;
+        if let Some(generation) = self.generation_at(place) {
+            if look.is_accepting {
+                generation.accepts(slot);
+            }
+            is_retry = end == End::Young && generation.backs_off(slot);
+            delay = generation.vacate(slot, end, now, random);
+            let id = generation.id;
+            if let Some(delay) = delay {
+                self.agenda.add(now + delay.time, Task::Slot(id, slot));
+            }
+        }
+        let pool = death.pool.clone();
         self.log_death(death, is_retry, now, events);
-        if let Some((delay_ms, deaths)) = throttled
+        if let Some(delay) = delay
             && let Some(held_back) = self.rates.delay(now)
         {
+            let (deaths, delay_ms) = (delay.deaths, delay.time);
             events.push(Event::RespawnThrottled { pool, slot, deaths, delay_ms, held_back });
         }
-        true
-    }
-
-    /// Finds connections that take too long, and does what is due.
-    pub fn watch(&mut self, now: Moment, events: &mut Vec<Event>) {
-        // Each generation has its own; the shortest sets the pace.
-        let Some(pace) = self.workers().filter_map(|worker| worker.timeouts.request).min() else {
-            return;
-        };
-        // The pace may have become shorter since the last look.
-        let is_look = self.next_look.is_none_or(|next| now >= next || next > now + pace);
-        if is_look {
-            self.next_look = Some(now + pace);
-        }
-        let mut late = Vec::new();
-        for worker in self.workers_mut() {
-            let Some(request_timeout) = worker.timeouts.request else { continue };
-            if !is_look && worker.watch.deadline().is_none_or(|deadline| now < deadline) {
-                continue;
-            }
-            let in_hand = worker.seat.look().in_hand;
-            if is_look {
-                worker.watch.look(in_hand, request_timeout);
-            }
-            match worker.watch.step(in_hand, now, worker.timeouts.kill) {
-                None => {}
-                Some(Step::Alarm(connection)) => {
-                    let peer = worker.seat.peer().to_string();
-                    worker.seat.mark_overdue(connection);
-                    worker.signal(Signal::SIGALRM);
-                    late.push((worker.slot, worker.pid, now - connection.began, peer));
-                }
-                Some(Step::AlarmAgain(_)) => worker.signal(Signal::SIGALRM),
-                Some(Step::Kill) => worker.kill(Asked::TimeOut),
-            }
-        }
-        for (slot, pid, elapsed_ms, peer) in late {
-            if let Some(held_back) = self.rates.time_out(now) {
-                let pool = self.name().to_owned();
-                events.push(Event::WorkerTimedOut { pool, slot, pid, elapsed_ms, peer, held_back });
-            }
-        }
-    }
-
-    /// When to look after connections next.
-    pub fn next_watch(&self) -> Option<Moment> {
-        let looks = self.workers().any(|worker| worker.timeouts.request.is_some());
-        let look = self.next_look.filter(|_| looks);
-        let steps = self.workers().filter_map(|worker| worker.watch.deadline()).min();
-        [look, steps].into_iter().flatten().min()
-    }
-
-    /// When to fill an empty slot next: a moment that has passed if one may be
-    /// filled at once.
-    pub fn next_spawn(&self) -> Option<Moment> {
-        self.generations().filter_map(Generation::next_spawn).min()
-    }
-
-    /// Adds up the workers that have a connection in hand, those that wait for
-    /// one, and the slots that back off.
-    pub fn count(&self, busy: &mut usize, idle: &mut usize, throttled: &mut usize) {
-        let is_busy = |worker: &&Worker| worker.seat.look().in_hand.is_some();
-        let at_work = self.workers().filter(is_busy).count();
-        *busy += at_work;
-        *idle += self.workers().count() - at_work;
-        let waits = |slot: &&Slot| slot.worker.is_none() && slot.throttle.is_throttled();
-        *throttled += self.current.slots.iter().filter(waits).count();
-    }
-
-    /// How long a worker may take from the polite signal to SIGKILL.
-    pub fn kill_timeout(&self) -> Duration {
-        self.config().kill_timeout
-    }
-
-    fn dismiss(&mut self, mut generation: Generation, why: Asked) {
-        let mut workers = generation.resize(0);
-        workers.iter_mut().for_each(|worker| worker.retire(why));
-        self.leaving.append(&mut workers);
-        // Only now does the generation drop its listener.
-    }
-
-    /// Takes the worker `pid` from wherever it is.
-    fn find(&mut self, pid: Pid) -> Option<Found> {
-        let mut of_elder = false;
-        for generation in [Some(&mut self.current), self.elder.as_mut()].into_iter().flatten() {
-            if let Some((index, worker)) = generation.take(pid) {
-                return Some(Found { slot: Some((of_elder, index)), worker });
-            }
-            of_elder = true;
-        }
-        let index = self.leaving.iter().position(|worker| worker.pid == pid)?;
-        Some(Found { slot: None, worker: self.leaving.swap_remove(index) })
-    }
-
-    fn generations(&self) -> impl Iterator<Item = &Generation> {
-        self.elder.iter().chain([&self.current])
-    }
-
-    fn generations_mut(&mut self) -> impl Iterator<Item = &mut Generation> {
-        self.elder.iter_mut().chain([&mut self.current])
     }
 
     /// Why a worker ended.
@@ -401,19 +379,86 @@ impl Pool {
         }
     }
 
-    fn workers(&self) -> impl Iterator<Item = &Worker> {
-        self.generations().flat_map(Generation::workers).chain(&self.leaving)
+    fn started(&self, pid: Pid, held_back: HeldBack) -> Option<Event> {
+        let Worker { slot, generation, .. } = *self.workers.get(&pid)?;
+        let pool = self.name().to_owned();
+        Some(Event::WorkerStarted { pool, slot, pid, generation, held_back })
     }
 
-    fn workers_mut(&mut self) -> impl Iterator<Item = &mut Worker> {
-        let elder = self.elder.iter_mut().flat_map(Generation::workers_mut);
-        self.current.workers_mut().chain(elder).chain(&mut self.leaving)
+    fn leave_untold(&mut self, pid: Pid) {
+        if let Some(worker) = self.workers.get_mut(&pid) {
+            worker.untold = Untold::Starting;
+        }
+    }
+
+    /// Asks these to retire.
+    fn retire(&mut self, pids: Vec<Pid>, why: Asked, now: Moment) {
+        for pid in pids {
+            if let Some(worker) = self.workers.get_mut(&pid) {
+                worker.retire(why, now);
+                if let Some(at) = worker.deadline() {
+                    self.agenda.add(at, Task::Worker(pid));
+                }
+            }
+        }
+    }
+
+    /// How many more workers it may have; those on their way out count.
+    fn room(&self) -> usize {
+        self.max_workers().map_or(usize::MAX, |most| most.saturating_sub(self.workers.len()))
+    }
+
+    /// `max_workers` of the newest configuration.
+    fn max_workers(&self) -> Option<usize> {
+        let newest = self.next.as_ref().unwrap_or(&self.serving);
+        newest.blueprint.config.max_workers.as_ref().map(|most| *most.get_ref() as usize)
+    }
+
+    /// Tells, once for each generation, that it waits for older workers to leave.
+    fn tell_held_back(&mut self, events: &mut Vec<Event>) {
+        let newest = self.next.as_ref().unwrap_or(&self.serving);
+        let is_held_back = self.room() == 0 && newest.vacancies() > 0;
+        if is_held_back && self.told_held_back != Some(newest.id) {
+            self.told_held_back = Some(newest.id);
+            let pool = self.name().to_owned();
+            let max_workers = self.max_workers().unwrap_or_default() as u32;
+            let workers = self.workers.len() as u32;
+            events.push(Event::ReloadHeldBack { pool, max_workers, workers });
+        }
+    }
+
+    pub fn may_fill(&self) -> bool {
+        self.room() > 0 && self.generations().any(|generation| generation.vacancies() > 0)
+    }
+
+    fn generations(&self) -> impl Iterator<Item = &Generation> {
+        self.next.iter().chain([&self.serving])
+    }
+
+    fn generation_at(&mut self, place: Place) -> Option<&mut Generation> {
+        let Place::Slot(id) = place else { return None };
+        [Some(&mut self.serving), self.next.as_mut()].into_iter().flatten().find(|it| it.id == id)
     }
 }
 
-/// A worker and the slot that it leaves empty, if it had one: whether that is
-/// of the elder, and its index.
-struct Found {
-    slot: Option<(bool, usize)>,
-    worker: Worker,
+/// How a worker has ended, as far as its successor is concerned.
+fn end(death: &Death, look: Look, recycles: bool, min_uptime: Duration) -> End {
+    // A worker that leaves by itself and says why has not failed, whoever wanted it.
+    let left = death.exit == Exit::Code(0) && look.leaving.is_some();
+    if left && look.leaving == Some(Leaving::Recycled) && recycles {
+        return End::Recycled;
+    }
+    // One that somebody has ended did not fail.
+    let failed = matches!(death.cause, Cause::Crashed | Cause::OutOfMemory | Cause::Unknown);
+    // However long it took: one that failed before its first accept died young.
+    let never_accepted = failed && !look.is_accepting;
+    let is_early = death.uptime < min_uptime || never_accepted;
+    let is_idle = look.in_hand.is_none() && death.served == 0;
+    if is_early && is_idle && !left {
+        End::Young
+    } else if look.in_hand.is_some() {
+        End::AtWork
+    } else {
+        End::Lived
+    }
 }

@@ -70,8 +70,8 @@ impl Watch {
         let (next, step) = match *self {
             Watch::Due { serial, .. } => match same(serial) {
                 Some(connection) => {
-                    let (again, kill) = (now + kill_timeout / 2, now + kill_timeout);
-                    (Watch::Alarmed { serial, again, kill }, Some(Step::Alarm(connection)))
+                    self.alarm(connection, now, kill_timeout);
+                    (*self, Some(Step::Alarm(connection)))
                 }
                 None => (Watch::Unwatched, None),
             },
@@ -89,6 +89,12 @@ impl Watch {
         };
         *self = next;
         step
+    }
+
+    /// SIGALRM was sent for this connection, for another reason than its own time.
+    pub fn alarm(&mut self, connection: InHand, now: Moment, kill_timeout: Duration) {
+        let (again, kill) = (now + kill_timeout / 2, now + kill_timeout);
+        *self = Watch::Alarmed { serial: connection.serial, again, kill };
     }
 
     /// When there is something to do.

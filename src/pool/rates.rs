@@ -5,7 +5,7 @@ use crate::log::rate::{HeldBack, Rate};
 use crate::sys::clock::Moment;
 
 use super::cause::Cause;
-use super::generation::StartKind;
+use super::slot::StartKind;
 
 /// How many crashes a pool may log in ten seconds; a client that can make a
 /// worker crash must not fill the disk.
@@ -25,6 +25,7 @@ pub struct Rates {
     recycled: Rate,
     replaced: Rate,
     timed_out: Rate,
+    halted: Rate,
     /// Of slots that back off: starts, ends, delays.
     retried: [Rate; 3],
 }
@@ -36,6 +37,7 @@ impl Rates {
             recycled: Rate::new(TURNOVER),
             replaced: Rate::new(TURNOVER),
             timed_out: Rate::new(TIMEOUTS),
+            halted: Rate::new(TIMEOUTS),
             retried: [1; 3].map(Rate::new),
         }
     }
@@ -67,6 +69,11 @@ impl Rates {
     /// A slot waits before it is filled again.
     pub fn delay(&mut self, now: Moment) -> Option<HeldBack> {
         self.retried[2].admit(now)
+    }
+
+    /// A worker was suspended.
+    pub fn halt(&mut self, now: Moment) -> Option<HeldBack> {
+        self.halted.admit(now)
     }
 
     /// A connection takes too long.

@@ -4,7 +4,6 @@
 use std::io;
 use std::os::fd::OwnedFd;
 
-use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::unistd::{Pid, getpid};
 use slog::Logger;
 
@@ -13,6 +12,7 @@ use crate::log::sink::Sink;
 
 use crate::scoreboard::Scoreboard;
 
+use super::arrivals::Arrivals;
 use super::memory::OomKills;
 
 /// What every fork needs beside the pool.
@@ -21,8 +21,8 @@ pub struct Shared {
     pub scoreboard: Scoreboard,
     /// What takes the place of the listener in a worker that retires.
     pub dead: OwnedFd,
-    /// Readable when a worker has got as far as accepting.
-    pub ready: EventFd,
+    /// The workers that have got as far as accepting.
+    pub arrivals: Arrivals,
     /// The log.
     pub log: Logger,
     /// Where it goes.
@@ -41,7 +41,7 @@ impl Shared {
         Ok(Shared {
             scoreboard: Scoreboard::new()?,
             dead: listener::dead()?,
-            ready: EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?,
+            arrivals: Arrivals::new()?,
             log,
             sink,
             generation: 1,

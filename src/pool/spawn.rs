@@ -6,12 +6,12 @@ use std::os::fd::AsFd;
 
 use crate::sys::clock::Moment;
 use crate::sys::fork::{Fork, fork};
-use crate::worker::{self, Assignment};
+use crate::worker::{self, Assignment, Entrance};
 
-use super::generation::Generation;
+use super::generation::{Gate, Generation};
 use super::overdue::Watch;
 use super::shared::Shared;
-use super::worker::{Timeouts, Worker};
+use super::worker::{Place, Timeouts, Untold, Worker};
 
 /// Forks the worker of a slot.
 ///
@@ -26,18 +26,26 @@ pub fn spawn(generation: &mut Generation, slot: u32, shared: &mut Shared) -> io:
     let seat = shared.scoreboard.seat()?;
     let started = Moment::now();
     let config = &generation.blueprint.config;
-    let timeouts = Timeouts { request: config.request_timeout, kill: config.kill_timeout };
+    let timeouts = Timeouts {
+        request: config.request_timeout,
+        kill: config.kill_timeout,
+        retire: config.retire_timeout,
+    };
     match fork()? {
         Fork::Parent(pid) => Ok(Worker {
             pid,
             slot,
             generation: generation.epoch,
+            place: Place::Slot(generation.id),
             seat,
             started,
             asked: None,
+            retirement: None,
             killed: false,
+            suspended: None,
             watch: Watch::default(),
             timeouts,
+            untold: Untold::No,
         }),
         Fork::Child(newborn) => worker::run(
             newborn,
@@ -47,8 +55,12 @@ pub fn spawn(generation: &mut Generation, slot: u32, shared: &mut Shared) -> io:
                 settings: &generation.blueprint.settings,
                 service: &mut *generation.blueprint.service,
                 listener: listener.as_fd(),
+                entrance: match generation.gate {
+                    Gate::Open => Entrance::Open,
+                    Gate::Shut => Entrance::Shut,
+                },
                 dead: shared.dead.as_fd(),
-                ready: shared.ready.as_fd(),
+                ready: shared.arrivals.announcer(),
                 stderr: generation.blueprint.stderr.as_ref().map(|stderr| stderr.as_fd()),
                 seat: &seat,
                 log: &shared.log,

@@ -8,47 +8,89 @@ use crate::sys::clock::Moment;
 const FIRST_DELAY: Duration = Duration::from_millis(100);
 const LONGEST_DELAY: Duration = Duration::from_secs(30);
 
-/// The back-off of one slot: the first worker that dies young is replaced at
-/// once, the next after 100 ms, and each further one after twice the time, up
-/// to 30 s. A worker that does not die young ends the back-off.
-#[derive(Clone, Copy, Debug, Default)]
+/// What each death costs of the time that the slot has in stock. A slot whose workers
+/// keep dying is refilled 50 times a second at most.
+const SPACING: Duration = Duration::from_millis(20);
+/// The same for a worker that has served its quota, which a pool with `max_requests`
+/// asks for.
+const RECYCLED_SPACING: Duration = Duration::from_millis(1);
+/// The stock: so much is spent before a slot has to wait.
+const STOCK: Duration = Duration::from_secs(1);
+
+/// How the worker of a slot has ended, as far as its successor is concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// It failed before its first accept, or died idle and young.
+    Young,
+    /// It died while it served a connection, or young after it had served some.
+    AtWork,
+    /// It left by itself, for it had served its quota.
+    Recycled,
+    /// It had lived for long enough, or was asked to go.
+    Lived,
+}
+
+/// The back-off of one slot, and the bound of how often it is refilled.
+///
+/// The first worker that dies young is replaced at once, the next after 100 ms, and
+/// each further one after twice the time, up to 30 s. A worker that does not die young
+/// ends the back-off. What a worker says of itself can do no more than avoid that:
+/// the bound holds for every death.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Throttle {
     deaths: u32,
     until: Option<Moment>,
+    /// The moment at which the stock is whole again.
+    whole: Moment,
+}
+
+/// That a slot waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Delay {
+    /// For how long.
+    pub time: Duration,
+    /// After how many deaths in a row.
+    pub deaths: u32,
 }
 
 impl Throttle {
-    /// A worker of this slot died at `now`, young or not. `random` spreads the
-    /// delay by a tenth to each side, so that slots do not retry in step.
+    /// A worker of this slot has ended at `now`. `random` spreads the delay of a
+    /// back-off by a tenth to each side, so that slots do not retry in step.
     ///
     /// Gives the delay, if there is one.
-    pub fn died(&mut self, young: bool, now: Moment, random: u64) -> Option<Duration> {
-        if !young {
-            *self = Throttle::default();
-            return None;
-        }
-        self.deaths = self.deaths.saturating_add(1);
-        let doublings = self.deaths.checked_sub(2)?;
-        let delay = FIRST_DELAY.saturating_mul(2u32.saturating_pow(doublings)).min(LONGEST_DELAY);
-        let delay = delay * (900 + (random % 201) as u32) / 1000;
-        self.until = Some(now + delay);
-        Some(delay)
-    }
-
-    /// How many workers in a row died young.
-    pub fn deaths(&self) -> u32 {
-        self.deaths
+    pub fn died(&mut self, end: End, now: Moment, random: u64) -> Option<Delay> {
+        let cost = match end {
+            End::Young | End::AtWork | End::Lived => SPACING,
+            End::Recycled => RECYCLED_SPACING,
+        };
+        self.whole = self.whole.max(now) + cost;
+        let spent = self.whole - now;
+        let paced = spent.saturating_sub(STOCK);
+        self.deaths = if end == End::Young { self.deaths.saturating_add(1) } else { 0 };
+        let back_off = back_off(self.deaths, random);
+        let time = back_off.unwrap_or_default().max(paced);
+        self.until = (!time.is_zero()).then(|| now + time);
+        let spent_by_deaths = (spent.as_millis() / SPACING.as_millis()) as u32;
+        let deaths = if back_off.is_some() { self.deaths } else { spent_by_deaths };
+        self.until.map(|_| Delay { time, deaths })
     }
 
     /// Whether the slot backs off: a second worker in a row died young.
-    pub fn is_throttled(&self) -> bool {
-        self.until.is_some()
+    pub fn backs_off(&self) -> bool {
+        back_off(self.deaths, 0).is_some()
     }
 
     /// When the slot may be filled, if not at once.
     pub fn until(&self) -> Option<Moment> {
         self.until
     }
+}
+
+/// The delay after so many young deaths in a row.
+fn back_off(deaths: u32, random: u64) -> Option<Duration> {
+    let doublings = deaths.checked_sub(2)?;
+    let delay = FIRST_DELAY.saturating_mul(2u32.saturating_pow(doublings)).min(LONGEST_DELAY);
+    Some(delay * (900 + (random % 201) as u32) / 1000)
 }
 
 #[cfg(test)]
@@ -59,11 +101,15 @@ mod tests {
     /// The number that does not move a delay.
     const MIDDLE: u64 = 100;
 
+    fn young(throttle: &mut Throttle, random: u64) -> Option<Duration> {
+        throttle.died(End::Young, NOW, random).map(|delay| delay.time)
+    }
+
     #[test]
     fn the_first_is_replaced_at_once_and_the_next_ever_later() {
         let mut throttle = Throttle::default();
         let delays: Vec<_> = (0..12)
-            .map(|_| throttle.died(true, NOW, MIDDLE).map_or(0, |delay| delay.as_millis()))
+            .map(|_| young(&mut throttle, MIDDLE).map_or(0, |delay| delay.as_millis()))
             .collect();
         assert_eq!(
             delays,
@@ -74,29 +120,55 @@ mod tests {
 
     #[test]
     fn one_that_lived_ends_the_back_off() {
-        let mut throttle = Throttle::default();
-        for _ in 0..9 {
-            throttle.died(true, NOW, MIDDLE);
+        for end in [End::Lived, End::AtWork, End::Recycled] {
+            let mut throttle = Throttle::default();
+            for _ in 0..9 {
+                young(&mut throttle, MIDDLE);
+            }
+            assert_eq!(throttle.died(end, NOW, MIDDLE), None);
+            assert!(!throttle.backs_off());
+            assert_eq!(young(&mut throttle, MIDDLE), None, "as at first");
         }
-        assert_eq!(throttle.died(false, NOW, MIDDLE), None);
-        assert!(!throttle.is_throttled());
-        assert_eq!(throttle.died(true, NOW, MIDDLE), None, "as at first");
     }
 
     #[test]
     fn the_delay_is_spread_by_a_tenth() {
         for (random, millis) in [(0, 90), (200, 110), (u64::MAX, 105)] {
             let mut throttle = Throttle::default();
-            throttle.died(true, NOW, random);
-            assert_eq!(throttle.died(true, NOW, random), Some(Duration::from_millis(millis)));
+            young(&mut throttle, random);
+            assert_eq!(young(&mut throttle, random), Some(Duration::from_millis(millis)));
         }
     }
 
     #[test]
     fn a_slot_that_never_gets_anywhere_overflows_nothing() {
-        let mut throttle = Throttle { deaths: u32::MAX - 1, until: None };
+        let mut throttle = Throttle { deaths: u32::MAX - 1, ..Throttle::default() };
         for _ in 0..4 {
-            assert_eq!(throttle.died(true, NOW, MIDDLE), Some(LONGEST_DELAY));
+            assert_eq!(young(&mut throttle, MIDDLE), Some(LONGEST_DELAY));
         }
+    }
+
+    /// How many workers a slot gets in ten seconds of which each ends at once, like this.
+    fn refills(end: End) -> u32 {
+        let mut throttle = Throttle::default();
+        let mut now = NOW;
+        let mut count = 0;
+        while now < NOW + Duration::from_secs(10) {
+            count += 1;
+            now = now + Duration::from_micros(100);
+            if let Some(Delay { time, .. }) = throttle.died(end, now, MIDDLE) {
+                now = now + time;
+            }
+        }
+        count
+    }
+
+    #[test]
+    fn whatever_a_worker_says_of_itself_its_slot_is_refilled_no_more_often() {
+        for end in [End::AtWork, End::Lived] {
+            assert!((540..=560).contains(&refills(end)), "{end:?}: {}", refills(end));
+        }
+        assert!(refills(End::Recycled) <= 11_000, "{}", refills(End::Recycled));
+        assert!(refills(End::Young) < 10);
     }
 }

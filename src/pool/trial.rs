@@ -4,94 +4,64 @@
 
 use std::rc::Rc;
 
+use nix::unistd::Pid;
+
 use crate::config;
 use crate::listener::Listener;
+use crate::sys::clock::Moment;
 
-use super::cause::Asked;
-use super::generation::Generation;
-use super::{Blueprint, Pool};
-
-/// What a reload that has not concluded has done to a pool, beside giving it a
-/// new generation.
-#[derive(Default)]
-pub struct Trial {
-    /// It made the pool.
-    is_new: bool,
-    /// It wants the pool to go.
-    is_doomed: bool,
-    /// It has resized the pool, which was like this before.
-    before: Option<(u32, config::Pool)>,
-}
+use super::generation::{Gate, Generation, Standing};
+use super::{Asked, Blueprint, Pool};
 
 impl Pool {
-    /// Marks a pool that a reload makes.
-    pub fn on_trial(mut self) -> Self {
-        self.trial.is_new = true;
-        self
+    /// Starts a new generation beside the one that serves. Its workers get ready, and
+    /// wait for [`commit`](Self::commit) before they accept.
+    pub fn try_out(&mut self, blueprint: Blueprint, listener: Rc<Listener>, now: Moment) {
+        self.next = Some(Generation::new(self.generations, blueprint, listener, Gate::Shut));
+        self.generations += 1;
+        self.keep_pace(now);
     }
 
-    /// For a reload: starts a new generation beside the one that serves, which
-    /// goes on until the reload is committed.
-    pub fn renew(&mut self, blueprint: Blueprint, listener: Rc<Listener>) {
-        let old = std::mem::replace(&mut self.current, Generation::new(blueprint, listener));
-        if self.elder.is_none() && !self.trial.is_new {
-            self.elder = Some(old);
-        } else {
-            // It never got to be the one that serves.
-            self.dismiss(old, Asked::Retire);
+    /// How far that has come which a reload tries; None if it tries nothing here.
+    pub fn trial(&self) -> Option<Standing> {
+        let tried =
+            self.next.as_ref().or((self.serving.gate == Gate::Shut).then_some(&self.serving));
+        tried.map(|generation| generation.standing(self.room()))
+    }
+
+    /// The configuration epoch that new workers belong to from now on.
+    pub fn set_epoch(&mut self, epoch: u64) {
+        self.next.as_mut().unwrap_or(&mut self.serving).epoch = epoch;
+    }
+
+    /// The reload is in force: what was tried accepts, and what it replaces goes.
+    pub fn commit(&mut self, now: Moment) {
+        let old = self.next.take().map(|next| std::mem::replace(&mut self.serving, next));
+        if self.serving.gate == Gate::Shut {
+            self.serving.gate = Gate::Open;
+            self.serving.pids().filter_map(|pid| self.workers.get(&pid)).for_each(|it| it.let_in());
+        }
+        // Only now, so that somebody accepts at any time.
+        old.into_iter().for_each(|old| self.dismiss(old, now));
+    }
+
+    /// The reload has failed: what was tried goes.
+    pub fn revert(&mut self, now: Moment) {
+        if let Some(next) = self.next.take() {
+            self.dismiss(next, now);
         }
     }
 
-    /// For a reload: changes the number of workers.
-    pub fn resize_to(&mut self, config: config::Pool) {
-        if self.elder.is_none() && !self.trial.is_new && self.trial.before.is_none() {
-            self.trial.before = Some((self.size(), self.config().clone()));
-        }
-        self.resize(config.workers);
-        self.current.blueprint.config = config;
+    /// Takes over what the configuration says of a pool that keeps its workers, as far
+    /// as there is room for them.
+    pub fn resize_to(&mut self, config: config::Pool, now: Moment) {
+        self.resize(config.workers, now);
+        self.serving.blueprint.config = config;
     }
 
-    /// For a reload: it is in the configuration, or not.
-    pub fn doom(&mut self, is_doomed: bool) {
-        self.trial.is_doomed = is_doomed;
-    }
-
-    /// Whether a reload waits for it to show that its workers start.
-    pub fn is_on_trial(&self) -> bool {
-        (self.trial.is_new || self.elder.is_some()) && !self.trial.is_doomed
-    }
-
-    /// The reload is in force: what it replaced goes. Tells whether the pool
-    /// stays.
-    pub fn commit(&mut self) -> bool {
-        let Trial { is_doomed, .. } = std::mem::take(&mut self.trial);
-        if let Some(elder) = self.elder.take() {
-            self.dismiss(elder, Asked::Retire);
-        }
-        !is_doomed
-    }
-
-    /// The reload has failed: what it did is undone. Tells whether the pool
-    /// stays.
-    pub fn revert(&mut self) -> bool {
-        let Trial { is_new, before, .. } = std::mem::take(&mut self.trial);
-        if is_new {
-            // Its listener may be one that another pool has again.
-            return false;
-        }
-        if let Some(elder) = self.elder.take() {
-            let failed = std::mem::replace(&mut self.current, elder);
-            self.dismiss(failed, Asked::Retire);
-        }
-        if let Some((size, config)) = before {
-            self.resize(size);
-            self.current.blueprint.config = config;
-        }
-        if let Some(listener) = &self.current.listener {
-            // It was done when the reload began; were it to fail now, the next
-            // reload would tell.
-            let _ = listener.adjust(self.config().listen.get_ref());
-        }
-        true
+    fn dismiss(&mut self, generation: Generation, now: Moment) {
+        let workers: Vec<Pid> = generation.pids().collect();
+        self.retire(workers, Asked::Retire, now);
+        // Only now does the generation drop its listener.
     }
 }

@@ -7,29 +7,56 @@ use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::scoreboard::Seat;
+use crate::scoreboard::{InHand, Seat};
 use crate::sys::clock::Moment;
 
 use super::cause::Asked;
 use super::overdue::Watch;
+use super::retirement::{Bounds, Retirement};
 
 /// A child that is not reaped yet, so its pid is nobody else's.
 #[derive(Debug)]
 pub struct Worker {
     /// Its pid.
     pub pid: Pid,
-    /// Its place in the pool.
+    /// Its number in the pool.
     pub slot: u32,
     /// The configuration epoch in which it was forked.
     pub generation: u64,
+    pub(super) place: Place,
     pub(super) seat: Seat,
     pub(super) started: Moment,
     /// What it was asked to do, if anything.
     pub(super) asked: Option<Asked>,
+    pub(super) retirement: Option<Retirement>,
     /// The master has sent SIGKILL.
     pub(super) killed: bool,
+    /// Somebody has suspended it; it is killed then.
+    pub(super) suspended: Option<Moment>,
     pub(super) watch: Watch,
     pub(super) timeouts: Timeouts,
+    /// It accepts, and the log has not been told of it: it may die like those before.
+    pub(super) untold: Untold,
+}
+
+/// Where a worker is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// In its slot of the generation with this number.
+    Slot(u64),
+    /// On its way out.
+    Leaving,
+}
+
+/// Whether the log waits before it tells of a new worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Untold {
+    /// It was told.
+    No,
+    /// It waits for the worker to accept.
+    Starting,
+    /// It waits for the worker to be too old to die young.
+    Until(Moment),
 }
 
 /// How long a worker may take, by the settings that it was forked with.
@@ -39,13 +66,18 @@ pub struct Timeouts {
     pub request: Option<Duration>,
     /// From the polite signal to SIGKILL.
     pub kill: Duration,
+    /// For a connection in hand, once it was asked to retire.
+    pub retire: Option<Duration>,
 }
 
 impl Worker {
     /// Asks it to retire; the first reason stays.
-    pub fn retire(&mut self, why: Asked) {
+    pub fn retire(&mut self, why: Asked, now: Moment) {
+        self.place = Place::Leaving;
         if self.asked.is_none() {
             self.asked = Some(why);
+            // At a stop, `stop_timeout` bounds what workers may take.
+            self.retirement = (why == Asked::Retire).then(|| Retirement::begin(now, self.bounds()));
             self.signal(Signal::SIGTERM);
         }
     }
@@ -54,7 +86,22 @@ impl Worker {
     pub fn kill(&mut self, why: Asked) {
         self.asked = Some(why);
         self.killed = true;
+        self.retirement = None;
+        self.suspended = None;
         self.signal(Signal::SIGKILL);
+    }
+
+    /// Ends its connection in hand, as when the time of that is over, so that it can
+    /// leave and its program is asked to.
+    pub fn cut(&self, connection: InHand) {
+        self.seat.mark_overdue(connection);
+        self.signal(Signal::SIGALRM);
+    }
+
+    /// Lets it accept.
+    pub fn let_in(&self) {
+        self.seat.let_in();
+        self.signal(Signal::SIGUSR2);
     }
 
     /// Sends it a signal.
@@ -63,5 +110,19 @@ impl Worker {
         // daemon is not root and the worker runs a setuid program in its place.
         let sent = kill(self.pid, signal);
         debug_assert!(matches!(sent, Ok(()) | Err(Errno::EPERM)), "{sent:?}");
+    }
+
+    /// When there is something to do about it.
+    pub fn deadline(&self) -> Option<Moment> {
+        let untold = match self.untold {
+            Untold::Until(until) => Some(until),
+            Untold::No | Untold::Starting => None,
+        };
+        let retirement = self.retirement.map(Retirement::deadline);
+        [self.watch.deadline(), retirement, self.suspended, untold].into_iter().flatten().min()
+    }
+
+    pub(super) fn bounds(&self) -> Bounds {
+        Bounds { kill: self.timeouts.kill, retire: self.timeouts.retire }
     }
 }

@@ -45,6 +45,8 @@ static CONNECTION: AtomicI32 = AtomicI32::new(-1);
 static PROGRAM: AtomicI32 = AtomicI32::new(0);
 /// The number of the connection that SIGALRM has come for.
 static ALARMED: AtomicU64 = AtomicU64::new(0);
+/// Where the handler says that SIGTERM has come.
+static ASKED: AtomicPtr<AtomicU64> = AtomicPtr::new(ptr::null_mut());
 /// Where the master writes the number of a connection that is overdue.
 static OVERDUE: AtomicPtr<AtomicU64> = AtomicPtr::new(ptr::null_mut());
 
@@ -58,6 +60,8 @@ pub struct Targets<'a> {
     pub log: RawFd,
     /// The path of that file.
     pub log_path: Option<&'static CStr>,
+    /// Not 0 once SIGTERM has come.
+    pub asked: &'static AtomicU64,
     /// The number of the connection that the master finds overdue.
     pub overdue: &'static AtomicU64,
 }
@@ -73,6 +77,7 @@ pub fn install(targets: &Targets<'_>) -> io::Result<()> {
     LOG.store(targets.log, Relaxed);
     LOG_PATH
         .store(targets.log_path.map_or(ptr::null_mut(), |path| path.as_ptr().cast_mut()), Relaxed);
+    ASKED.store(ptr::from_ref(targets.asked).cast_mut(), Relaxed);
     OVERDUE.store(ptr::from_ref(targets.overdue).cast_mut(), Relaxed);
 
     for (signal, handler) in HANDLED {
@@ -90,11 +95,10 @@ pub fn install(targets: &Targets<'_>) -> io::Result<()> {
 /// What a worker ignores. SIGPIPE is among them so that a write to a client
 /// that left is an error and not a death, SIGXFSZ so that a log file
 /// larger than the worker's own limit is.
-const IGNORED: [Signal; 8] = [
+const IGNORED: [Signal; 7] = [
     Signal::SIGINT,
     Signal::SIGQUIT,
     Signal::SIGHUP,
-    Signal::SIGUSR2,
     Signal::SIGTTIN,
     Signal::SIGTTOU,
     Signal::SIGPIPE,
@@ -107,10 +111,11 @@ const IGNORED: [Signal; 8] = [
 const DEFAULT: [Signal; 3] = [Signal::SIGCHLD, Signal::SIGSEGV, Signal::SIGBUS];
 
 /// What a worker handles.
-const HANDLED: [(Signal, extern "C" fn(c_int)); 3] = [
+const HANDLED: [(Signal, extern "C" fn(c_int)); 4] = [
     (Signal::SIGTERM, handle_retire),
     (Signal::SIGUSR1, handle_reopen),
     (Signal::SIGALRM, handle_overdue),
+    (Signal::SIGUSR2, handle_wake),
 ];
 
 /// Every signal that has not its default action after [`install`]: what a
@@ -175,7 +180,13 @@ fn handle(signal: Signal, handler: extern "C" fn(c_int)) -> io::Result<()> {
 }
 
 extern "C" fn handle_retire(_: c_int) {
-    keep_errno(retire);
+    keep_errno(|| {
+        // SAFETY: the pointer is null or came from a 'static reference.
+        if let Some(asked) = unsafe { ASKED.load(Relaxed).as_ref() } {
+            asked.store(1, Relaxed);
+        }
+        retire();
+    });
 }
 
 fn retire() {
@@ -228,6 +239,10 @@ extern "C" fn handle_reopen(_: c_int) {
         }
     });
 }
+
+/// The master has written something that this process sleeps for. An ignored signal
+/// would not end the sleep.
+extern "C" fn handle_wake(_: c_int) {}
 
 extern "C" fn handle_overdue(_: c_int) {
     keep_errno(|| {

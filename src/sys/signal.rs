@@ -56,11 +56,8 @@ impl Waiting {
         for signal in &wanted {
             // Whoever started us may have blocked it; it must reach us.
             while_waiting.remove(signal);
-            let action = SigAction::new(
-                SigHandler::Handler(handle_signal),
-                SaFlags::SA_NOCLDSTOP,
-                SigSet::all(),
-            );
+            let action =
+                SigAction::new(SigHandler::Handler(handle_signal), SaFlags::empty(), SigSet::all());
             // SAFETY: the handler does one atomic store, which is
             // async-signal-safe (signal-safety(7)).
             unsafe { sigaction(signal, &action) }?;
@@ -144,4 +141,21 @@ pub fn unblock(signal: Signal) -> io::Result<()> {
 /// Unblocks every signal in this process.
 pub fn unblock_all() -> io::Result<()> {
     SigSet::empty().thread_set_mask().map_err(io::Error::from)
+}
+
+/// Sleeps until a signal that has a handler has come and `is_over` says so. What
+/// `is_over` tests must change before a signal does, or in its handler.
+pub fn sleep_until(is_over: impl Fn() -> bool) -> io::Result<()> {
+    // Blocked between the test and the sleep, so that no signal is missed there.
+    let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
+    while !is_over() {
+        match ppoll(&mut [], None, Some(before)) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(errno) => {
+                before.thread_set_mask()?;
+                return Err(errno.into());
+            }
+        }
+    }
+    before.thread_set_mask().map_err(io::Error::from)
 }

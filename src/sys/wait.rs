@@ -118,6 +118,42 @@ pub fn ended_child() -> io::Result<Option<Ended>> {
     }
 }
 
+/// What a signal has done to a child that goes on living (WIFSTOPPED and WIFCONTINUED
+/// of wait(2)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Halt {
+    /// It does not run any more.
+    Suspended,
+    /// It runs again.
+    Resumed,
+}
+
+/// Finds one child that was suspended or resumed since this was asked for it. Does not
+/// block (WNOHANG); the caller repeats this until it gives None.
+pub fn halted_child() -> io::Result<Option<(Pid, Halt)>> {
+    loop {
+        // SAFETY: siginfo_t is plain data, for which all zeroes is a value.
+        let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+        let options = libc::WSTOPPED | libc::WCONTINUED | libc::WNOHANG;
+        // SAFETY: the pointer is to a live, writable local of the right type.
+        match Errno::result(unsafe { libc::waitid(libc::P_ALL, 0, &mut info, options) }) {
+            Ok(_) => {
+                // SAFETY: waitid filled in the fields of SIGCHLD, or left zeroes
+                // (waitid(2)).
+                let pid = unsafe { info.si_pid() };
+                let halt = match info.si_code {
+                    libc::CLD_CONTINUED => Halt::Resumed,
+                    _ => Halt::Suspended,
+                };
+                return Ok((pid != 0).then(|| (Pid::from_raw(pid), halt)));
+            }
+            Err(Errno::ECHILD) => return Ok(None),
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}
+
 /// Waits for the end of the child `pid` and takes it out of the process table.
 pub fn reap(pid: Pid) -> io::Result<Reaped> {
     loop {

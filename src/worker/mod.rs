@@ -36,6 +36,8 @@ pub struct Assignment<'a> {
     pub service: &'a mut dyn Service,
     /// Where it accepts.
     pub listener: BorrowedFd<'a>,
+    /// Whether it may.
+    pub entrance: Entrance,
     /// What takes the place of the listener when it retires.
     pub dead: BorrowedFd<'a>,
     /// Written to once, when it has got as far as accepting.
@@ -52,6 +54,16 @@ pub struct Assignment<'a> {
     pub log_path: Option<&'static CStr>,
     /// The master's pid.
     pub master: Pid,
+}
+
+/// Whether a worker may accept as soon as it can.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Entrance {
+    /// It may.
+    Open,
+    /// It waits until its master lets it in: the reload that it was forked for may
+    /// still be undone.
+    Shut,
 }
 
 /// Lives the life of a worker; signals are blocked when it begins.

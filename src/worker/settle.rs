@@ -16,8 +16,8 @@ use crate::service::{Service, panic};
 use crate::sys::identity::{Privacy, set_nice, set_oom_score_adj, set_privacy};
 use crate::sys::{descriptor, handler, signal};
 
-use super::Assignment;
 use super::settings::Settings;
+use super::{Assignment, Entrance};
 
 /// A worker that is ready to accept.
 pub struct Desk<'a> {
@@ -40,6 +40,7 @@ pub fn settle<'a>(assignment: Assignment<'a>, page: OwnPage) -> Result<Desk<'a>,
         dead: assignment.dead,
         log: assignment.log_number,
         log_path: assignment.log_path,
+        asked: page.asked(),
         overdue: page.overdue(),
     })
     .map_err(|error| Error::system("set signal handlers", &error))?;
@@ -97,6 +98,13 @@ pub fn settle<'a>(assignment: Assignment<'a>, page: OwnPage) -> Result<Desk<'a>,
     nix::unistd::write(assignment.ready, &1u64.to_ne_bytes())
         .map_err(|errno| Error::system("report to the master", &errno.into()))?;
     descriptor::close_inherited(assignment.ready);
+
+    // 10. Wait to be let in. SIGTERM, also that for the death of the master, ends the
+    // wait as it ends an accept.
+    if assignment.entrance == Entrance::Shut {
+        signal::sleep_until(|| page.is_let_in() || handler::retiring())
+            .map_err(|error| Error::system("wait for the commit", &error))?;
+    }
 
     Ok(Desk { settings, service: assignment.service, listener: assignment.listener, page })
 }

@@ -8,6 +8,7 @@ mod log_file;
 mod pools;
 mod sizes;
 mod snapshot;
+mod trial;
 
 use support::Address;
 

@@ -144,6 +144,7 @@ fn a_pool_that_is_moved_can_be_moved_back_before_its_old_workers_have_left() {
     let (stays, one, two) = (Address::fresh(), Address::fresh(), Address::fresh());
     let config = |address: &Address| echo("stays", &stays, 1) + &echo("moves", address, 1);
     let daemon = Daemon::start(&config(&one));
+    daemon.expect(&["worker stopped"]);
     let slow = daemon.wait_for_idle("moves", 1)[0];
     procfs::send(slow, Signal::SIGSTOP);
     let is_held = || procfs::Process::of(slow).is_some_and(|process| process.state == 'T');

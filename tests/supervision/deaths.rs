@@ -218,6 +218,7 @@ fn every_worker_killed_in_turn_is_replaced() {
 fn a_worker_that_is_stopped_and_goes_on_is_not_taken_for_dead() {
     let address = Address::fresh();
     let daemon = Daemon::start(&echo(&address, 2));
+    daemon.expect(&["worker stopped"]);
     let pids = daemon.wait_for_idle("echo", 2);
     let mark = daemon.log().mark();
     for &pid in &pids {

@@ -2,6 +2,7 @@
 //! them, and the master lives through every fault that it can survive.
 
 mod back_off;
+mod bounds;
 mod deaths;
 mod faults;
 mod idle;

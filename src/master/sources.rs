@@ -1,0 +1,52 @@
+//! What the master's one wait is for, each source with its name.
+#![forbid(unsafe_code)]
+
+use std::io;
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use nix::poll::{PollFd, PollFlags};
+
+use crate::pool::Shared;
+use crate::sys::clock::Moment;
+use crate::sys::signal::Waiting;
+
+use super::control::{Caller, Control};
+
+/// Something that can end the wait, beside a signal and a deadline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// Workers have got as far as accepting.
+    Arrivals,
+    /// The kernel may have killed for want of memory.
+    OomKills,
+    /// The control socket.
+    Control(Caller),
+}
+
+/// Sleeps until a signal comes, a source has something, or the time is over. Gives the
+/// sources that have.
+///
+/// # Errors
+///
+/// Those of ppoll(2), but for EINTR.
+pub fn wait(
+    signals: &Waiting,
+    shared: &Shared,
+    control: &Control,
+    timeout: Option<Duration>,
+    now: Moment,
+) -> io::Result<Vec<Source>> {
+    let arrivals = PollFd::new(shared.arrivals.as_fd(), PollFlags::POLLIN);
+    let oom_kills = shared.oom_kills.watched(now).map(|fd| PollFd::new(fd, PollFlags::POLLPRI));
+    let (sources, mut descriptors): (Vec<_>, Vec<_>) = [(Source::Arrivals, arrivals)]
+        .into_iter()
+        .chain(oom_kills.map(|descriptor| (Source::OomKills, descriptor)))
+        .chain(control.watched().map(|(caller, descriptor)| (Source::Control(caller), descriptor)))
+        .unzip();
+    signals.wait(&mut descriptors, timeout)?;
+    // What cannot be told counts as ready: who looks finds out.
+    let is_ready = |descriptor: &PollFd<'_>| descriptor.any() != Some(false);
+    let ready = sources.into_iter().zip(&descriptors).filter(|(_, it)| is_ready(it));
+    Ok(ready.map(|(source, _)| source).collect())
+}

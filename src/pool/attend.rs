@@ -1,0 +1,160 @@
+//! What a pool does when a moment has come.
+#![forbid(unsafe_code)]
+
+use nix::unistd::Pid;
+
+use crate::log::event::Event;
+use crate::log::rate::HeldBack;
+use crate::scoreboard::InHand;
+use crate::sys::clock::Moment;
+use crate::sys::wait::Halt;
+
+use super::agenda::Task;
+use super::worker::{Untold, Worker};
+use super::{Asked, Pool};
+use super::{overdue, retirement};
+
+impl Pool {
+    /// Does all whose time has come, but for filling slots.
+    pub fn attend(&mut self, now: Moment, events: &mut Vec<Event>) {
+        while let Some(task) = self.agenda.take_due(now) {
+            match task {
+                Task::Connections => self.look_at_connections(now, events),
+                Task::Slot(id, slot) => {
+                    let generations = [Some(&mut self.serving), self.next.as_mut()];
+                    if let Some(it) = generations.into_iter().flatten().find(|it| it.id == id) {
+                        it.look_whether_due(slot, now);
+                    }
+                }
+                Task::Worker(pid) => self.attend_to(pid, now, events),
+            }
+        }
+    }
+
+    /// Looks at the connections as often as the shortest `request_timeout` wants it.
+    pub(super) fn keep_pace(&mut self, now: Moment) {
+        let of_generations =
+            self.generations().filter_map(|it| it.blueprint.config.request_timeout);
+        let of_workers = self.workers.values().filter_map(|worker| worker.timeouts.request);
+        let pace = of_generations.chain(of_workers).min();
+        let is_quicker = pace.is_some_and(|pace| self.pace.is_none_or(|before| pace < before));
+        self.pace = pace;
+        if let (true, Some(pace)) = (is_quicker, pace) {
+            self.agenda.add(now + pace, Task::Connections);
+        }
+    }
+
+    fn look_at_connections(&mut self, now: Moment, events: &mut Vec<Event>) {
+        let mut due = Vec::new();
+        for (&pid, worker) in &mut self.workers {
+            let Some(request_timeout) = worker.timeouts.request else { continue };
+            worker.watch.look(worker.seat.look().in_hand, request_timeout);
+            match worker.watch.deadline() {
+                Some(at) if at <= now => due.push(pid),
+                Some(at) => self.agenda.add(at, Task::Worker(pid)),
+                None => {}
+            }
+        }
+        due.into_iter().for_each(|pid| self.attend_to(pid, now, events));
+        self.keep_pace(now);
+        if let Some(pace) = self.pace {
+            self.agenda.add(now + pace, Task::Connections);
+        }
+    }
+
+    fn attend_to(&mut self, pid: Pid, now: Moment, events: &mut Vec<Event>) {
+        let Some(worker) = self.workers.get_mut(&pid) else { return };
+        match worker.deadline() {
+            Some(deadline) if deadline <= now => {}
+            Some(deadline) => return self.agenda.add(deadline, Task::Worker(pid)),
+            None => return,
+        }
+        let in_hand = worker.seat.look().in_hand;
+        let pool = &self.serving.blueprint.config.name;
+        let rates = &mut self.rates;
+        if let Some(connection) = watch(worker, in_hand, now)
+            && let Some(held_back) = rates.time_out(now)
+        {
+            let (pool, slot, peer) = (pool.clone(), worker.slot, worker.seat.peer().to_string());
+            let elapsed_ms = now - connection.began;
+            events.push(Event::WorkerTimedOut { pool, slot, pid, elapsed_ms, peer, held_back });
+        }
+        events.extend(press(worker, in_hand, pool, now));
+        if worker.suspended.is_some_and(|until| until <= now) {
+            worker.kill(Asked::Suspended);
+        }
+        if matches!(worker.untold, Untold::Until(until) if until <= now) {
+            worker.untold = Untold::No;
+            if let Some(held_back) = rates.recovery(now) {
+                let Worker { slot, generation, .. } = *worker;
+                let pool = pool.clone();
+                events.push(Event::WorkerStarted { pool, slot, pid, generation, held_back });
+            }
+        }
+        if let Some(at) = worker.deadline() {
+            self.agenda.add(at, Task::Worker(pid));
+        }
+    }
+
+    /// A worker was suspended or resumed by a signal.
+    pub fn note_halt(&mut self, pid: Pid, halt: Halt, now: Moment, events: &mut Vec<Event>) {
+        let Some(worker) = self.workers.get_mut(&pid) else { return };
+        match halt {
+            Halt::Resumed => worker.suspended = None,
+            Halt::Suspended if worker.killed || worker.suspended.is_some() => {}
+            Halt::Suspended => {
+                let until = now + worker.timeouts.kill;
+                worker.suspended = Some(until);
+                self.agenda.add(until, Task::Worker(pid));
+                let Worker { slot, generation, .. } = *worker;
+                if let Some(held_back) = self.rates.halt(now) {
+                    let pool = self.name().to_owned();
+                    events.push(Event::WorkerStopped { pool, slot, pid, generation, held_back });
+                }
+            }
+        }
+    }
+}
+
+/// Does what is due to an overdue connection. Gives the one whose time has just run out.
+fn watch(worker: &mut Worker, in_hand: Option<InHand>, now: Moment) -> Option<InHand> {
+    match worker.watch.step(in_hand, now, worker.timeouts.kill)? {
+        overdue::Step::Alarm(connection) => {
+            worker.cut(connection);
+            Some(connection)
+        }
+        overdue::Step::AlarmAgain(connection) => {
+            worker.cut(connection);
+            None
+        }
+        overdue::Step::Kill => {
+            worker.kill(Asked::TimeOut);
+            None
+        }
+    }
+}
+
+/// Does what is due to a worker that was asked to retire.
+fn press(worker: &mut Worker, in_hand: Option<InHand>, pool: &str, now: Moment) -> Option<Event> {
+    let bounds = worker.bounds();
+    let retirement = worker.retirement.as_mut()?;
+    let step = retirement.step(in_hand.is_some(), now, bounds)?;
+    let (elapsed_ms, held_back) = (retirement.elapsed(now), HeldBack::NONE);
+    let (pool, pid) = (pool.to_owned(), worker.pid);
+    let Worker { slot, generation, .. } = *worker;
+    match (step, in_hand) {
+        (retirement::Step::Kill, _) => {
+            worker.kill(worker.asked.unwrap_or(Asked::Retire));
+            Some(Event::WorkerNotRetiring { pool, slot, pid, generation, elapsed_ms, held_back })
+        }
+        (retirement::Step::Cut, Some(connection)) => {
+            let peer = worker.seat.peer().to_string();
+            worker.retirement = None;
+            worker.cut(connection);
+            worker.watch.alarm(connection, now, worker.timeouts.kill);
+            let (elapsed_ms, reason) = (now - connection.began, "retire_timeout".to_owned());
+            Some(Event::ConnectionCut { pool, slot, pid, peer, elapsed_ms, reason, held_back })
+        }
+        (retirement::Step::Wait | retirement::Step::Cut, _) => None,
+    }
+}

@@ -1,0 +1,138 @@
+//! What follows when a worker that was asked to retire does not go.
+#![forbid(unsafe_code)]
+
+use std::time::Duration;
+
+use crate::sys::clock::Moment;
+
+/// That a worker was asked to retire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retirement {
+    since: Moment,
+    next: Moment,
+}
+
+/// What is to be done to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Nothing: it has a connection in hand.
+    Wait,
+    /// Its connection has had its time.
+    Cut,
+    /// It has nothing in hand and is still there.
+    Kill,
+}
+
+/// How long it may take, by the settings of its pool.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// With nothing in hand.
+    pub kill: Duration,
+    /// With a connection in hand; None is for ever.
+    pub retire: Option<Duration>,
+}
+
+impl Retirement {
+    /// It was asked at `now`.
+    pub fn begin(now: Moment, bounds: Bounds) -> Self {
+        let first = bounds.retire.map_or(bounds.kill, |retire| retire.min(bounds.kill));
+        Retirement { since: now, next: now + first }
+    }
+
+    /// When to look at it next.
+    pub fn deadline(self) -> Moment {
+        self.next
+    }
+
+    /// For how long it has been asked.
+    pub fn elapsed(self, now: Moment) -> Duration {
+        now - self.since
+    }
+
+    /// What is due at `now`; None if it is not time to look.
+    ///
+    /// A worker that was asked accepts no more, so what has nothing in hand now will
+    /// have nothing later. The pause between two looks grows with the time that has
+    /// passed: a connection of hours wakes nobody every few seconds.
+    pub fn step(&mut self, is_busy: bool, now: Moment, bounds: Bounds) -> Option<Step> {
+        if now < self.next {
+            return None;
+        }
+        let elapsed = self.elapsed(now);
+        let cut_at = bounds.retire.map(|retire| self.since + retire);
+        self.next = now + elapsed.max(bounds.kill);
+        if !is_busy {
+            return match self.since + bounds.kill {
+                kill_at if kill_at > now => {
+                    self.next = kill_at;
+                    Some(Step::Wait)
+                }
+                _ => Some(Step::Kill),
+            };
+        }
+        match cut_at {
+            Some(cut_at) if cut_at <= now => Some(Step::Cut),
+            Some(cut_at) => {
+                self.next = self.next.min(cut_at);
+                Some(Step::Wait)
+            }
+            None => Some(Step::Wait),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KILL: Duration = Duration::from_secs(5);
+
+    fn at(seconds: u64) -> Moment {
+        Moment::from_nanos(seconds * 1_000_000_000)
+    }
+
+    fn begun(retire: Option<u64>) -> (Retirement, Bounds) {
+        let bounds = Bounds { kill: KILL, retire: retire.map(Duration::from_secs) };
+        (Retirement::begin(at(10), bounds), bounds)
+    }
+
+    #[test]
+    fn one_with_nothing_in_hand_is_killed_after_kill_timeout() {
+        let (mut retirement, bounds) = begun(None);
+        assert_eq!(retirement.step(false, at(14), bounds), None, "not before its time");
+        assert_eq!(retirement.step(false, at(15), bounds), Some(Step::Kill));
+    }
+
+    #[test]
+    fn one_with_a_connection_is_looked_at_ever_more_seldom() {
+        let (mut retirement, bounds) = begun(None);
+        let mut looks = Vec::new();
+        for _ in 0..5 {
+            let next = retirement.deadline();
+            looks.push((next - at(10)).as_secs());
+            assert_eq!(retirement.step(true, next, bounds), Some(Step::Wait));
+        }
+        assert_eq!(looks, [5, 10, 20, 40, 80]);
+        assert_eq!(retirement.step(false, retirement.deadline(), bounds), Some(Step::Kill));
+    }
+
+    #[test]
+    fn retire_timeout_bounds_the_connection() {
+        for (retire, looks) in [(7, &[5, 7][..]), (3, &[3]), (5, &[5])] {
+            let (mut retirement, bounds) = begun(Some(retire));
+            let mut seen = Vec::new();
+            loop {
+                let next = retirement.deadline();
+                seen.push((next - at(10)).as_secs());
+                if retirement.step(true, next, bounds) == Some(Step::Cut) {
+                    break;
+                }
+            }
+            assert_eq!(seen, looks);
+        }
+        let (mut retirement, bounds) = begun(Some(3));
+        assert_eq!(retirement.step(false, at(13), bounds), Some(Step::Wait), "still in time to go");
+        assert_eq!(retirement.deadline(), at(15));
+        assert_eq!(retirement.step(false, at(15), bounds), Some(Step::Kill));
+    }
+}

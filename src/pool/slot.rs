@@ -1,0 +1,211 @@
+//! The place of one worker: a state, and what comes next.
+#![forbid(unsafe_code)]
+
+use nix::unistd::Pid;
+
+use crate::sys::clock::Moment;
+
+use super::throttle::{Delay, End, Throttle};
+
+/// The place of one worker, with what its workers have shown so far.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Slot {
+    /// No worker is in it.
+    Vacant(Record),
+    /// Its worker has not got as far as accepting.
+    Starting(Pid, Record),
+    /// Its worker has got as far as accepting.
+    Serving(Pid, Record),
+}
+
+/// What the workers of a slot have shown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Record {
+    /// One of them has got as far as accepting.
+    pub has_accepted: bool,
+    /// How long the slot waits when they die.
+    pub throttle: Throttle,
+}
+
+/// What a slot does next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Nothing: it has a worker.
+    Stay,
+    /// It gets a worker.
+    Fill(StartKind),
+    /// It stays vacant until then.
+    Wait(Moment),
+}
+
+/// What the slot of a new worker has been through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StartKind {
+    /// Nothing of note.
+    First,
+    /// It has had a worker that accepted.
+    Replacement,
+    /// It backs off.
+    Retry,
+}
+
+/// What a slot says of its generation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sign {
+    /// Nothing yet: it has not shown whether its workers can accept.
+    Open,
+    /// Its workers can accept.
+    Accepts,
+    /// It backs off, and none of its workers has accepted.
+    Fails,
+}
+
+impl Default for Slot {
+    fn default() -> Self {
+        Slot::Vacant(Record::default())
+    }
+}
+
+impl Slot {
+    /// What it does next.
+    pub fn next(&self, now: Moment) -> Next {
+        let Slot::Vacant(Record { has_accepted, throttle }) = self else { return Next::Stay };
+        match throttle.until() {
+            Some(until) if until > now => Next::Wait(until),
+            _ if throttle.backs_off() => Next::Fill(StartKind::Retry),
+            _ if *has_accepted => Next::Fill(StartKind::Replacement),
+            _ => Next::Fill(StartKind::First),
+        }
+    }
+
+    /// What it says of its generation.
+    pub fn sign(&self) -> Sign {
+        let Record { has_accepted, throttle } = self.record();
+        match (has_accepted, throttle.backs_off()) {
+            (true, _) => Sign::Accepts,
+            (false, true) => Sign::Fails,
+            (false, false) => Sign::Open,
+        }
+    }
+
+    /// Whether it waits before it is filled again.
+    pub fn backs_off(&self) -> bool {
+        self.record().throttle.backs_off()
+    }
+
+    /// Its worker.
+    pub fn pid(&self) -> Option<Pid> {
+        match *self {
+            Slot::Vacant(_) => None,
+            Slot::Starting(pid, _) | Slot::Serving(pid, _) => Some(pid),
+        }
+    }
+
+    /// It has got this worker.
+    pub fn filled(self, pid: Pid) -> Slot {
+        Slot::Starting(pid, self.record())
+    }
+
+    /// Its worker has got as far as accepting.
+    pub fn accepting(self) -> Slot {
+        match self {
+            Slot::Starting(pid, record) => {
+                Slot::Serving(pid, Record { has_accepted: true, ..record })
+            }
+            slot => slot,
+        }
+    }
+
+    /// Its worker has ended at `now`. `random` spreads the delay that may follow.
+    pub fn vacated(self, end: End, now: Moment, random: u64) -> (Slot, Option<Delay>) {
+        let mut record = self.record();
+        let delay = record.throttle.died(end, now, random);
+        (Slot::Vacant(record), delay)
+    }
+
+    fn record(&self) -> Record {
+        match *self {
+            Slot::Vacant(record) | Slot::Starting(_, record) | Slot::Serving(_, record) => record,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Moment = Moment::from_nanos(5_000_000_000);
+    const PID: Pid = Pid::from_raw(7);
+
+    /// A slot whose workers have ended like this, one after the other.
+    fn after(has_accepted: bool, ends: &[End]) -> Slot {
+        ends.iter().fold(Slot::default(), |slot, &end| {
+            let slot = slot.filled(PID);
+            let slot = if has_accepted { slot.accepting() } else { slot };
+            slot.vacated(end, NOW, 100).0
+        })
+    }
+
+    #[test]
+    fn what_a_slot_does_next_follows_from_its_state() {
+        let later = NOW + std::time::Duration::from_millis(100);
+        let cases = [
+            ("new", Slot::default(), NOW, Next::Fill(StartKind::First), Sign::Open),
+            ("starting", Slot::default().filled(PID), NOW, Next::Stay, Sign::Open),
+            ("serving", Slot::default().filled(PID).accepting(), NOW, Next::Stay, Sign::Accepts),
+            (
+                "one died young",
+                after(false, &[End::Young]),
+                NOW,
+                Next::Fill(StartKind::First),
+                Sign::Open,
+            ),
+            ("two died young", after(false, &[End::Young; 2]), NOW, Next::Wait(later), Sign::Fails),
+            (
+                "its delay is over",
+                after(false, &[End::Young; 2]),
+                later,
+                Next::Fill(StartKind::Retry),
+                Sign::Fails,
+            ),
+            (
+                "the retry starts",
+                after(false, &[End::Young; 2]).filled(PID),
+                later,
+                Next::Stay,
+                Sign::Fails,
+            ),
+            (
+                "one crashed at work",
+                after(true, &[End::AtWork]),
+                NOW,
+                Next::Fill(StartKind::Replacement),
+                Sign::Accepts,
+            ),
+            (
+                "two died idle and young",
+                after(true, &[End::Young; 2]),
+                NOW,
+                Next::Wait(later),
+                Sign::Accepts,
+            ),
+            (
+                "one lived after two that did not",
+                after(true, &[End::Young, End::Young, End::Lived]),
+                NOW,
+                Next::Fill(StartKind::Replacement),
+                Sign::Accepts,
+            ),
+        ];
+        for (what, slot, now, next, sign) in cases {
+            assert_eq!((slot.next(now), slot.sign()), (next, sign), "{what}: {slot:?}");
+        }
+    }
+
+    #[test]
+    fn only_a_starting_worker_begins_to_accept() {
+        assert_eq!(Slot::default().accepting(), Slot::default());
+        let serving = Slot::default().filled(PID).accepting();
+        assert_eq!((serving.accepting(), serving.pid()), (serving, Some(PID)));
+    }
+}

@@ -1,0 +1,168 @@
+//! What a reload tries, and what becomes of what it replaces.
+
+use std::collections::BTreeSet;
+use std::fs;
+
+use nix::sys::signal::Signal;
+
+use super::echo;
+use support::client::{ask, assert_serves};
+use support::{Address, Client, Daemon, Event, Setup, procfs, until};
+
+/// A pool `round` that tells its round, and a pool `slow` whose workers get ready when
+/// the file `gate` goes, or die then if there is a file `broken`.
+fn rounds(daemon: &Daemon, round: usize, address: &Address, slow: &Address) -> String {
+    let place = |name: &str| daemon.directory().join(name).display().to_string();
+    format!(
+        "[pool.round]\nlisten = \"{address}\"\nworkers = 2\nenv.ROUND = \"{round}\"\n\
+         service = \"command\"\n\
+         [pool.slow]\nlisten = \"{slow}\"\nworkers = 1\nenv.ROUND = \"{round}\"\n\
+         service.die_at_start = {{ gate = \"{}\", while_exists = \"{}\", code = 4 }}\n",
+        place("gate"),
+        place("broken")
+    )
+}
+
+#[track_caller]
+fn start_rounds(address: &Address, slow: &Address) -> Daemon {
+    let daemon = Setup::example("testsvc").config(&echo("echo", &Address::fresh(), 1)).start();
+    daemon.reload(&rounds(&daemon, 0, address, slow));
+    daemon.wait_for_idle("round", 2);
+    daemon
+}
+
+#[test]
+fn no_client_is_served_by_a_generation_that_is_not_committed() {
+    let (address, slow) = (Address::fresh(), Address::fresh());
+    let daemon = start_rounds(&address, &slow);
+    daemon.expect(&["worker exited", "respawn throttled", "reload failed"]);
+    let gate = daemon.directory().write("gate", "");
+    daemon.rewrite_config(&rounds(&daemon, 1, &address, &slow));
+    daemon.signal(Signal::SIGHUP);
+    until("both generations of both pools are there", || {
+        let settled = daemon.workers("round").into_iter().filter(|&pid| procfs::is_settled(pid));
+        (daemon.children().len() == 6 && settled.count() >= 2).then_some(())
+    });
+    for _ in 0..60 {
+        assert!(ask(&address, "env\n").contains("ROUND=0"));
+    }
+    daemon.directory().write("broken", "");
+    fs::remove_file(&gate).expect("open the gate");
+    daemon.log().wait_for("reload failed", |_| true);
+    assert!(ask(&address, "env\n").contains("ROUND=0"));
+    // The same is right later, and is put in force at once for all.
+    fs::remove_file(daemon.directory().join("broken")).expect("mend the service");
+    daemon.reload(&rounds(&daemon, 2, &address, &slow));
+    until("the new generation serves", || ask(&address, "env\n").contains("ROUND=2").then_some(()));
+}
+
+#[test]
+fn a_worker_on_trial_does_not_wake_up_and_goes_with_its_master() {
+    let (address, slow) = (Address::fresh(), Address::fresh());
+    let daemon = start_rounds(&address, &slow);
+    let old = daemon.workers("round");
+    daemon.directory().write("gate", "");
+    daemon.rewrite_config(&rounds(&daemon, 1, &address, &slow));
+    daemon.signal(Signal::SIGHUP);
+    let tried = until("the new workers wait to be let in", || {
+        let tried = daemon.workers("round").into_iter().filter(|pid| !old.contains(pid));
+        let tried: Vec<_> = tried.filter(|&pid| procfs::is_in_ppoll(pid)).collect();
+        (tried.len() == 2).then_some(tried)
+    });
+    let switches =
+        || -> Vec<_> { tried.iter().map(|&pid| procfs::context_switches(pid)).collect() };
+    let before = switches();
+    for _ in 0..50 {
+        assert!(ask(&address, "env\n").contains("ROUND=0"));
+    }
+    assert_eq!(switches(), before);
+    daemon.signal(Signal::SIGKILL);
+    until("the workers on trial are gone", || {
+        tried.iter().all(|&pid| !procfs::is_alive(pid)).then_some(())
+    });
+    daemon.wait();
+    daemon.wait_for_nothing_left();
+}
+
+fn deaf(address: &Address, round: usize, more: &str) -> String {
+    format!(
+        "[pool.deaf]\nlisten = \"{address}\"\nworkers = 2\nenv.ROUND = \"{round}\"\n\
+         kill_timeout = \"200ms\"\n{more}\n\
+         service.die_at_start = {{ deaf = true, while_exists = \"/nowhere/at/all\" }}\n"
+    )
+}
+
+#[test]
+fn a_worker_that_does_not_retire_is_told_of_and_killed() {
+    let address = Address::fresh();
+    let daemon = Daemon::start_example("testsvc", &deaf(&address, 0, ""));
+    // At the stop the listener goes, which ends these, too.
+    daemon.expect(&["worker not retiring", "worker killed", "worker exited"]);
+    let old: BTreeSet<i32> = daemon.wait_for_idle("deaf", 2).into_iter().collect();
+    let mark = daemon.log().mark();
+    daemon.reload(&deaf(&address, 1, ""));
+    daemon.log().wait_count(mark, 2, "two ends", Event::is_end);
+    let told = daemon.log().since(mark);
+    let told: BTreeSet<i32> = told
+        .iter()
+        .filter(|event| event.message() == "worker not retiring")
+        .map(Event::pid)
+        .collect();
+    assert_eq!(told, old);
+    for _ in 0..20 {
+        assert!(ask(&address, "env\n").contains("ROUND=1"));
+    }
+}
+
+#[test]
+fn retire_timeout_bounds_a_connection_in_hand() {
+    let address = Address::fresh();
+    let config = |round: usize| {
+        format!(
+            "{}env.ROUND = \"{round}\"\nretire_timeout = \"300ms\"\n",
+            echo("echo", &address, 1)
+        )
+    };
+    let daemon = Daemon::start(&config(0));
+    daemon.expect(&["connection cut"]);
+    let old = daemon.wait_for_idle("echo", 1);
+    let mut client = Client::connect(&address);
+    client.ping("before");
+    daemon.reload(&config(1));
+    let cut = daemon.log().wait_for("connection cut", |_| true);
+    assert_eq!((cut.pid(), cut.text("reason")), (old[0], Some("retire_timeout")), "{cut}");
+    assert!(cut.text("peer").is_some_and(|peer| peer.starts_with("127.")), "{cut}");
+    assert_eq!(client.rest(), "");
+    until("the old worker is gone", || (!procfs::is_alive(old[0])).then_some(()));
+    assert_serves(&address);
+}
+
+#[test]
+fn max_workers_bounds_all_processes_of_a_pool() {
+    let address = Address::fresh();
+    let config = |round: usize| {
+        format!("{}env.ROUND = \"{round}\"\nmax_workers = 5\n", echo("echo", &address, 4))
+    };
+    let daemon = Daemon::start(&config(0));
+    daemon.expect(&["reload held back"]);
+    daemon.wait_for_idle("echo", 4);
+    let mut clients: Vec<_> = (0..4).map(|_| Client::connect(&address)).collect();
+    clients.iter_mut().for_each(|client| client.ping("in hand"));
+    // The first has room for one worker of its own, which is enough to serve.
+    daemon.reload(&config(1));
+    let told = daemon.log().wait_for("reload held back", |_| true);
+    assert_eq!((told.number("max_workers"), told.number("workers")), (Some(5), Some(5)), "{told}");
+    assert_serves(&address);
+    for round in 2..12 {
+        daemon.rewrite_config(&config(round));
+        daemon.signal(Signal::SIGHUP);
+        daemon.wait_until_obeyed();
+        assert!(daemon.children().len() <= 5, "{:?}", daemon.children());
+        assert_serves(&address);
+    }
+    clients.iter_mut().for_each(|client| client.ping("still in hand"));
+    drop(clients);
+    daemon.log().wait_for("reloaded", |event| event.number("generation").is_some_and(|it| it > 2));
+    daemon.wait_for_children(4);
+    daemon.wait_for_idle("echo", 4);
+}
