@@ -93,6 +93,8 @@ pub struct Master<'a> {
     /// When fork may be tried again, and how often it has failed.
     fork_pause: Option<Moment>,
     fork_failures: u64,
+    /// The last wait has failed, and the log knows.
+    cannot_wait: bool,
     /// Why the daemon stops.
     cause: &'static str,
     /// The listeners are kept open over the end of the daemon.
@@ -153,6 +155,7 @@ impl<'a> Master<'a> {
             control,
             fork_pause: None,
             fork_failures: 0,
+            cannot_wait: false,
             cause: "",
             listeners_stay: false,
             news: plan.news,
@@ -169,7 +172,7 @@ impl<'a> Master<'a> {
     ///
     /// # Errors
     ///
-    /// No pool could start its workers, or ppoll failed, which it cannot.
+    /// No pool could start its workers.
     pub fn run(mut self) -> Result<(), Error> {
         loop {
             self.maintain(Moment::now());
@@ -180,7 +183,7 @@ impl<'a> Master<'a> {
             if self.phase.is_over() {
                 return self.end();
             }
-            let callers = self.wait()?;
+            let callers = self.wait();
             let now = Moment::now();
             self.obey(Received::take(), now);
             self.hear(&callers, now);
@@ -191,14 +194,23 @@ impl<'a> Master<'a> {
 
     /// Sleeps until a signal, a worker that is ready, a kill for want of memory,
     /// a command or a deadline. Gives those that have called over the control socket.
-    fn wait(&mut self) -> Result<Vec<Caller>, Error> {
-        let failed =
-            |error: io::Error| Error::system("wait for signals", &error).with_code(Code::Software);
+    fn wait(&mut self) -> Vec<Caller> {
         let now = Moment::now();
         let timeout = self.deadline(now).map(|deadline| deadline - now);
-        let ready = sources::wait(&self.signals, &self.shared, &self.control, timeout, now);
+        let ready = match sources::wait(&self.signals, &self.shared, &self.control, timeout, now) {
+            Ok(ready) => {
+                self.cannot_wait = false;
+                ready
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut self.cannot_wait, true) {
+                    self.news.push(Event::CouldNotWait { reason: reason(&error) });
+                }
+                sources::pause(&self.signals)
+            }
+        };
         let mut callers = Vec::new();
-        for source in ready.map_err(failed)? {
+        for source in ready {
             match source {
                 Source::Arrivals => {
                     let pools = &mut self.pools;
@@ -214,9 +226,9 @@ impl<'a> Master<'a> {
         }
         if !callers.is_empty() {
             // A signal that came before a command is obeyed before it.
-            self.signals.let_in().map_err(failed)?;
+            self.signals.let_in();
         }
-        Ok(callers)
+        callers
     }
 
     /// When there is something to do without being asked.

@@ -24,6 +24,18 @@ pub enum Source {
     Control(Caller),
 }
 
+/// How long the master sleeps when it cannot wait for its sources: the kernel has no
+/// memory for the wait, or somebody has lowered the limit of descriptors.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Sleeps a little, or until a signal comes, in place of [`wait`]. Gives the sources
+/// that can be looked at without knowing that they have something.
+pub fn pause(signals: &Waiting) -> Vec<Source> {
+    // Without a descriptor there is nothing that could fail.
+    let _ = signals.wait(&mut [], Some(PAUSE));
+    vec![Source::Arrivals, Source::OomKills]
+}
+
 /// Sleeps until a signal comes, a source has something, or the time is over. Gives the
 /// sources that have.
 ///

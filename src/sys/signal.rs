@@ -70,15 +70,11 @@ impl Waiting {
 
     /// Lets in what came meanwhile: a wait that a descriptor has ended may have
     /// left signals pending.
-    pub fn let_in(&self) -> io::Result<()> {
-        // Each ppoll takes one: the handler runs with the others blocked.
-        loop {
-            match ppoll(&mut [], Some(TimeSpec::from(Duration::ZERO)), Some(self.while_waiting)) {
-                Ok(_) => return Ok(()),
-                Err(Errno::EINTR) => {}
-                Err(errno) => return Err(errno.into()),
-            }
-        }
+    pub fn let_in(&self) {
+        // Each ppoll takes one: the handler runs with the others blocked. Should it fail
+        // otherwise, they stay pending until the next wait.
+        let at_once = Some(TimeSpec::from(Duration::ZERO));
+        while ppoll(&mut [], at_once, Some(self.while_waiting)) == Err(Errno::EINTR) {}
     }
 
     /// Sleeps until a signal comes, a descriptor is ready or `timeout` is over

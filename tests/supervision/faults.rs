@@ -352,3 +352,26 @@ fn a_service_manager_that_does_not_read_holds_nobody_up() {
     while filler.send_to(b"full", &path).is_ok() {}
     assert_eq!(daemon.stop().code(), Some(0));
 }
+
+// ppoll fails where the limit of descriptors is lower than their number (EINVAL).
+#[test]
+fn a_wait_that_fails_does_not_end_the_daemon() {
+    let address = Address::fresh();
+    let daemon = Daemon::start(&echo(&address, 3));
+    daemon.expect(&["could not wait for events"]);
+    daemon.wait_for_idle("echo", 3);
+    // One descriptor is what the log polls; the master waits for two.
+    let limit = procfs::limit(daemon.pid(), None, "nofile", "1");
+    // It wakes up, obeys, and finds the limit at its next wait.
+    daemon.signal(Signal::SIGTTOU);
+    let told = daemon.log().wait_for("could not wait for events", |_| true);
+    assert_eq!(told.text("reason"), Some("invalid argument"), "{told}");
+    daemon.signal(Signal::SIGTTOU);
+    daemon.wait_for_children(1);
+    procfs::limit(daemon.pid(), None, "nofile", &limit);
+    daemon.signal(Signal::SIGTTIN);
+    daemon.wait_for_idle("echo", 2);
+    assert_serves(&address);
+    let lines = daemon.log().events();
+    assert_eq!(lines.iter().filter(|it| it.message() == "could not wait for events").count(), 1);
+}
