@@ -30,6 +30,8 @@ pub struct SocketFile {
 impl SocketFile {
     /// Listens on a new file `path`. One that a dead daemon left there is replaced.
     pub fn listen(path: &Path, settings: &Listen) -> io::Result<(OwnedFd, Self)> {
+        // Says of a directory what bind would say of the file.
+        check(path, settings)?;
         let owner = Owner::find(settings)?;
         let lock = Lock::take(path)?;
         remove_stale(path)?;
@@ -115,9 +117,9 @@ impl SocketFile {
 }
 
 /// Finds what would keep a socket from being made at `path`, but for a daemon that
-/// listens there.
+/// listens there and for an owner that does not exist.
 pub fn check(path: &Path, settings: &Listen) -> io::Result<()> {
-    let owner = Owner::find(settings)?;
+    let Ok(owner) = Owner::find(settings) else { return Ok(()) };
     // Only root gives files away.
     let is_own = owner.user.is_none_or(|user| user == geteuid())
         && owner.group.is_none_or(|group| group == getegid() || is_member(group));

@@ -4,6 +4,7 @@
 //! elsewhere: [`phase`], [`changes`], and the policies of a pool.
 #![forbid(unsafe_code)]
 
+mod binding;
 mod changes;
 mod control;
 mod herald;
@@ -126,7 +127,7 @@ impl<'a> Master<'a> {
         let mut plan = Plan::make(config, &services, &[], &inherited, None)?;
         // What no pool wants of what was stored for us is closed.
         inherited.retain(|socket| !is_stored(&socket.name));
-        plan.news.extend(plan::unserved(&plan.pools, &inherited));
+        plan.news.extend(binding::unserved(&plan.pools, &inherited));
         let sink = match plan.sink.take() {
             Some(sink) => sink,
             None => plan::open_log(Kind::of(&plan.log))?,

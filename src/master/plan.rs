@@ -2,7 +2,6 @@
 //! bound, and nothing touched that runs.
 #![forbid(unsafe_code)]
 
-use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
 use std::rc::Rc;
@@ -10,9 +9,9 @@ use std::rc::Rc;
 use nix::errno::Errno;
 use nix::unistd::{AccessFlags, eaccess};
 
-use crate::config::{self, Address, Config, Listen, Problem, Problems};
+use crate::config::{self, Config, Problem, Problems};
 use crate::error::{Code, Error};
-use crate::listener::{Inherited, Listener, could_not_bind, stored_name};
+use crate::listener::{Inherited, Listener};
 use crate::log::event::Event;
 use crate::log::sink::{Kind, Sink};
 use crate::pool::{Blueprint, Pool};
@@ -20,7 +19,7 @@ use crate::service::Services;
 use crate::sys::fork;
 use crate::sys::place::Place;
 
-use super::control;
+use super::{binding, control};
 
 /// A checked configuration with its sockets bound: what cannot fail any more.
 pub struct Plan {
@@ -44,9 +43,8 @@ pub fn check(config: Config, services: &Services) -> Result<(), Problems> {
     if let Err(error) = control::check(&config.daemon.control) {
         problems.push(Problem::new(&error).with_code(error.code()));
     }
-    if let Err(these) = draw(config, services) {
-        problems.extend(these);
-    }
+    problems.extend(config.pools.iter().filter_map(binding::probe));
+    problems.extend(draw(config, services).err().into_iter().flatten());
     Problems::unless_empty(problems, ())
 }
 
@@ -85,117 +83,41 @@ impl Plan {
         inherited: &[Inherited],
         log: Option<&Kind>,
     ) -> Result<Self, Error> {
-        let (daemon, new_log) = (config.daemon.clone(), config.log.clone());
-        let blueprints = draw(config, services)?;
+        let blueprints = draw(config.clone(), services).map_err(|mut problems| {
+            // What is wrong already is not bound as well: clients would connect.
+            let is_new = |pool: &&config::Pool| {
+                binding::find(running, &pool.listen.get_ref().address).is_none()
+            };
+            problems.extend(config.pools.iter().filter(is_new).filter_map(binding::probe));
+            problems
+        })?;
+        let Config { daemon, log: new_log, .. } = config;
         let kind = Kind::of(&new_log);
         let mut pools = Vec::with_capacity(blueprints.len());
         let mut news = Vec::new();
+        let mut problems = Vec::new();
         for mut blueprint in blueprints {
             if kind == Kind::Journal {
                 blueprint.log_stderr();
             }
-            let listen = blueprint.config.listen.get_ref();
-            let listener = match find(running, &listen.address) {
-                Some(listener) => listener,
-                None => {
-                    let listener = open_listener(listen, inherited, &mut news)?;
-                    let pool = blueprint.config.name.clone();
-                    let (address, user) = (listen.address.to_string(), blueprint.user());
-                    news.push(Event::Listening { pool, address, user });
-                    Rc::new(listener)
+            match binding::listener(&blueprint, running, inherited, &mut news) {
+                Ok(listener) => {
+                    if blueprint.is_root() {
+                        news.push(Event::PoolRunsAsRoot { pool: blueprint.config.name.clone() });
+                    }
+                    pools.push((blueprint, listener));
                 }
-            };
-            if blueprint.is_root() {
-                news.push(Event::PoolRunsAsRoot { pool: blueprint.config.name.clone() });
+                Err(problem) => problems.push(problem),
             }
-            pools.push((blueprint, listener));
         }
         let sink = match log {
             Some(log) if *log == kind => None,
-            _ => Some(open_log(kind)?),
+            _ => open_log(kind)
+                .map_err(|error| problems.push(Problem::new(&error).with_code(error.code())))
+                .ok(),
         };
-        Ok(Plan { daemon, log: new_log, pools, sink, news })
+        Ok(Problems::unless_empty(problems, Plan { daemon, log: new_log, pools, sink, news })?)
     }
-}
-
-/// The sockets that a socket unit has made and no pool serves: their clients wait.
-pub fn unserved<'a>(
-    pools: &'a [(Blueprint, Rc<Listener>)],
-    inherited: &'a [Inherited],
-) -> impl Iterator<Item = Event> + 'a {
-    let names: BTreeSet<_> = inherited.iter().map(|socket| socket.name.as_str()).collect();
-    let is_served = |name: &str| {
-        let address = Address::Systemd(name.to_owned());
-        pools.iter().any(|(_, listener)| *listener.address() == address)
-    };
-    names.into_iter().filter(move |name| !is_served(name)).map(|name| Event::CouldNotServeSocket {
-        socket: name.to_owned(),
-        reason: format!("no pool listens on \"systemd:{name}\""),
-    })
-}
-
-/// Adopts the listener that was passed or stored for this address, or binds it.
-fn open_listener(
-    listen: &Listen,
-    inherited: &[Inherited],
-    news: &mut Vec<Event>,
-) -> Result<Listener, Error> {
-    let (name, is_ours) = match &listen.address {
-        Address::Systemd(name) => (name.clone(), false),
-        address => (stored_name(address), true),
-    };
-    let mut passed = inherited.iter().filter(|socket| socket.name == name);
-    let first = passed.next();
-    // A pool has one listener; the clients of the others would wait for ever.
-    let others = passed.count();
-    if !is_ours && others > 0 {
-        let message = format!(
-            "could not adopt listener \"{}\": systemd passed {} sockets of this name",
-            listen.address,
-            others + 1
-        );
-        let hint = "each ListenStream= needs a socket unit and a FileDescriptorName= of its own";
-        return Err(Error::new(Code::CannotCreate, message).with_hint(hint));
-    }
-    let Some(socket) = first.filter(|_| !lacks_file(&listen.address)) else {
-        return bind(listen);
-    };
-    let listener = match Listener::adopt(socket, &listen.address, is_ours) {
-        // It would be passed again at each start.
-        Err(error) if is_ours => {
-            let (address, reason) = (listen.address.to_string(), error.to_string());
-            news.push(Event::CouldNotKeepListener { address, reason });
-            return bind(listen);
-        }
-        adopted => adopted?,
-    };
-    listener.adjust(listen).map_err(|error| {
-        Error::system(format!("adjust listener \"{}\"", listen.address), &error)
-    })?;
-    Ok(listener)
-}
-
-fn bind(listen: &Listen) -> Result<Listener, Error> {
-    if let Address::Systemd(name) = &listen.address {
-        let message =
-            format!("could not adopt listener \"systemd:{name}\": no such socket was passed");
-        let hint = "the unit needs a .socket with this FileDescriptorName=";
-        return Err(Error::new(Code::CannotCreate, message).with_hint(hint));
-    }
-    Listener::bind(listen).map_err(|error| could_not_bind("listener", &listen.address, &error))
-}
-
-/// Whether somebody has removed the file of a socket: nobody can connect to it
-/// any more, though it was kept.
-fn lacks_file(address: &Address) -> bool {
-    matches!(address, Address::Path(path) if !path.exists())
-}
-
-/// Finds the listener of this address. One whose file is gone has left its address,
-/// whatever the configuration says: nobody can connect to it.
-fn find(running: &[Pool], address: &Address) -> Option<Rc<Listener>> {
-    let is_it = |listener: &&Rc<Listener>| listener.address() == address && listener.is_in_place();
-    running.iter().flat_map(Pool::listeners).find(is_it).cloned()
 }
 
 /// Finds what would keep the log from being opened, without opening it: a FIFO

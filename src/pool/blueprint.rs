@@ -9,7 +9,6 @@ use toml::Spanned;
 use crate::accounts;
 use crate::config::{Listen, Pool, Problem, Problems};
 use crate::error::reason;
-use crate::listener;
 use crate::log::journal;
 use crate::service::{Service, Services};
 use crate::worker::Settings;
@@ -31,14 +30,7 @@ impl Blueprint {
     ///
     /// All that is wrong with the pool, told at once.
     pub fn draw(config: Pool, services: &Services) -> Result<Self, Problems> {
-        let listen = &config.listen;
         let mut problems = check_owner(&config);
-        // With a name that nobody has, it would tell that again.
-        if let (true, Err(error)) = (problems.is_empty(), listener::check(listen.get_ref())) {
-            let error = listener::could_not_bind("listener", &listen.get_ref().address, &error);
-            let problem = config.problem("listen", listen.span(), &error);
-            problems.push(problem.with_code(error.code()));
-        }
         let settings = Settings::resolve(&config);
         let service = services.build(&config.service);
         match (settings, service) {
