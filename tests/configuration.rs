@@ -207,7 +207,7 @@ fn what_is_included_is_there_and_holds_pools_alone() {
     let main = format!("include = [\"other.toml\"]\n{}", pool("main", &address, ""));
     let (code, text) = told(&main);
     assert_eq!(code, Some(66), "{text}");
-    let expected = "main.toml:1:12: include: could not read configuration \"other.toml\": no such file\n    \
+    let expected = "main.toml:1:12: include: could not read configuration \"other.toml\": no such file or directory\n    \
                     1 | include = [\"other.toml\"]\n      |            ^^^^^^^^^^^^\n";
     assert_eq!(text, expected);
     for (key, line) in
@@ -272,7 +272,10 @@ fn a_file_that_cannot_be_read_is_told_by_its_name() {
     assert_eq!(ended.code, Some(66), "{ended:?}");
     assert_eq!(
         ended.err,
-        format!("could not read configuration \"{}\": no such file\n", missing.display())
+        format!(
+            "could not read configuration \"{}\": no such file or directory\n",
+            missing.display()
+        )
     );
     let ended = check(directory.path());
     assert_eq!(ended.code, Some(66), "{ended:?}");

@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::Read;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use toml::de::DeTable;
 
 use super::diagnostics::{Problem, Source};
 use super::wording;
-use crate::error::Code;
+use crate::error::{Code, reason};
 
 /// A configuration is written by hand; what is larger is another file.
 const MAX_BYTES: u64 = 1024 * 1024;
@@ -142,17 +142,4 @@ pub(super) fn expand(main: &Source, include: &Spanned<String>) -> Result<Vec<Pat
 fn could_not_read(path: &Path, reason: &str) -> Problem {
     let message = format!(r#"could not read configuration "{}": {reason}"#, path.display());
     Problem::new(message).with_code(Code::NoInput)
-}
-
-/// The system's words for an error, in the form of our messages.
-fn reason(error: &io::Error) -> String {
-    match error.kind() {
-        io::ErrorKind::NotFound => "no such file".to_owned(),
-        io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
-        _ => {
-            let text = error.to_string();
-            let text = text.split(" (os error").next().unwrap_or_default();
-            text.to_lowercase()
-        }
-    }
 }

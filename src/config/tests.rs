@@ -102,7 +102,7 @@ fn wrong_includes_are_told() {
         (
             "absent.toml",
             "",
-            "main.toml:1:12: include: could not read configuration \"absent.toml\": no such file",
+            "main.toml:1:12: include: could not read configuration \"absent.toml\": no such file or directory",
         ),
         ("d/*[", "", "main.toml:1:12: include: \"d/*[\" is not a pattern: invalid range pattern"),
         ("d/*", "[daemon]", "d/i.toml:1:2: key \"daemon\" belongs in main.toml"),
@@ -135,7 +135,7 @@ fn a_file_that_cannot_be_read_is_told_by_name_and_code() {
     let files = Files::new(&[("d/x", ""), ("large", &large), ("empty", "")]);
     fs::write(files.0.path().join("latin"), b"# ok\n# \xff\n").unwrap();
     let cases = [
-        ("none", Code::NoInput, "could not read configuration \"none\": no such file"),
+        ("none", Code::NoInput, "could not read configuration \"none\": no such file or directory"),
         ("d", Code::NoInput, "could not read configuration \"d\": it is a directory"),
         ("d/x/y", Code::NoInput, "could not read configuration \"d/x/y\": not a directory"),
         ("large", Code::Config, "could not read configuration \"large\": it is larger than 1 MiB"),
