@@ -23,7 +23,7 @@ use nix::sys::socket::{
 };
 use slog::{Drain, KV, Key, Level, Never, OwnedKVList, Record, Serializer};
 
-use super::{event, sink};
+use super::{event, losses, patience};
 
 const SOCKET: &str = "/run/systemd/journal/socket";
 const STREAM_SOCKET: &str = "/run/systemd/journal/stdout";
@@ -93,7 +93,7 @@ impl Drain for Journal {
         let mut entry = self.entry.borrow_mut();
         compose(&mut entry, record, values);
         if send(&self.target, &entry).is_err() {
-            sink::count_lost();
+            losses::count();
         }
         Ok(())
     }
@@ -112,7 +112,7 @@ fn send(target: &OwnedFd, entry: &[u8]) -> io::Result<()> {
     };
     match sent {
         Err(Errno::EAGAIN) => {
-            sink::await_room(target)?;
+            patience::await_room(target)?;
             // Another process may have taken the room; then it is lost.
             send()?;
         }

@@ -4,9 +4,12 @@
 pub mod event;
 mod field;
 pub mod journal;
+pub mod losses;
+pub mod patience;
 mod printable;
 pub mod rate;
 pub mod sink;
+mod writer;
 
 use std::io::Write;
 use std::sync::Mutex;
@@ -19,7 +22,8 @@ use slog_term::{FullFormat, PlainDecorator};
 use crate::config::{self, Format};
 use journal::Journal;
 use printable::Printable;
-use sink::{Kind, LineWriter, Sink};
+use sink::{Kind, Sink};
+use writer::LineWriter;
 
 /// The logger of these settings, which writes to `sink`.
 pub fn logger(settings: &config::Log, sink: &Sink) -> Logger {
@@ -31,6 +35,12 @@ pub fn logger(settings: &config::Log, sink: &Sink) -> Logger {
             root(Mutex::new(text(sink.writer())), level)
         }
     }
+}
+
+/// In a worker that was just forked: it counts its own losses only.
+pub fn settle() {
+    losses::forget();
+    patience::renew(patience::WORKER_MS);
 }
 
 fn root<D>(drain: D, level: Level) -> Logger

@@ -30,7 +30,8 @@ use crate::error::{Code, Error, reason};
 use crate::listener::{Inherited, is_stored};
 use crate::log;
 use crate::log::event::Event;
-use crate::log::sink::{self, Kind};
+use crate::log::sink::Kind;
+use crate::log::{losses, patience};
 use crate::pool::{Asked, Gate, Pool, Shared, Standing};
 use crate::service::Services;
 use crate::sys::clock::Moment;
@@ -342,8 +343,8 @@ impl<'a> Master<'a> {
     /// Tells the log what has happened, after it was dealt with: a worker is
     /// replaced before its death is written down.
     fn report(&mut self, now: Moment) {
-        sink::have_patience(sink::MASTER_PATIENCE_MS);
-        sink::tell_lost(|count| Event::LogLinesLost { count }.tell(&self.shared.log));
+        patience::renew(patience::MASTER_MS);
+        losses::tell(|count| Event::LogLinesLost { count }.tell(&self.shared.log));
         for event in self.news.drain(..) {
             event.tell(&self.shared.log);
         }

@@ -11,7 +11,7 @@ use nix::poll::{PollTimeout, poll};
 use crate::error::{Code, Error, reason};
 use crate::log::event::Event;
 use crate::log::rate::Rate;
-use crate::log::sink;
+use crate::log::{losses, patience};
 use crate::scoreboard::Leaving;
 use crate::service::{Connection, Context, Outcome, panic};
 use crate::sys::clock::Moment;
@@ -88,8 +88,8 @@ pub fn serve(desk: Desk<'_>, context: &Context<'_>) -> Result<(), Error> {
             }
         }
         in_hand.finish();
-        sink::have_patience(sink::WORKER_PATIENCE_MS);
-        sink::tell_lost(|count| Event::LogLinesLost { count }.tell(context.log()));
+        patience::renew(patience::WORKER_MS);
+        losses::tell(|count| Event::LogLinesLost { count }.tell(context.log()));
     }
 }
 

@@ -10,7 +10,7 @@ use nix::sys::stat::{Mode, umask};
 use nix::unistd::{chdir, getppid, setgroups, setresgid, setresuid};
 
 use crate::error::{Code, Error};
-use crate::log::sink;
+use crate::log;
 use crate::scoreboard::OwnPage;
 use crate::service::{Service, panic};
 use crate::sys::identity::{Privacy, set_nice, set_oom_score_adj, set_privacy};
@@ -45,7 +45,7 @@ pub fn settle<'a>(assignment: Assignment<'a>, page: OwnPage) -> Result<Desk<'a>,
     })
     .map_err(|error| Error::system("set signal handlers", &error))?;
     panic::keep_panics();
-    sink::settle();
+    log::settle();
 
     // 2. Descriptors: no other pool's listener, nothing that the master was
     // started with.

@@ -16,7 +16,7 @@ use slog::o;
 use super::super::journal::{Subject, native_name};
 use super::super::{json, level_name, root};
 use super::*;
-use crate::log::sink::LineWriter;
+use crate::log::writer::LineWriter;
 
 const README: &str = "README.md";
 const MANUAL: &str = "packaging/man/preforkd.8";

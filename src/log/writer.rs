@@ -1,0 +1,203 @@
+//! Writes records to a descriptor, each with one call where that is possible, and
+//! never waits for long.
+#![forbid(unsafe_code)]
+
+use std::io::{self, IsTerminal, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Arc;
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::libc;
+use nix::sys::socket::{self, MsgFlags};
+use nix::sys::stat::fstat;
+
+use super::losses;
+use super::patience::await_room;
+
+/// What a terminal has room for when it has any: a pseudo-terminal counts its
+/// room in 256 bytes, another has more if less than 256 bytes wait to leave it; and
+/// the end of a line becomes two bytes.
+const TERMINAL_ROOM_BYTES: usize = 128;
+
+/// How a call is kept from waiting, once there is any room.
+#[derive(Clone, Copy, Debug)]
+enum Means {
+    /// It never waits: it takes as much as there is room for, or it is to a file.
+    Whole,
+    /// It writes no more than these bytes, for which there is room then.
+    Parts(usize),
+    /// A flag, which sockets know (send(2)).
+    Flag,
+}
+
+impl Means {
+    fn of(target: &OwnedFd) -> Means {
+        let mode = fstat(target).map_or(0, |file| file.st_mode);
+        let flags = fcntl(target, FcntlArg::F_GETFL).unwrap_or(0);
+        let may_wait = flags & libc::O_NONBLOCK == 0;
+        match mode & libc::S_IFMT {
+            libc::S_IFSOCK => Means::Flag,
+            libc::S_IFIFO if may_wait => Means::Parts(libc::PIPE_BUF),
+            _ if may_wait && target.is_terminal() => Means::Parts(TERMINAL_ROOM_BYTES),
+            _ => Means::Whole,
+        }
+    }
+
+    fn write(self, target: &OwnedFd, bytes: &[u8]) -> nix::Result<usize> {
+        match self {
+            Means::Whole => nix::unistd::write(target, bytes),
+            Means::Parts(most) => nix::unistd::write(target, &bytes[..bytes.len().min(most)]),
+            Means::Flag => {
+                let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+                socket::send(target.as_raw_fd(), bytes, flags)
+            }
+        }
+    }
+}
+
+/// Collects a record and writes it with one call when it is flushed.
+#[derive(Debug)]
+pub struct LineWriter {
+    target: Arc<OwnedFd>,
+    line: Vec<u8>,
+    /// The last line was only written in part.
+    torn: bool,
+    means: Means,
+}
+
+impl LineWriter {
+    pub(super) fn new(target: Arc<OwnedFd>) -> Self {
+        let means = Means::of(&target);
+        LineWriter { target, line: Vec::new(), torn: false, means }
+    }
+}
+
+impl Write for LineWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.line.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        if self.line.is_empty() {
+            return Ok(());
+        }
+        if self.torn {
+            // What follows half a line must not be taken for its other half.
+            self.line.insert(0, b'\n');
+        }
+        let written = write_patiently(&self.target, &self.line, self.means);
+        if written < self.line.len() {
+            // A full disk, a reader that is gone or asleep. There is no place to
+            // say so, and nothing to stop for; it is counted.
+            losses::count();
+        }
+        if written > 0 {
+            self.torn = written < self.line.len();
+        }
+        self.line.clear();
+        Ok(())
+    }
+}
+
+/// Writes, without waiting for long: a reader that sleeps must not stop a
+/// supervisor. Gives how much was written: a pipe takes a long line in parts, as it
+/// has room.
+fn write_patiently(target: &OwnedFd, line: &[u8], means: Means) -> usize {
+    let mut written = 0;
+    while written < line.len() && await_room(target).is_ok() {
+        match means.write(target, &line[written..]) {
+            Ok(count) => written += count,
+            // Another process has taken the room that there was.
+            Err(Errno::EINTR | Errno::EAGAIN) => {}
+            Err(_) => break,
+        }
+    }
+    written
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::io::Read;
+    use std::thread;
+
+    use nix::fcntl::OFlag;
+    use nix::unistd::pipe2;
+
+    use super::*;
+    use crate::log::patience::{self, has_room};
+
+    fn pipe() -> (File, LineWriter) {
+        let (reader, writer) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).unwrap();
+        (reader.into(), LineWriter::new(Arc::new(writer)))
+    }
+
+    /// What the pipe holds now.
+    fn drain(reader: &mut File) -> String {
+        let mut text = Vec::new();
+        let end = reader.read_to_end(&mut text);
+        assert!(end.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock));
+        String::from_utf8(text).unwrap()
+    }
+
+    // One test, for the patience is one for the process.
+    #[test]
+    fn a_long_line_is_written_in_parts_while_there_is_patience() {
+        let line = "x".repeat(50_000) + "\n";
+        patience::renew(60_000);
+        let (mut reader, mut writer) = pipe();
+        writer.write_all(line.as_bytes()).unwrap();
+        writer.flush().unwrap();
+        let full = Arc::clone(&writer.target);
+        // It reads when the pipe has taken a part of the second line and no more.
+        let reading = thread::spawn(move || {
+            while has_room(&full, 0).unwrap() {
+                thread::yield_now();
+            }
+            drop(full);
+            let mut text = String::new();
+            while text.len() < 2 * 50_001 {
+                text += &drain(&mut reader);
+                thread::yield_now();
+            }
+            text
+        });
+        writer.write_all(line.as_bytes()).unwrap();
+        writer.flush().unwrap();
+        assert_eq!(reading.join().unwrap(), line.repeat(2));
+        losses::tell(|count| panic!("{count} lines lost"));
+
+        // A pipe on which a call could wait takes no more than it has room for.
+        patience::renew(0);
+        let (reader, writer) = pipe2(OFlag::O_CLOEXEC).unwrap();
+        fcntl(&reader, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
+        let mut writer = LineWriter::new(Arc::new(writer));
+        for _ in 0..3 {
+            writer.write_all(line.as_bytes()).unwrap();
+            writer.flush().unwrap();
+        }
+        assert!(drain(&mut File::from(reader)).len() >= 50_001);
+        let mut lost = 0;
+        losses::tell(|count| lost = count);
+        assert_eq!(lost, 2);
+
+        // Without patience the rest is lost, and the next line begins a new one.
+        patience::renew(0);
+        let (mut reader, mut writer) = pipe();
+        for _ in 0..3 {
+            writer.write_all(line.as_bytes()).unwrap();
+            writer.flush().unwrap();
+        }
+        let text = drain(&mut reader);
+        let whole = text.strip_prefix(&line).unwrap();
+        assert!(!whole.is_empty() && whole.bytes().all(|byte| byte == b'x'), "{}", whole.len());
+        writer.write_all(b"next\n").unwrap();
+        writer.flush().unwrap();
+        assert_eq!(drain(&mut reader), "\nnext\n");
+        let mut lost = 0;
+        losses::tell(|count| lost = count);
+        assert_eq!(lost, 2);
+    }
+}
