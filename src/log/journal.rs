@@ -62,13 +62,25 @@ pub fn connect(journal: &OwnedFd) -> io::Result<()> {
 
 /// A stream whose lines become entries with this SYSLOG_IDENTIFIER, each with
 /// the pid of the process that wrote it.
+///
+/// # Errors
+///
+/// There is no journal, or it does not accept connections at the moment; nobody
+/// waits until it does.
 pub fn stream(identifier: &str) -> io::Result<OwnedFd> {
     const PRIORITY: u8 = 6; // info
-    let mut stream = UnixStream::connect(STREAM_SOCKET)?;
+    // A local socket connects at once, or not at all: if the journal has as many
+    // connections to accept as it may, connect(2) would wait for it.
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let stream = socket::socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    socket::connect(stream.as_raw_fd(), &UnixAddr::new(Path::new(STREAM_SOCKET))?)?;
     // The header, a line each: identifier, unit, priority, whether a prefix
     // such as <3> sets the priority, and whether to forward to syslog, to the
-    // kernel's log and to the console.
+    // kernel's log and to the console. A new connection has room for it.
+    let mut stream = UnixStream::from(stream);
     stream.write_all(format!("{identifier}\n\n{PRIORITY}\n1\n0\n0\n0\n").as_bytes())?;
+    // Those who write to it do not expect that a write can fail for lack of room.
+    stream.set_nonblocking(false)?;
     Ok(stream.into())
 }
 

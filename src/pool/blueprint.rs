@@ -2,13 +2,15 @@
 #![forbid(unsafe_code)]
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use slog::Logger;
 use toml::Spanned;
 
 use crate::accounts;
 use crate::config::{Listen, Pool, Problem, Problems};
 use crate::error::reason;
+use crate::log::event::Event;
 use crate::log::journal;
 use crate::service::{Service, Services};
 use crate::worker::Settings;
@@ -19,8 +21,18 @@ pub struct Blueprint {
     pub config: Pool,
     pub(super) settings: Settings,
     pub(super) service: Box<dyn Service>,
-    /// What the workers have as standard error, if not that of the daemon.
-    pub(super) stderr: Option<OwnedFd>,
+    pub(super) stderr: Stderr,
+}
+
+/// What the workers have as standard error.
+pub(super) enum Stderr {
+    /// That of the daemon.
+    Daemon,
+    /// A stream to the journal, once the first of them is started: most of what a
+    /// reload draws starts none.
+    JournalLater,
+    /// This stream to the journal.
+    Journal(OwnedFd),
 }
 
 impl Blueprint {
@@ -36,7 +48,7 @@ impl Blueprint {
         match (settings, service) {
             (Ok(settings), Ok(service)) => Problems::unless_empty(
                 problems,
-                Blueprint { config, settings, service, stderr: None },
+                Blueprint { config, settings, service, stderr: Stderr::Daemon },
             ),
             (settings, service) => {
                 let settings = settings.err().into_iter().flat_map(Problems::into_iter);
@@ -57,11 +69,37 @@ impl Blueprint {
         self.settings.is_root()
     }
 
-    /// Gives the workers a stream to the journal as their standard error, so
-    /// that its lines arrive with the pid of who wrote them. Without one they
-    /// have the daemon's.
+    /// The workers are to have a stream to the journal as their standard error, so
+    /// that its lines arrive with the pid of who wrote them.
     pub fn log_stderr(&mut self) {
-        self.stderr = journal::stream(&format!("preforkd/{}", self.config.name)).ok();
+        self.stderr = Stderr::JournalLater;
+    }
+
+    /// Opens the stream to the journal before the first worker is forked. If there is
+    /// none, the workers have the standard error of the daemon for good.
+    pub(super) fn open_stderr(&mut self, log: &Logger) {
+        if !matches!(self.stderr, Stderr::JournalLater) {
+            return;
+        }
+        let pool = &self.config.name;
+        self.stderr = match journal::stream(&format!("preforkd/{pool}")) {
+            Ok(stream) => Stderr::Journal(stream),
+            Err(error) => {
+                let (pool, reason) = (pool.clone(), reason(&error));
+                Event::CouldNotOpenStream { pool, reason }.tell(log);
+                Stderr::Daemon
+            }
+        };
+    }
+}
+
+impl Stderr {
+    /// The descriptor, if it is not that of the daemon.
+    pub(super) fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Stderr::Daemon | Stderr::JournalLater => None,
+            Stderr::Journal(stream) => Some(stream.as_fd()),
+        }
     }
 }
 

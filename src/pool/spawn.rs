@@ -23,6 +23,7 @@ pub fn spawn(generation: &mut Generation, slot: u32, shared: &mut Shared) -> io:
     let Some(listener) = generation.listener.as_ref() else {
         return Err(io::Error::other("the pool has let go of its listener"));
     };
+    generation.blueprint.open_stderr(&shared.log);
     let seat = shared.scoreboard.seat()?;
     let started = Moment::now();
     let config = &generation.blueprint.config;
@@ -61,7 +62,7 @@ pub fn spawn(generation: &mut Generation, slot: u32, shared: &mut Shared) -> io:
                 },
                 dead: shared.dead.as_fd(),
                 ready: shared.arrivals.announcer(),
-                stderr: generation.blueprint.stderr.as_ref().map(|stderr| stderr.as_fd()),
+                stderr: generation.blueprint.stderr.descriptor(),
                 seat: &seat,
                 log: &shared.log,
                 log_number: shared.sink.number(),
