@@ -3,16 +3,18 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::io;
-use std::net::SocketAddrV4;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// A pool to be measured, by the bare loop or by the daemon.
+/// A pool to be measured, by the bare loop or by the daemon, or several by the daemon.
 pub struct Job {
     /// What a worker does with a connection.
     pub service: Service,
-    /// How many workers.
+    /// How many workers a pool has.
     pub workers: usize,
+    /// How many pools of this kind.
+    pub pools: u8,
 }
 
 /// The services that are measured.
@@ -32,7 +34,12 @@ pub enum Service {
 impl Job {
     /// A pool of `workers` that echo.
     pub fn echo(workers: usize) -> Job {
-        Job { service: Service::Echo, workers }
+        Job { service: Service::Echo, workers, pools: 1 }
+    }
+
+    /// How many workers there are in all.
+    pub fn size(&self) -> usize {
+        self.workers * usize::from(self.pools)
     }
 }
 
@@ -59,7 +66,22 @@ pub fn configure(path: &Path, job: &Job, address: SocketAddrV4, generation: u32)
     let _ = writeln!(text, "[log]\nfile = {:?}\n", log_file(path));
     // As the bare loop, which stays who it is; without root this says nothing.
     text.push_str("[daemon]\nuser = \"root\"\n");
-    let _ = writeln!(text, "[pool.bench]\nlisten = \"{address}\"\nworkers = {}", job.workers);
+    for pool in 0..job.pools {
+        // The same port, and an address of their own for all but the first.
+        let address = match pool {
+            0 => address,
+            _ => SocketAddrV4::new(Ipv4Addr::new(127, 0, 1, pool), address.port()),
+        };
+        describe(&mut text, job, pool, address, generation);
+    }
+    let new = path.with_extension("new");
+    fs::write(&new, text)?;
+    fs::rename(&new, path)
+}
+
+/// Adds a pool to the text of a configuration.
+fn describe(text: &mut String, job: &Job, pool: u8, address: SocketAddrV4, generation: u32) {
+    let _ = writeln!(text, "[pool.bench{pool}]\nlisten = \"{address}\"\nworkers = {}", job.workers);
     let _ = writeln!(text, "env = {{ GENERATION = \"{generation}\" }}");
     match &job.service {
         Service::Echo => text.push_str("service = \"echo\"\n"),
@@ -70,7 +92,4 @@ pub fn configure(path: &Path, job: &Job, address: SocketAddrV4, generation: u32)
             }
         }
     }
-    let new = path.with_extension("new");
-    fs::write(&new, text)?;
-    fs::rename(&new, path)
 }

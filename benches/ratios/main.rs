@@ -22,6 +22,7 @@ mod cores;
 mod daemon;
 mod deaths;
 mod figures;
+mod growth;
 mod load;
 mod program;
 mod samples;

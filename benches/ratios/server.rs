@@ -28,7 +28,7 @@ use crate::watch::Watched;
 use crate::{bare, daemon, watch};
 
 /// A server that takes longer than this to start or to stop is broken.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// How often the bench looks whether a server has started: short beside the 100 ms that the
 /// fastest start takes, and long beside the cost of a look.
@@ -90,7 +90,7 @@ impl Server {
         // The child's handle is dropped: this file reaps by process group.
         let master = Pid::from_raw(command.spawn()?.id().cast_signed());
         let master_end = Watched::new(master)?;
-        Ok(Server { address, master, master_end, begun, workers: job.workers, kind })
+        Ok(Server { address, master, master_end, begun, workers: job.size(), kind })
     }
 
     /// The master.

@@ -67,11 +67,20 @@ pub fn resident_kib(process: Pid) -> io::Result<u64> {
     field_kib(&format!("/proc/{process}/status"), "VmRSS:")
 }
 
-fn field_kib(path: &str, field: &str) -> io::Result<u64> {
+/// How often `process` has gone to sleep.
+pub fn sleeps(process: Pid) -> io::Result<u64> {
+    field(&format!("/proc/{process}/status"), "voluntary_ctxt_switches:", "")
+}
+
+fn field_kib(path: &str, name: &str) -> io::Result<u64> {
+    field(path, name, " kB")
+}
+
+fn field(path: &str, name: &str, unit: &str) -> io::Result<u64> {
     fs::read_to_string(path)?
         .lines()
-        .find_map(|line| line.strip_prefix(field)?.trim().strip_suffix(" kB")?.parse().ok())
-        .ok_or_else(|| io::Error::other(format!("could not read field \"{field}\" of \"{path}\"")))
+        .find_map(|line| line.strip_prefix(name)?.trim().strip_suffix(unit)?.parse().ok())
+        .ok_or_else(|| io::Error::other(format!("could not read field \"{name}\" of \"{path}\"")))
 }
 
 /// A handle on a process by which one can wait for its end, though it is nobody's child here.
