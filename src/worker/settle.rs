@@ -3,6 +3,7 @@
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 
+use nix::errno::Errno;
 use nix::sys::prctl;
 use nix::sys::resource::setrlimit;
 use nix::sys::signal::Signal;
@@ -132,9 +133,9 @@ fn settle_identity(settings: &Settings) -> Result<(), Error> {
     let Some(identity) = &settings.identity else {
         return Ok(());
     };
-    let failed = |what: &str| {
-        let what = format!("{what} \"{}\"", identity.name);
-        move |errno: nix::errno::Errno| Error::system(&what, &errno.into())
+    // The text is made only if it is needed: it would be memory of each worker.
+    let failed = |what: &'static str| {
+        move |errno: Errno| Error::system(format!("{what} \"{}\"", identity.name), &errno.into())
     };
     // All three ids of each kind, so that none is left to come back by.
     setgroups(&identity.groups).map_err(failed("set groups of user"))?;
