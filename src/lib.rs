@@ -52,6 +52,7 @@ use error::Code;
 pub use service::{Connection, Context, Credentials, Outcome, Peer, Service, Services};
 /// The crate of which [`Context::log`] gives a logger.
 pub use slog;
+pub use sys::wipe::WipingAllocator;
 
 /// The daemon: reads the command line, and does what it says with these
 /// services. Gives the exit code of the process.

@@ -3,7 +3,11 @@
 
 use std::process::ExitCode;
 
-use preforkd::Services;
+use preforkd::{Services, WipingAllocator};
+
+/// What the configuration of one pool leaves behind is not for the workers of another.
+#[global_allocator]
+static ALLOCATOR: WipingAllocator = WipingAllocator;
 
 fn main() -> ExitCode {
     preforkd::main(Services::builtin())

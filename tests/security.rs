@@ -565,6 +565,63 @@ fn a_program_cannot_look_into_the_daemon_of_its_own_user() {
     assert_eq!(ask(&address, ""), ".\n.\nmaps\nmem\nenviron\nfd\n.\n");
 }
 
+/// Whether the memory of a process, as far as it can be read, holds this text.
+fn holds(pid: i32, wanted: &str) -> bool {
+    let maps = fs::read_to_string(format!("/proc/{pid}/maps")).expect("its maps");
+    let memory = File::open(format!("/proc/{pid}/mem")).expect("its memory");
+    let is_there = |bytes: &[u8]| bytes.windows(wanted.len()).any(|at| at == wanted.as_bytes());
+    maps.lines().filter(|line| line.contains(" rw")).any(|line| {
+        let (from, to) =
+            line.split(' ').next().and_then(|area| area.split_once('-')).expect("an area");
+        let hex = |text| u64::from_str_radix(text, 16).expect("an address");
+        let mut bytes = vec![0; (hex(to) - hex(from)) as usize];
+        memory.read_exact_at(&mut bytes, hex(from)).is_ok() && is_there(&bytes)
+    })
+}
+
+#[test]
+fn a_worker_has_nothing_of_the_secrets_of_another_pool() {
+    if !provided(is_root(), "root, to read memory") {
+        return;
+    }
+    let addresses = BTreeMap::from(["a", "b"].map(|name| (name, Address::fresh())));
+    let pool = |name: &str, secret: &str, addition: &str| {
+        format!(
+            "# {secret}-in-a-remark\n[pool.{name}]\nlisten = \"{}\"\nworkers = 2\nservice.echo = {{}}\n\
+             env = {{ PASSWORD = \"{secret}-in-env\", Q = \"\\u0041{secret}-escaped\" }}\n{addition}",
+            addresses[name]
+        )
+    };
+    let config = |addition: &str| pool("a", "aaSECRETaa", addition) + &pool("b", "bbSECRETbb", "");
+    let daemon = Daemon::start(&config(""));
+    let check = || {
+        for (name, own, other) in
+            [("a", "aaSECRETaa", "bbSECRETbb"), ("b", "bbSECRETbb", "aaSECRETaa")]
+        {
+            for worker in daemon.wait_for_idle(name, 2) {
+                assert!(
+                    holds(worker, &format!("PASSWORD={own}-in-env")),
+                    "the search finds nothing"
+                );
+                assert!(!holds(worker, other), "{name} has what the other pool says");
+                // Nor its own that it has no use for.
+                assert!(!holds(worker, &format!("{own}-in-a-remark")), "{name} has the file");
+            }
+        }
+    };
+    check();
+    // What a reload reads, too; and a pool whose secrets did not change is kept.
+    let kept = daemon.wait_for_idle("b", 2);
+    daemon.reload(&config("max_requests = 1000\n"));
+    check();
+    assert_eq!(daemon.wait_for_idle("b", 2), kept);
+    daemon.reload(
+        &config("max_requests = 1000\n").replace("bbSECRETbb-in-env", "bbSECRETbb-in-env2"),
+    );
+    let renewed = daemon.wait_for_idle("b", 2);
+    assert!(renewed.iter().all(|worker| !kept.contains(worker)), "{kept:?} {renewed:?}");
+}
+
 // A worker under another user cannot reach the master or its sibling's memory:
 // the kernel sees to it, as long as we do not tell it otherwise.
 #[test]

@@ -14,6 +14,7 @@ mod listen;
 mod outline;
 mod peers;
 mod reader;
+mod sealed;
 mod service;
 mod settings;
 #[cfg(test)]
@@ -80,7 +81,9 @@ fn load_from(path: &Path, main: Result<Arc<Source>, Problem>) -> Result<Config, 
     for pool in pools.iter_mut().filter(|pool| pool.user.is_none()) {
         pool.default_user = root.daemon.default_user();
     }
-    let config = Config { daemon: root.daemon, log: root.log, pools };
+    // The text of the file is not to be kept by what outlives the start.
+    let daemon = Daemon { origin: Origin::default(), ..root.daemon };
+    let config = Config { daemon, log: root.log, pools };
     Problems::unless_empty(problems, config)
 }
 

@@ -169,6 +169,13 @@ impl Options {
         self.source.problem(path, at.unwrap_or(self.at.clone()), message)
     }
 
+    /// Forgets them, and gives what they said.
+    pub(super) fn forget(&mut self) -> String {
+        self.source = Arc::default();
+        self.outline = Outline::default();
+        std::mem::take(&mut self.said)
+    }
+
     fn path(&self) -> String {
         dotted("pool", [&self.pool, "service", &self.service])
     }

@@ -3,7 +3,8 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::ops::Range;
+use std::io;
+use std::ops::{Deref, Range};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
@@ -16,6 +17,7 @@ use super::diagnostics::{Problem, Source};
 use super::limits::Limits;
 use super::listen::{Listen, SocketPath};
 use super::peers::Peers;
+use super::sealed::Sealed;
 use super::service::ServiceChoice;
 use super::units::{
     AbsolutePath, Elapsed, Mode, Name, Percent, Read, Timeout, VariableName, VariableValue, Within,
@@ -31,6 +33,22 @@ pub struct Config {
     pub log: Log,
     /// The pools, sorted by name; at least one.
     pub pools: Vec<Pool>,
+}
+
+impl Config {
+    /// A copy of it whose pools are sealed, see [`Pool::seal`].
+    ///
+    /// # Errors
+    ///
+    /// That of `keep`.
+    pub fn sealed<M: Deref<Target = [u8]> + 'static>(
+        &self,
+        keep: impl Fn(&[u8]) -> io::Result<M>,
+    ) -> io::Result<Config> {
+        let mut copy = self.clone();
+        copy.pools.iter_mut().try_for_each(|pool| pool.seal(&keep))?;
+        Ok(copy)
+    }
 }
 
 /// `[daemon]`: the daemon as a whole.
@@ -168,6 +186,9 @@ pub struct Pool {
     pub name: String,
     #[serde(skip)]
     pub(super) origin: Origin,
+    /// What `env` and the options have said, once they are sealed.
+    #[serde(skip)]
+    sealed: Sealed,
     /// What `[daemon]` says, if this table has no `user`. To a pool that has one, a change
     /// of the other is none.
     #[serde(skip)]
@@ -259,6 +280,25 @@ impl Pool {
     pub fn problem(&self, key: &str, span: Range<usize>, message: impl fmt::Display) -> Problem {
         let key = format!("pool.{}.{key}", self.name);
         self.origin.source.problem(key, span, message)
+    }
+
+    /// Forgets the environment, the options and the text of the file, once they were used.
+    /// Two pools that are sealed are still equal if they mean the same: what they say is
+    /// kept in the memory that `keep` makes of it.
+    ///
+    /// # Errors
+    ///
+    /// That of `keep`.
+    pub fn seal<M: Deref<Target = [u8]> + 'static>(
+        &mut self,
+        keep: impl FnOnce(&[u8]) -> io::Result<M>,
+    ) -> io::Result<()> {
+        let mut said = format!("{:?}", std::mem::take(&mut self.env));
+        said.push_str(&self.service.options.forget());
+        self.sealed = Sealed::new(keep(said.as_bytes())?);
+        self.origin.source = Arc::default();
+        self.default_user.origin.source = Arc::default();
+        Ok(())
     }
 
     /// What is wrong between keys of which each is right by itself.

@@ -105,6 +105,9 @@ impl Plan {
                     if blueprint.is_root() {
                         news.push(Event::PoolRunsAsRoot { pool: blueprint.config.name.clone() });
                     }
+                    if let Err(error) = blueprint.seal() {
+                        problems.push(Problem::new(&error).with_code(error.code()));
+                    }
                     pools.push((blueprint, listener));
                 }
                 Err(problem) => problems.push(problem),

@@ -9,6 +9,7 @@ use crate::log::event::Event;
 use crate::log::sink::Kind;
 use crate::pool::{Asked, Pool};
 use crate::sys::clock::Moment;
+use crate::sys::unshared::Unshared;
 
 use super::Master;
 use super::plan::Plan;
@@ -31,7 +32,11 @@ impl Master<'_> {
     fn begin_reload(&mut self, number: u64, now: Moment) -> Result<(), Error> {
         let config = config::reload(&self.file)?;
         self.check_control(&config)?;
-        if let Some(rollout) = self.rollout.as_mut().filter(|rollout| rollout.is_for(&config)) {
+        // What stays of it while workers are forked holds no secret.
+        let sealed = config
+            .sealed(Unshared::copy_of)
+            .map_err(|error| Error::system("keep configuration", &error))?;
+        if let Some(rollout) = self.rollout.as_mut().filter(|rollout| rollout.is_for(&sealed)) {
             rollout.number = number;
             return Ok(());
         }
@@ -40,11 +45,10 @@ impl Master<'_> {
             Some(rollout) => Kind::of(rollout.log_before()),
             None => self.shared.sink.kind().clone(),
         };
-        let plan =
-            Plan::make(config.clone(), &self.services, &self.pools, &self.inherited, Some(&log))?;
+        let plan = Plan::make(config, &self.services, &self.pools, &self.inherited, Some(&log))?;
         // From here on nothing can fail.
         self.undo_reload(now);
-        self.rollout = Some(Rollout::begin(number, config, plan, &mut self.target(), now));
+        self.rollout = Some(Rollout::begin(number, sealed, plan, &mut self.target(), now));
         self.keep_listeners();
         Ok(())
     }

@@ -9,10 +9,11 @@ use toml::Spanned;
 
 use crate::accounts;
 use crate::config::{Listen, Pool, Problem, Problems};
-use crate::error::reason;
+use crate::error::{Error, reason};
 use crate::log::event::Event;
 use crate::log::journal;
 use crate::service::{Service, Services};
+use crate::sys::unshared::Unshared;
 use crate::worker::Settings;
 
 /// All that the workers of a generation are forked from, but their listener.
@@ -57,6 +58,17 @@ impl Blueprint {
                 Err(problems.into())
             }
         }
+    }
+
+    /// Lets go of what is not for the workers of other pools, once nothing is left to
+    /// find fault with.
+    ///
+    /// # Errors
+    ///
+    /// There is no memory for what has to be kept.
+    pub fn seal(&mut self) -> Result<(), Error> {
+        let sealed = self.config.seal(Unshared::copy_of);
+        sealed.map_err(|error| Error::system("keep configuration", &error))
     }
 
     /// The name of the user that the workers run as.

@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::AsFd;
 
 use crate::sys::clock::Moment;
-use crate::sys::fork::{Fork, fork};
+use crate::sys::fork::Fork;
 use crate::worker::{self, Assignment, Entrance};
 
 use super::generation::{Gate, Generation};
@@ -32,7 +32,7 @@ pub fn spawn(generation: &mut Generation, slot: u32, shared: &mut Shared) -> io:
         kill: config.kill_timeout,
         retire: config.retire_timeout,
     };
-    match fork()? {
+    match generation.blueprint.settings.fork()? {
         Fork::Parent(pid) => Ok(Worker {
             pid,
             slot,

@@ -6,13 +6,13 @@ use std::convert::Infallible;
 use std::ffi::{CString, c_char};
 use std::fs;
 use std::io;
-use std::ptr;
 
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::prctl;
 
-use super::fork::{self, Newborn};
+use super::fork::{self, Fork, Newborn};
+use super::unshared::Unshared;
 
 /// Sets the nice value of this process (setpriority(2)), -20 to 19.
 pub fn set_nice(value: i32) -> io::Result<()> {
@@ -60,25 +60,41 @@ pub fn set_oom_score_adj(score: i32) -> io::Result<()> {
 /// The exit code of a process whose life ends with a panic (EX_SOFTWARE).
 const PANICKED: u8 = 70;
 
-/// An environment, `NAME=value` each, ready to be made the process's own or a
-/// program's.
+/// An environment, `NAME=value` each, ready to be made the process's own.
 ///
-/// It is built once, before any fork, so that a child only stores a pointer.
+/// It is built once, before any fork, so that a child only stores a pointer; and only the
+/// children that it is for have it.
 pub struct Environment {
-    _entries: Vec<CString>,
-    /// Pointers to the entries, and a null pointer last.
-    pointers: Vec<*mut c_char>,
+    /// Pointers to the entries, a null pointer, and the entries.
+    block: Unshared,
 }
 
 impl Environment {
     /// The environment of these entries.
-    pub fn new(entries: Vec<CString>) -> Self {
-        let pointers = entries
-            .iter()
-            .map(|entry| entry.as_ptr().cast_mut())
-            .chain([ptr::null_mut()])
-            .collect();
-        Environment { _entries: entries, pointers }
+    pub fn new(entries: &[CString]) -> io::Result<Self> {
+        const POINTER_BYTES: usize = size_of::<*mut c_char>();
+        let texts = (entries.len() + 1) * POINTER_BYTES;
+        let length = entries.iter().map(|entry| entry.as_bytes_with_nul().len()).sum::<usize>();
+        let mut block = Unshared::zeroes(texts + length)?;
+        let start = block.start().as_ptr() as usize;
+        let mut at = texts;
+        for (index, entry) in entries.iter().enumerate() {
+            let text = entry.as_bytes_with_nul();
+            let pointer = (start + at).to_ne_bytes();
+            block[index * POINTER_BYTES..][..POINTER_BYTES].copy_from_slice(&pointer);
+            block[at..][..text.len()].copy_from_slice(text);
+            at += text.len();
+        }
+        Ok(Environment { block })
+    }
+
+    /// Forks a child that has it.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`fork::fork`], or there is no memory to hand it over.
+    pub fn fork(&self) -> io::Result<Fork> {
+        self.block.share_with(fork::fork)
     }
 
     /// Makes this the environment of the calling process (environ(7)) for the
@@ -96,7 +112,7 @@ impl Environment {
         // `self` is borrowed until the process ends, since `life` does not
         // return, so the array stays. Should the C library extend the
         // environment, it copies an array that it did not allocate itself.
-        unsafe { environ = self.pointers.as_ptr().cast_mut() };
+        unsafe { environ = self.block.start().as_ptr().cast() };
         match life() {}
     }
 }

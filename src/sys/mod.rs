@@ -15,4 +15,6 @@ pub mod place;
 pub mod signal;
 pub mod socket;
 pub mod spawn;
+pub mod unshared;
 pub mod wait;
+pub mod wipe;

@@ -3,6 +3,7 @@
 
 use std::env;
 use std::ffi::CString;
+use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -11,7 +12,8 @@ use nix::unistd::{Gid, Group, Uid, User, getegid, geteuid, getgrouplist};
 use toml::Spanned;
 
 use crate::config::{self, Peers, Pool, Problem, Problems};
-use crate::error::{Code, reason};
+use crate::error::{Code, Error, reason};
+use crate::sys::fork::Fork;
 use crate::sys::identity::Environment;
 
 /// What the environment of every worker holds, where the daemon's has it.
@@ -86,6 +88,8 @@ impl Settings {
         problems.extend(check_directory(pool));
         problems.extend(check_priority(pool));
         problems.extend(check_limits(pool));
+        let environment = Environment::new(&environment(pool))
+            .map_err(|error| Problem::new(Error::system("keep environment", &error)))?;
         let settings = Settings {
             identity,
             working_directory: pool.working_directory.as_ref().map(|path| path.get_ref().clone()),
@@ -95,7 +99,7 @@ impl Settings {
             limits: limits(&pool.limits)
                 .map(|(name, resource, value)| Limit::new(name, resource, *value.get_ref()))
                 .collect(),
-            environment: Environment::new(environment(pool)),
+            environment,
             allow: pool.allow.clone(),
             deny: pool.deny.clone(),
             idle_timeout: pool.idle_timeout,
@@ -104,6 +108,15 @@ impl Settings {
             max_requests_jitter: pool.max_requests_jitter.get(),
         };
         Problems::unless_empty(problems, settings)
+    }
+
+    /// Forks a worker, which alone gets their environment.
+    ///
+    /// # Errors
+    ///
+    /// There is no child: fork(2) or madvise(2) failed.
+    pub fn fork(&self) -> io::Result<Fork> {
+        self.environment.fork()
     }
 
     /// The name of the user that the workers run as.
