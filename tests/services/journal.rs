@@ -29,14 +29,15 @@ impl Journal {
         Journal(socket)
     }
 
-    /// Reads entries up to one that holds this.
+    /// Reads entries up to one that holds this, and gives it.
     #[track_caller]
-    fn wait_for(&self, text: &str) {
+    fn wait_for(&self, text: &str) -> String {
         let mut bytes = [0; 8192];
         loop {
             let length = self.0.recv(&mut bytes).expect(text);
-            if String::from_utf8_lossy(&bytes[..length]).contains(text) {
-                return;
+            let entry = String::from_utf8_lossy(&bytes[..length]);
+            if entry.contains(text) {
+                return entry.into_owned();
             }
         }
     }
@@ -196,6 +197,39 @@ fn a_reload_opens_streams_for_new_workers_only() {
     daemon.signal(Signal::SIGHUP);
     journal.wait_for("MESSAGE=reloaded");
     assert_eq!(streams.identifiers(), ["preforkd/added"]);
+}
+
+#[test]
+fn an_entry_has_the_id_of_its_event_and_native_fields() {
+    if !can_have_a_journal() {
+        return;
+    }
+    let address = Address::fresh();
+    let setup = Setup::new();
+    let directory = place(&setup);
+    let journal = Journal::bind(&directory.join("socket"));
+    let _daemon = start(setup, &directory, &config(&[("exec", &address, 1)]));
+    let started = journal.wait_for("MESSAGE=worker started");
+    for field in [
+        "MESSAGE_ID=7915a8a9c7b842ebb08acdc476073b97\n",
+        "POOL=exec\n",
+        "SLOT=0\n",
+        "GENERATION=1\n",
+        "WORKER_PID=",
+    ] {
+        assert!(started.contains(field), "{field}: {started}");
+    }
+    assert_eq!(ask(&address, ""), "done\n");
+    let words = journal.wait_for("MESSAGE=words\n");
+    for field in [
+        "MESSAGE_ID=9feb22aef1fe47dbaaf06210a6486e78\n",
+        "SYSLOG_IDENTIFIER=preforkd/exec\n",
+        "POOL=exec\n",
+        "PROGRAM=/bin/sh\n",
+        "PROGRAM_PID=",
+    ] {
+        assert!(words.contains(field), "{field}: {words}");
+    }
 }
 
 // There is nothing to open again, and nothing is said of it.
