@@ -125,6 +125,36 @@ fn no_part_knows_what_it_should_not() {
     assert!(gone.is_empty(), "rows of the table without a file: {gone:?}");
 }
 
+/// The modules beside a file in its folder that it names.
+fn siblings_known_to(source: &Source) -> BTreeSet<String> {
+    let modules = source.modules();
+    let Some((_, folder)) = modules.split_last().filter(|(_, folder)| !folder.is_empty()) else {
+        return BTreeSet::new();
+    };
+    let mut known = names_behind(&source.code, "super::");
+    known.extend(names_behind(&source.code, &format!("crate::{}::", folder.join("::"))));
+    known
+}
+
+// What two files know of each other can be read, tested and changed only together.
+#[test]
+fn no_two_files_of_a_folder_know_each_other() {
+    let all = sources();
+    let known: BTreeMap<_, _> =
+        all.iter().map(|source| (source.modules(), siblings_known_to(source))).collect();
+    let mut looked_at = 0;
+    for (modules, siblings) in &known {
+        let Some((name, folder)) = modules.split_last() else { continue };
+        for sibling in siblings {
+            let of_sibling = known.get(&[folder, &[sibling.as_str()]].concat());
+            looked_at += usize::from(of_sibling.is_some());
+            let looks_back = of_sibling.is_some_and(|known| known.contains(*name));
+            assert!(!looks_back, "{} and {sibling} know each other", modules.join("/"));
+        }
+    }
+    assert!(looked_at > 30, "only {looked_at} siblings were found");
+}
+
 /// The arrow of life, by itself: a row of the table may be changed, this not.
 #[test]
 fn nobody_looks_back_up() {
