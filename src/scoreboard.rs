@@ -1,15 +1,17 @@
 //! The scoreboard: a page of shared memory for each worker.
 //!
 //! A worker tells its master here what it is doing. The master takes all of it
-//! as a hint: it reads numbers, never an index, a length, a pointer or a pid,
-//! and a worker reaches its own page only. What the master decides rests on
-//! its own table of children.
+//! as a hint: it reads numbers, never an index, a length or a pointer, and a
+//! worker reaches its own page only. What the master decides rests on its own
+//! table of children, and the one pid that is here is checked against the kernel.
 #![forbid(unsafe_code)]
 
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use nix::unistd::Pid;
 
 use crate::sys::clock::Moment;
 use crate::sys::memory::{Page, Pages, SharedPage};
@@ -37,6 +39,8 @@ mod word {
     pub const LET_IN: usize = 9;
     /// Not 0 once SIGTERM has come.
     pub const ASKED: usize = 10;
+    /// The pid of the program that serves the connection in hand, 0 if there is none.
+    pub const PROGRAM: usize = 11;
     /// Why the worker could not go on, in words.
     pub const REASON: usize = super::HEAD_WORDS;
 }
@@ -135,6 +139,13 @@ impl Seat {
         Peer::Internet(SocketAddr::new(ip, (port & 0xffff) as u16))
     }
 
+    /// The program that the worker says it has running. It may be anything: whoever acts on
+    /// it finds out first whether that process belongs to the worker.
+    pub fn program(&self) -> Option<Pid> {
+        let [word] = self.0.read(word::PROGRAM);
+        i32::try_from(word).ok().filter(|&pid| pid > 1).map(Pid::from_raw)
+    }
+
     /// Tells the worker that this connection is overdue; SIGALRM follows.
     pub fn mark_overdue(&self, connection: InHand) {
         self.0.write(word::OVERDUE, connection.serial);
@@ -225,6 +236,11 @@ impl OwnPage {
     /// The word that says that SIGTERM has come.
     pub fn asked(self) -> &'static AtomicU64 {
         &self.0[word::ASKED]
+    }
+
+    /// The word in which the handlers leave the pid of the program in hand.
+    pub fn program(self) -> &'static AtomicU64 {
+        &self.0[word::PROGRAM]
     }
 
     /// The word in which the master names an overdue connection.

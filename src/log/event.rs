@@ -184,6 +184,11 @@ Master tells {
     CouldNotReap = "could not reap", Warning, "29a3ca46683d69d5df76011ca40a57f8" {
         reason: String,
     }
+    /// A worker died, and the daemon may not end the program that it had running, because
+    /// the program has changed its user and the daemon is not root.
+    CouldNotEndProgram = "could not end program", Warning, "972a6907ae4c443995f0bca1582f4821" {
+        pid: Pid, reason: String,
+    }
     /// A process stays although it was killed. The daemon ends without it.
     CouldNotEndWorkers = "could not end every worker", Warning, "6a84bd44b4d6b7a96259431ca8c1d178" {
         reason: String,

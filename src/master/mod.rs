@@ -9,6 +9,7 @@ mod changes;
 mod control;
 mod herald;
 mod observer;
+mod orphans;
 mod outcomes;
 mod phase;
 mod plan;
@@ -122,7 +123,7 @@ impl<'a> Master<'a> {
         let failed = |what: &'static str| move |error: io::Error| Error::system(what, &error);
         // From here on a signal waits until the loop does.
         let signals = Waiting::begin(&WANTED, &IGNORED).map_err(failed("set signal handlers"))?;
-        reap::adopt().map_err(failed("adopt orphans"))?;
+        orphans::adopt().map_err(failed("adopt orphans"))?;
         let null = File::open("/dev/null").map_err(failed("open file \"/dev/null\""))?;
         descriptor::replace(&null, 0).map_err(failed("set standard input"))?;
         let mut plan = Plan::make(config, &services, &[], &inherited, None)?;

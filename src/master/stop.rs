@@ -10,8 +10,8 @@ use crate::pool::{Asked, Pool};
 use crate::sys::clock::Moment;
 
 use super::Master;
+use super::orphans::end_programs;
 use super::phase::Phase;
-use super::reap::end_programs;
 
 /// How long the kernel may take to end a killed process. One in an
 /// uninterruptible sleep may take for ever, and we do not.

@@ -294,6 +294,11 @@ impl Pool {
         Ok(())
     }
 
+    /// The program that this worker says it has running, if it is a worker of ours.
+    pub fn program_of(&self, pid: Pid) -> Option<Pid> {
+        self.workers.get(&pid)?.seat.program()
+    }
+
     /// Takes note of the end of a child, if it was one of ours. `random`
     /// spreads the delay of a slot that backs off.
     pub fn file(

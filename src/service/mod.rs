@@ -5,6 +5,7 @@
 //! the same trait as those of an embedding program.
 #![forbid(unsafe_code)]
 
+mod child;
 mod connection;
 mod echo;
 mod exec;
@@ -104,6 +105,9 @@ pub enum Outcome {
     /// It broke off, for this reason. Clients cause this, so it is logged at
     /// level debug.
     Failed(io::Error),
+    /// The worker cannot go on, for this reason: it ends, with all that it has started for
+    /// the connection, and is replaced.
+    Broken(io::Error),
 }
 
 impl From<io::Result<()>> for Outcome {

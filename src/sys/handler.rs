@@ -24,7 +24,6 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU64, Ordering::R
 
 use nix::libc;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
-use nix::unistd::Pid;
 
 use super::signal::set_disposition;
 
@@ -43,6 +42,8 @@ static SERIAL: AtomicU64 = AtomicU64::new(0);
 static CONNECTION: AtomicI32 = AtomicI32::new(-1);
 /// The leader of the process group that serves it, 0 if there is none.
 static PROGRAM: AtomicI32 = AtomicI32::new(0);
+/// Where the master reads it, should this process die.
+static PROGRAM_WORD: AtomicPtr<AtomicU64> = AtomicPtr::new(ptr::null_mut());
 /// The number of the connection that SIGALRM has come for.
 static ALARMED: AtomicU64 = AtomicU64::new(0);
 /// Where the handler says that SIGTERM has come.
@@ -64,6 +65,8 @@ pub struct Targets<'a> {
     pub asked: &'static AtomicU64,
     /// The number of the connection that the master finds overdue.
     pub overdue: &'static AtomicU64,
+    /// The pid of the program that serves the connection in hand, 0 if there is none.
+    pub program: &'static AtomicU64,
 }
 
 /// Installs the handlers of a worker.
@@ -79,6 +82,7 @@ pub fn install(targets: &Targets<'_>) -> io::Result<()> {
         .store(targets.log_path.map_or(ptr::null_mut(), |path| path.as_ptr().cast_mut()), Relaxed);
     ASKED.store(ptr::from_ref(targets.asked).cast_mut(), Relaxed);
     OVERDUE.store(ptr::from_ref(targets.overdue).cast_mut(), Relaxed);
+    PROGRAM_WORD.store(ptr::from_ref(targets.program).cast_mut(), Relaxed);
 
     for (signal, handler) in HANDLED {
         handle(signal, handler)?;
@@ -166,9 +170,20 @@ pub fn is_alarmed() -> bool {
     serial != 0 && ALARMED.load(Relaxed) == serial
 }
 
-/// Tells the handlers which process group serves the connection in hand.
-pub fn set_program(leader: Option<Pid>) {
-    PROGRAM.store(leader.map_or(0, Pid::as_raw), Relaxed);
+/// Tells the handlers, and by the page the master, which process group serves the
+/// connection in hand. The program itself does this before it execs, on the memory that it
+/// borrows: from then on nobody can miss it.
+pub(super) fn set_program(leader: libc::pid_t) {
+    PROGRAM.store(leader, Relaxed);
+    // SAFETY: the pointer is null or came from a 'static reference.
+    if let Some(word) = unsafe { PROGRAM_WORD.load(Relaxed).as_ref() } {
+        word.store(u64::try_from(leader).unwrap_or(0), Relaxed);
+    }
+}
+
+/// Tells them that the program has ended, before it is reaped.
+pub fn forget_program() {
+    set_program(0);
 }
 
 fn handle(signal: Signal, handler: extern "C" fn(c_int)) -> io::Result<()> {

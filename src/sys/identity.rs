@@ -57,6 +57,33 @@ pub fn set_oom_score_adj(score: i32) -> io::Result<()> {
     }
 }
 
+/// Gives up the controlling terminal, for this process and all that it starts: nobody of
+/// them can put keystrokes into it (TIOCSTI) or get its signals. A process that leads no session gets none back
+/// by opening one (tty_ioctl(4), TIOCNOTTY).
+///
+/// A session of its own would do, too, but costs up to a hundred microseconds and memory
+/// for each processor where the scheduler groups by session (sched(7), autogroup).
+pub fn leave_terminal() -> io::Result<()> {
+    let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
+    // SAFETY: the path is a C string that lives for ever.
+    let terminal = unsafe { libc::open(c"/dev/tty".as_ptr(), flags) };
+    if terminal < 0 && Errno::last() == Errno::ENXIO {
+        // There is none.
+        return Ok(());
+    }
+    // SAFETY: TIOCNOTTY has no argument. The descriptor may be bad, which is told.
+    let left = unsafe { libc::ioctl(terminal, libc::TIOCNOTTY) };
+    if terminal >= 0 {
+        // SAFETY: it was opened above, and nobody else has it.
+        unsafe { libc::close(terminal) };
+    }
+    if left < 0 {
+        // There is no such file here; a session of its own has no terminal.
+        nix::unistd::setsid()?;
+    }
+    Ok(())
+}
+
 /// The exit code of a process whose life ends with a panic (EX_SOFTWARE).
 const PANICKED: u8 = 70;
 

@@ -2,7 +2,7 @@
 //!
 //! Each file is one concept of the kernel. Every `unsafe` block names the
 //! contract it enters and the fact that meets it. Nothing here knows what a
-//! pool or a worker is.
+//! pool is, and only [`handler`] what a worker is.
 
 pub mod clock;
 pub mod descriptor;
@@ -12,6 +12,7 @@ pub mod identity;
 pub mod listener;
 pub mod memory;
 pub mod place;
+pub mod process;
 pub mod signal;
 pub mod socket;
 pub mod spawn;

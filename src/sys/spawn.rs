@@ -95,7 +95,12 @@ impl Program {
 
     /// Starts it with this environment and these descriptors, its signals at
     /// their defaults and unblocked, in a process group of its own; the kernel
-    /// kills it when the calling process dies (PR_SET_PDEATHSIG of prctl(2)).
+    /// kills it when the calling process dies (PR_SET_PDEATHSIG of prctl(2)), unless it has
+    /// changed its user. The leader of a process group can make no session of its own and
+    /// so get no terminal; a session would cost as much as a third of the start, where
+    /// the scheduler groups by session (sched(7), autogroup).
+    ///
+    /// The handlers know of the program until [`handler::forget_program`] is called.
     ///
     /// # Errors
     ///
@@ -141,6 +146,7 @@ impl Program {
         let (pidfd, errno) =
             unsafe { (OwnedFd::from_raw_fd(pidfd), ptr::read_volatile(&raw const orders.errno)) };
         if errno != 0 {
+            handler::forget_program();
             super::wait::reap(pid)?;
             return Err(io::Error::from_raw_os_error(errno));
         }
@@ -180,7 +186,11 @@ fn follow(orders: &Orders<'_>) -> Errno {
                 return Errno::last();
             }
         }
-        if libc::setpgid(0, 0) < 0 || libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) < 0 {
+        if libc::setpgid(0, 0) < 0 {
+            return Errno::last();
+        }
+        handler::set_program(libc::getpid());
+        if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) < 0 {
             return Errno::last();
         }
         // The parent may have died before that took effect.

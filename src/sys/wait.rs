@@ -154,6 +154,17 @@ pub fn halted_child() -> io::Result<Option<(Pid, Halt)>> {
     }
 }
 
+/// Whether a process is a child of this one that is not reaped yet, so that its number is
+/// nobody else's (waitid(2)).
+pub fn is_child(pid: Pid) -> bool {
+    let Ok(id) = libc::id_t::try_from(pid.as_raw()) else { return false };
+    let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+    // SAFETY: siginfo_t is plain data, for which all zeroes is a value.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    // SAFETY: the pointer is to a live, writable local of the right type.
+    unsafe { libc::waitid(libc::P_PID, id, &mut info, options) == 0 }
+}
+
 /// Waits for the end of the child `pid` and takes it out of the process table.
 pub fn reap(pid: Pid) -> io::Result<Reaped> {
     loop {

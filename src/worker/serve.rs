@@ -29,7 +29,7 @@ const SHORTAGE_PAUSE_MS: u8 = 100;
 ///
 /// # Errors
 ///
-/// The listener is broken, or the service panicked.
+/// The listener is broken, or the service panicked or says that it cannot go on.
 pub fn serve(desk: Desk<'_>, context: &Context<'_>) -> Result<(), Error> {
     let Desk { settings, service, listener, page } = desk;
     let quota = quota_of(settings);
@@ -79,6 +79,9 @@ pub fn serve(desk: Desk<'_>, context: &Context<'_>) -> Result<(), Error> {
             Ok(Outcome::Failed(reason)) => {
                 let (peer, reason) = (peer.to_string(), reason.to_string());
                 Event::ConnectionFailed { peer, reason }.tell(context.log());
+            }
+            Ok(Outcome::Broken(reason)) => {
+                return Err(Error::system("serve connection", &reason).with_code(Code::Os));
             }
             // What the service has in memory may be half done.
             Err(reason) => {

@@ -15,7 +15,7 @@ use crate::log;
 use crate::scoreboard::OwnPage;
 use crate::service::{Service, panic};
 use crate::sys::identity::{Privacy, set_nice, set_oom_score_adj, set_privacy};
-use crate::sys::{descriptor, handler, signal};
+use crate::sys::{descriptor, handler, identity, signal};
 
 use super::settings::Settings;
 use super::{Assignment, Entrance};
@@ -43,12 +43,16 @@ pub fn settle<'a>(assignment: Assignment<'a>, page: OwnPage) -> Result<Desk<'a>,
         log_path: assignment.log_path,
         asked: page.asked(),
         overdue: page.overdue(),
+        program: page.program(),
     })
     .map_err(|error| Error::system("set signal handlers", &error))?;
     panic::keep_panics();
     log::settle();
 
-    // 2. Descriptors: no other pool's listener, nothing that the master was
+    // 2. No terminal: root's shell may be behind it.
+    identity::leave_terminal().map_err(|error| Error::system("leave terminal", &error))?;
+
+    // 3. Descriptors: no other pool's listener, nothing that the master was
     // started with.
     if let Some(stderr) = assignment.stderr {
         descriptor::replace(stderr, 2)
@@ -59,21 +63,21 @@ pub fn settle<'a>(assignment: Assignment<'a>, page: OwnPage) -> Result<Desk<'a>,
     descriptor::close_all_but(&mut [listener, dead, ready, assignment.log_number])
         .map_err(|error| Error::system("close descriptors", &error))?;
 
-    // 3. Limits and priority, while they may still be raised.
+    // 4. Limits and priority, while they may still be raised.
     settle_limits(settings)?;
 
-    // 4. The user, and what others of that user may see.
+    // 5. The user, and what others of that user may see.
     settle_identity(settings)?;
     settle_privacy(settings)?;
 
-    // 5. The directory, as that user.
+    // 6. The directory, as that user.
     if let Some(directory) = &settings.working_directory {
         chdir(directory).map_err(|errno| {
             Error::system(format!("enter directory \"{}\"", directory.display()), &errno.into())
         })?;
     }
 
-    // 6. The end of the master ends us. This comes after the user is set,
+    // 7. The end of the master ends us. This comes after the user is set,
     // which clears it; and the master may have died before.
     prctl::set_pdeathsig(Signal::SIGTERM)
         .map_err(|errno| Error::system("follow the master", &errno.into()))?;
@@ -81,7 +85,7 @@ pub fn settle<'a>(assignment: Assignment<'a>, page: OwnPage) -> Result<Desk<'a>,
         return Err(Error::new(Code::Unavailable, "could not follow the master: it has gone"));
     }
 
-    // 7. The service, which may use all of that. It may take for ever; SIGTERM
+    // 8. The service, which may use all of that. It may take for ever; SIGTERM
     // ends it meanwhile.
     signal::unblock(Signal::SIGTERM).map_err(|error| Error::system("unblock signals", &error))?;
     assignment
@@ -89,11 +93,11 @@ pub fn settle<'a>(assignment: Assignment<'a>, page: OwnPage) -> Result<Desk<'a>,
         .start()
         .map_err(|error| Error::system("start service", &error).with_code(Code::Unavailable))?;
 
-    // 8. Signals may come from here on, and are handled with care.
+    // 9. Signals may come from here on, and are handled with care.
     handler::begin_accepting();
     signal::unblock_all().map_err(|error| Error::system("unblock signals", &error))?;
 
-    // 9. Tell the master that we accept, and give up the means to tell it
+    // 10. Tell the master that we accept, and give up the means to tell it
     // again: a worker gone wild must not keep it awake.
     page.accepting();
     nix::unistd::write(assignment.ready, &1u64.to_ne_bytes())

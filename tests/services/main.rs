@@ -67,8 +67,13 @@ impl Escaped {
             }
         };
         let escaped = Escaped(pid);
-        assert!(procfs::is_alive(escaped.0), "it did not get away, so this tests nothing");
+        assert!(escaped.is_alive(), "it did not get away, so this tests nothing");
         escaped
+    }
+
+    /// Whether it is still there.
+    pub fn is_alive(&self) -> bool {
+        procfs::is_alive(self.0)
     }
 }
 

@@ -1,11 +1,12 @@
 //! The service `exec`: programs that do not do as they should.
 
-use std::fs;
-use std::io::{BufRead, BufReader};
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
+use nix::pty::openpty;
 use nix::sys::signal::Signal;
 use nix::sys::socket::{setsockopt, sockopt};
 
@@ -14,7 +15,7 @@ use super::{
     wait_for_end, wait_for_end_of_group,
 };
 use support::client::ask;
-use support::{Address, Client, Daemon, Setup, procfs, until};
+use support::{Address, Client, Daemon, Setup, is_root, procfs, provided, until};
 
 /// A client that leaves with a reset, which TCP tells from a half-close.
 fn abort(client: Client) {
@@ -138,7 +139,10 @@ fn a_killed_worker_takes_all_of_its_program_with_it() {
     wait_for_close(&mut client);
     // What a program of another worker has detached, and ends, harms nobody.
     let script = "(sleep 0.1 &) ; sleep 0.2; echo done";
+    let elder = the_worker(&daemon, "exec");
     daemon.reload(&shell(&address, 1, script, ""));
+    // Until it has left, it may take a client.
+    wait_for_end(elder);
     assert_eq!(ask(&address, ""), "done\n");
 }
 
@@ -305,4 +309,112 @@ fn a_program_is_not_in_the_group_of_the_daemon() {
     assert_eq!(group(worker), group(daemon.pid()));
     assert_eq!(group(program), Some(program));
     procfs::send(program, Signal::SIGKILL);
+}
+
+/// The device number of a process's controlling terminal, 0 if it has none (proc_pid_stat(5)).
+fn terminal(pid: i32) -> Option<i32> {
+    let line = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, fields) = line.rsplit_once(')')?;
+    fields.split_whitespace().nth(4)?.parse().ok()
+}
+
+// Whoever shares a terminal with root's shell can put keystrokes into it (TIOCSTI).
+#[test]
+fn workers_and_programs_have_no_terminal() {
+    let terminal_of_test = openpty(None, None).expect("make a pseudo-terminal");
+    let mut keyboard = File::from(terminal_of_test.master);
+    let address = Address::fresh();
+    // The leader of a session takes the terminal at its standard input, as a shell would
+    // have it, and starts the daemon in its own process group.
+    let shell_like = "ioctl(STDIN, 0x540E, 0) or die; $SIG{INT} = 'IGNORE'; \
+                      fork or exec @ARGV; wait; exit $? >> 8";
+    let program = "if (: </dev/tty) 2>/dev/null; then echo some; else echo none; fi";
+    let daemon = Setup::new()
+        .config(&shell(&address, 1, program, ""))
+        .wrapper(&["perl", "-e", shell_like])
+        .stdin(terminal_of_test.slave)
+        .start();
+    assert_ne!(terminal(daemon.pid()), Some(0), "the daemon has no terminal to give away");
+    assert_eq!(terminal(the_worker(&daemon, "exec")), Some(0));
+    assert_eq!(ask(&address, ""), "none\n");
+    // Ctrl-C is the master's to obey all the same.
+    keyboard.write_all(b"\x03").expect("press Ctrl-C");
+    let stop = daemon.log().wait_for("stopping", |_| true);
+    assert_eq!(stop.text("cause"), Some("SIGINT"), "{stop}");
+    daemon.wait_for_code(0);
+}
+
+/// The numbers on the next line from the program.
+#[track_caller]
+fn numbers(client: &mut Client) -> [i32; 2] {
+    let line = BufReader::new(client).lines().next().expect("a line").expect("a line");
+    let numbers: Vec<_> = line.split(' ').map(|word| word.parse().expect("a number")).collect();
+    numbers.try_into().expect("two numbers")
+}
+
+// The kernel kills the program of a dead worker, unless it has changed its user, as sudo
+// and sshd do (PR_SET_PDEATHSIG of prctl(2)).
+#[test]
+fn a_killed_worker_takes_along_a_program_that_has_changed_its_user() {
+    if !provided(is_root(), "root") {
+        return;
+    }
+    let address = Address::fresh();
+    // What it starts makes a session of its own. Where its client says so, the program
+    // ends and leaves that behind.
+    let script = "read what; setsid timeout 60 sleep 1000 & \
+                  until [ \"$(cut -d' ' -f6 /proc/$!/stat)\" = $! ]; do sleep 0.01; done; \
+                  [ $what = leave ] && echo $! || { echo $! $$; sleep 1000; }";
+    let as_nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
+    let command: Vec<_> = as_nobody.into_iter().chain(["/bin/sh", "-c", script]).collect();
+    let keys = "user = \"root\"\nmin_uptime = \"0s\"";
+    let daemon = Daemon::start(&exec(&address, 1, &command, keys));
+    daemon.expect(&["worker killed", "pool runs as root"]);
+    let worker = the_worker(&daemon, "exec");
+    let mut client = Client::connect(&address);
+    client.send("leave\n");
+    let left = Escaped::from(&mut client);
+    wait_for_close(&mut client);
+    assert_eq!(the_worker(&daemon, "exec"), worker);
+
+    let mut client = Client::connect(&address);
+    client.send("stay\n");
+    let [child, program] = numbers(&mut client);
+    procfs::send(worker, Signal::SIGKILL);
+    wait_for_end_of_group(program);
+    wait_for_end(child);
+    wait_for_close(&mut client);
+    assert_ne!(the_worker(&daemon, "exec"), worker);
+    // What an earlier connection has left behind is nobody's business.
+    assert!(left.is_alive());
+}
+
+// The worker may not, because the program has changed all of its ids.
+#[test]
+fn a_program_that_its_worker_may_not_kill_is_ended_by_the_master() {
+    if !provided(is_root(), "root") {
+        return;
+    }
+    let setup = Setup::new();
+    let address = Address::fresh();
+    let helper = setup.directory().join("setpriv").display().to_string();
+    let copy = "cp \"$(command -v setpriv)\" \"$0\"";
+    let status = Command::new("sh").args(["-c", copy, &helper]).status();
+    assert!(status.is_ok_and(|status| status.success()), "copy setpriv");
+    fs::set_permissions(&helper, fs::Permissions::from_mode(0o4755)).expect("make it setuid");
+    let script = "trap '' TERM; echo $$ $(id -u); while :; do sleep 1; done";
+    let command = [&helper, "--reuid=1", "--regid=1", "--clear-groups", "/bin/sh", "-c", script];
+    let keys = "user = \"nobody\"\nkill_timeout = \"200ms\"\nmin_uptime = \"0s\"";
+    let daemon = setup.config(&exec(&address, 1, &command, keys)).start();
+    daemon.expect(&["worker exited"]);
+    let worker = the_worker(&daemon, "exec");
+    let mut client = Client::connect(&address);
+    let [program, user] = numbers(&mut client);
+    assert_eq!(user, 1, "it has not changed its user");
+    abort(client);
+    let end = daemon.log().wait_for("worker exited", |event| event.pid() == worker);
+    let reason = end.text("reason").unwrap_or_default();
+    assert!(reason.contains("could not end program"), "{end}");
+    wait_for_end_of_group(program);
+    assert_ne!(the_worker(&daemon, "exec"), worker);
 }

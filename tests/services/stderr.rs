@@ -6,6 +6,8 @@ use std::path::Path;
 use std::thread;
 use std::time::Instant;
 
+use nix::libc;
+
 use super::{
     Escaped, assert_no_worker_ended, escape, shell, stop_and_read, the_program, the_worker,
 };
@@ -270,4 +272,26 @@ fn a_process_that_escapes_and_floods_stderr_does_not_keep_the_worker() {
     });
     assert_no_worker_ended(&daemon);
     daemon.expect_anything();
+}
+
+// O_NONBLOCK belongs to the open file, and a size to the pipe (F_SETFL and F_SETPIPE_SZ of
+// fcntl(2)): a program that sets one must not set it for the next.
+#[test]
+fn each_program_has_a_standard_error_of_its_own() {
+    let address = Address::fresh();
+    let script = "read what; [ $what = look ] || dd if=/dev/null oflag=nonblock status=none >&2; \
+                  grep flags /proc/self/fdinfo/2; readlink /proc/self/fd/2";
+    let daemon = Daemon::start(&shell(&address, 1, script, ""));
+    let worker = the_worker(&daemon, "exec");
+    let look = |what: &str| {
+        let told = ask(&address, what);
+        let (flags, pipe) = told.trim().split_once('\n').expect("two lines");
+        let flags = flags.split_whitespace().last().expect("the flags");
+        (i32::from_str_radix(flags, 8).expect("a number"), pipe.to_owned())
+    };
+    let (first, other) = (look("change\n"), look("look\n"));
+    assert_ne!(first.0 & libc::O_NONBLOCK, 0, "{first:?}");
+    assert_eq!(other.0 & libc::O_NONBLOCK, 0, "{other:?}");
+    assert_ne!(first.1, other.1);
+    assert_eq!(the_worker(&daemon, "exec"), worker);
 }

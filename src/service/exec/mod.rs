@@ -102,7 +102,7 @@ impl Service for Exec {
 
     fn serve(&mut self, connection: Connection, context: &Context) -> Outcome {
         match &mut self.runner {
-            Some(runner) => runner.run(&connection, context).into(),
+            Some(runner) => runner.run(&connection, context),
             None => Outcome::Failed(io::Error::other("the service was not started")),
         }
     }

@@ -24,9 +24,11 @@ const READ_BYTES: usize = 4096;
 /// again: as much as the pipe holds, unless somebody has made it larger.
 const TURN_BYTES: usize = 64 * 1024;
 
-/// A pipe from the programs of one worker, one after the other, to the log.
+/// A pipe from the program of a worker to the log, a new one for each program: what one
+/// does to its standard error (O_NONBLOCK, F_SETPIPE_SZ of fcntl(2)) is not the next one's,
+/// and what one has left running writes no line of another.
 ///
-/// The worker holds both ends for good: the end of a program is told by its
+/// The worker holds both ends until the next program: the end of a program is told by its
 /// pidfd and not by the end of this file, which a process that the program
 /// left behind could delay for ever.
 pub struct LogPipe {
@@ -37,25 +39,19 @@ pub struct LogPipe {
 }
 
 impl LogPipe {
-    /// An empty pipe. Reading never blocks; writing does, which slows down a
-    /// program that writes faster than its lines are logged.
+    /// An empty pipe.
     pub fn new() -> io::Result<Self> {
-        let (reader, writer) = pipe2(OFlag::O_CLOEXEC)?;
-        fcntl(&reader, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-        Ok(LogPipe {
-            reader: reader.into(),
-            writer,
-            lines: Lines::default(),
-            rate: Rate::new(LINES_LOGGED),
-        })
+        let (reader, writer) = ends()?;
+        Ok(LogPipe { reader, writer, lines: Lines::default(), rate: Rate::new(LINES_LOGGED) })
     }
 
-    /// The end that a program writes to.
-    pub fn writer(&self) -> BorrowedFd<'_> {
-        self.writer.as_fd()
+    /// A new pipe for the next program; gives the end that it writes to.
+    pub fn renew(&mut self) -> io::Result<BorrowedFd<'_>> {
+        (self.reader, self.writer) = ends()?;
+        Ok(self.writer.as_fd())
     }
 
-    /// The end that becomes readable when it has.
+    /// The end that becomes readable when the program has written.
     pub fn reader(&self) -> BorrowedFd<'_> {
         self.reader.as_fd()
     }
@@ -98,6 +94,14 @@ impl LogPipe {
         lines.finish(|line| log_line(rate, log, program, pid, line));
         Ok(())
     }
+}
+
+/// Reading never blocks; writing does, which slows down a program that writes faster than
+/// its lines are logged.
+fn ends() -> io::Result<(File, OwnedFd)> {
+    let (reader, writer) = pipe2(OFlag::O_CLOEXEC)?;
+    fcntl(&reader, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+    Ok((reader.into(), writer))
 }
 
 fn log_line(rate: &mut Rate, log: &Logger, program: &str, pid: Pid, line: &[u8]) {

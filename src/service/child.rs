@@ -1,0 +1,253 @@
+//! A program that serves a connection: started, watched, ended, and told of.
+#![forbid(unsafe_code)]
+
+use std::ffi::CStr;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill, killpg};
+use nix::unistd::Pid;
+use slog::{Level, Logger};
+
+use crate::error::reason;
+use crate::log::event::Event;
+use crate::log::rate::{HeldBack, Rate};
+use crate::sys::clock::Moment;
+use crate::sys::handler;
+use crate::sys::spawn::{Program, Started, Stdio};
+use crate::sys::wait::{Exit, reap, signal_name};
+
+use super::Peer;
+
+/// How many failed programs one worker may log in ten seconds.
+const FAILURES_LOGGED: u32 = 100;
+
+/// A running program, the leader of a process group of its own.
+///
+/// While it is there, the signal handlers know whom to ask when the connection is overdue.
+/// The master knows whom to end should this process die.
+pub struct Child {
+    started: Started,
+    since: Moment,
+    ending: Ending,
+    is_reaped: bool,
+}
+
+/// How a program ended.
+#[derive(Clone, Copy, Debug)]
+pub struct Ended {
+    pid: Pid,
+    exit: Exit,
+    elapsed: Duration,
+}
+
+impl Child {
+    /// Starts the program for the connection in hand.
+    ///
+    /// # Errors
+    ///
+    /// It could not be started or executed; there is no child.
+    pub fn start<'e>(
+        program: &mut Program,
+        environment: impl IntoIterator<Item = &'e CStr>,
+        stdio: Stdio<'_>,
+    ) -> io::Result<Child> {
+        let since = Moment::now();
+        let started = program.start(environment, stdio)?;
+        if handler::is_alarmed() {
+            // The time ran out before the handler knew whom to ask.
+            let _ = killpg(started.pid, Signal::SIGTERM);
+        }
+        Ok(Child { started, since, ending: Ending::Serving, is_reaped: false })
+    }
+
+    /// Its pid.
+    pub fn pid(&self) -> Pid {
+        self.started.pid
+    }
+
+    /// What becomes readable when it has ended.
+    pub fn end(&self) -> BorrowedFd<'_> {
+        self.started.pidfd.as_fd()
+    }
+
+    /// Whether its client is still there, as far as was told.
+    pub fn has_client(&self) -> bool {
+        self.ending == Ending::Serving
+    }
+
+    /// Takes note that its client has gone: it has `kill_timeout` to notice, or to finish
+    /// work that needs no client.
+    pub fn client_left(&mut self, now: Moment, kill_timeout: Duration) {
+        if self.has_client() {
+            self.ending = Ending::Left(now + kill_timeout);
+        }
+    }
+
+    /// When [`escalate`](Self::escalate) has something to do.
+    pub fn deadline(&self) -> Option<Moment> {
+        self.ending.deadline()
+    }
+
+    /// Goes on with ending a program whose client has gone: SIGTERM, then SIGKILL. Gives
+    /// the signal that was sent.
+    ///
+    /// # Errors
+    ///
+    /// This process may not kill it, because all its ids have changed.
+    pub fn escalate(&mut self, now: Moment, kill_timeout: Duration) -> io::Result<Option<Signal>> {
+        let Some((signal, next)) = self.ending.step(now, kill_timeout) else {
+            return Ok(None);
+        };
+        self.ending = next;
+        // It is not reaped, so the number is still its group's. A member of the group
+        // that can be signalled hides that the program itself cannot.
+        let _ = killpg(self.pid(), signal);
+        match (kill(self.pid(), signal), signal) {
+            (Err(Errno::EPERM), Signal::SIGKILL) => Err(Errno::EPERM.into()),
+            _ => Ok(Some(signal)),
+        }
+    }
+
+    /// Reaps a program that has ended, with all that it has left running in its process
+    /// group: that would hold the client's socket and count in no pool.
+    pub fn reap(mut self) -> io::Result<Ended> {
+        let exit = self.finish()?;
+        Ok(Ended { pid: self.pid(), exit, elapsed: Moment::now() - self.since })
+    }
+
+    fn finish(&mut self) -> io::Result<Exit> {
+        // The group is still there, for its leader is not reaped yet.
+        let _ = killpg(self.pid(), Signal::SIGKILL);
+        handler::forget_program();
+        self.is_reaped = true;
+        Ok(reap(self.pid())?.exit)
+    }
+}
+
+/// What fails while a program runs does not leave it behind. One that this process may not
+/// kill is left to the master, which is told of it as long as this process lives.
+impl Drop for Child {
+    fn drop(&mut self) {
+        if !self.is_reaped && kill(self.pid(), Signal::SIGKILL) != Err(Errno::EPERM) {
+            let _ = self.finish();
+        }
+    }
+}
+
+/// How far the ending of a program has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ending {
+    /// Its client is there.
+    Serving,
+    /// Its client is gone; SIGTERM is due then.
+    Left(Moment),
+    /// SIGTERM was sent; SIGKILL is due then.
+    Asked(Moment),
+    /// SIGKILL was sent; the kernel does the rest.
+    Killed,
+}
+
+impl Ending {
+    /// The signal that is due, and what comes after it.
+    fn step(self, now: Moment, kill_timeout: Duration) -> Option<(Signal, Ending)> {
+        match self {
+            Ending::Left(until) if now >= until => {
+                Some((Signal::SIGTERM, Ending::Asked(now + kill_timeout)))
+            }
+            Ending::Asked(until) if now >= until => Some((Signal::SIGKILL, Ending::Killed)),
+            _ => None,
+        }
+    }
+
+    fn deadline(self) -> Option<Moment> {
+        match self {
+            Ending::Left(until) | Ending::Asked(until) => Some(until),
+            Ending::Serving | Ending::Killed => None,
+        }
+    }
+}
+
+/// What one worker tells of its programs. What clients cause has a limit.
+pub struct Teller {
+    name: String,
+    failures: Rate,
+}
+
+impl Teller {
+    /// One for the program of this name.
+    pub fn new(name: String) -> Self {
+        Teller { name, failures: Rate::new(FAILURES_LOGGED) }
+    }
+
+    /// The name of the program.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Tells that a program could not be started.
+    pub fn not_started(&mut self, error: &io::Error, peer: Peer, log: &Logger) {
+        if let Some(held_back) = self.failures.admit(Moment::now()) {
+            let (program, peer) = (self.name.clone(), peer.to_string());
+            Event::ProgramNotStarted { program, peer, reason: reason(error), held_back }.tell(log);
+        }
+    }
+
+    /// Tells that a program without a client was sent this signal.
+    pub fn signalled(&self, child: &Child, signal: Signal, log: &Logger) {
+        let (pid, program, signal) = (child.pid(), self.name.clone(), signal.as_str());
+        Event::ProgramOutlivesClient { pid, program, signal }.tell(log);
+    }
+
+    /// Tells how a program ended.
+    pub fn ended(&mut self, ended: Ended, peer: Peer, log: &Logger) {
+        let Ended { pid, exit, elapsed: elapsed_ms } = ended;
+        let held_back = match exit {
+            Exit::Code(0) => Some(HeldBack::NONE),
+            _ => self.failures.admit(Moment::now()),
+        };
+        let Some(held_back) = held_back else { return };
+        let (program, peer) = (self.name.clone(), peer.to_string());
+        let event = match exit {
+            Exit::Code(code) => {
+                let level = if code == 0 { Level::Debug } else { Level::Warning };
+                Event::ProgramExited { level, pid, program, code, elapsed_ms, peer, held_back }
+            }
+            Exit::Signal { number, core_dumped } => {
+                let signal = signal_name(number);
+                Event::ProgramKilled {
+                    pid,
+                    program,
+                    signal,
+                    core_dumped,
+                    elapsed_ms,
+                    peer,
+                    held_back,
+                }
+            }
+        };
+        event.tell(log);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_without_a_client_is_asked_and_then_killed() {
+        let second = Duration::from_secs(1);
+        let at = |seconds: u64| Moment::from_nanos(seconds * 1_000_000_000);
+        assert_eq!(Ending::Serving.step(at(1), second), None);
+        let left = Ending::Left(at(2));
+        assert_eq!(left.deadline(), Some(at(2)));
+        assert_eq!(left.step(at(1), second), None, "not before its time");
+        let asked = Ending::Asked(at(3));
+        assert_eq!(left.step(at(2), second), Some((Signal::SIGTERM, asked)));
+        assert_eq!(asked.step(at(2), second), None);
+        assert_eq!(asked.step(at(3), second), Some((Signal::SIGKILL, Ending::Killed)));
+        assert_eq!(Ending::Killed.deadline(), None);
+    }
+}
