@@ -1,14 +1,15 @@
 //! 1 configuration: from the files that the user writes to checked values.
 //!
-//! Pure but for reading the files. Everything that is wrong is told at once, with
-//! its line and the nearest key. What only the system knows, such as whether a
+//! `gather` reads the files, and all else is pure. Everything that is wrong is told
+//! at once, with its line and the nearest key. What only the system knows, such as whether a
 //! user exists, is checked where it is used, and told as a [`Problem`] at the
 //! place where it was written.
 #![forbid(unsafe_code)]
 
 mod diagnostics;
 mod fault;
-mod files;
+mod gather;
+mod gathered;
 mod limits;
 mod listen;
 mod outline;
@@ -17,13 +18,14 @@ mod reader;
 mod sealed;
 mod service;
 mod settings;
+mod syntax;
 #[cfg(test)]
 mod tests;
 mod units;
 mod wording;
 
+use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::collections::{BTreeSet, HashMap};
 use std::hash::Hash;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -32,9 +34,15 @@ use serde::Deserialize;
 use toml::Spanned;
 use toml::de::DeTable;
 
+use crate::error::Code;
+
 use diagnostics::sort;
 pub use diagnostics::{Problem, Problems, Source};
 pub use fault::Fault;
+pub use gather::{MainFile, gather};
+use gather::{could_not_read, main_file};
+pub use gathered::Gathered;
+use gathered::{File, Included};
 pub use limits::Limits;
 pub use listen::{Address, Listen};
 pub use peers::Peers;
@@ -54,7 +62,7 @@ use settings::Origin;
 ///
 /// Everything that is wrong, in the order of the files and of their lines.
 pub fn load(path: &Path) -> Result<Config, Problems> {
-    load_from(path, files::read_any(path))
+    parse(gather(path, MainFile::Any))
 }
 
 /// The same for a daemon that runs, which must not wait for the other end of a pipe:
@@ -64,17 +72,23 @@ pub fn load(path: &Path) -> Result<Config, Problems> {
 ///
 /// As above.
 pub fn reload(path: &Path) -> Result<Config, Problems> {
-    load_from(path, files::read(path))
+    parse(gather(path, MainFile::Regular))
 }
 
-fn load_from(path: &Path, main: Result<Arc<Source>, Problem>) -> Result<Config, Problems> {
+/// The configuration that these files hold. It looks at nothing but them.
+///
+/// # Errors
+///
+/// Everything that is wrong, in the order of the files and of their lines.
+pub fn parse(gathered: Gathered) -> Result<Config, Problems> {
+    let path = gathered.main.path.clone();
     let mut loader = Loader::default();
-    let root = loader.read_main(main).unwrap_or_default();
+    let root = loader.read_all(gathered).unwrap_or_default();
     let Loader { mut pools, mut problems } = loader;
     problems.extend(shared_names(&pools));
     problems.extend(shared_addresses(&pools));
     if pools.is_empty() && problems.is_empty() {
-        let problem = Problem::of_file(path, "no pool is configured");
+        let problem = Problem::of_file(&path, "no pool is configured");
         problems.push(problem.with_hint("add one, which begins with a line like [pool.echo]"));
     }
     pools.sort_by(|one, other| one.name.cmp(&other.name));
@@ -94,7 +108,7 @@ fn load_from(path: &Path, main: Result<Arc<Source>, Problem>) -> Result<Config, 
 ///
 /// The file cannot be read.
 pub fn control(path: &Path) -> Result<PathBuf, Problems> {
-    let source = files::read_any(path)?;
+    let source = source_of(main_file(path, MainFile::Any))?;
     let (values, _) = DeTable::parse_recoverable(source.text());
     let daemon = values.get_ref().get("daemon").and_then(|daemon| daemon.get_ref().as_table());
     let control = daemon.and_then(|daemon| daemon.get("control")?.get_ref().as_str());
@@ -106,6 +120,7 @@ pub fn control(path: &Path) -> Result<PathBuf, Problems> {
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct Root {
+    /// Followed by `gather`; here only its form is checked.
     include: Vec<Spanned<String>>,
     daemon: Daemon,
     log: Log,
@@ -122,39 +137,38 @@ struct Loader {
 }
 
 impl Loader {
-    fn read_main(&mut self, source: Result<Arc<Source>, Problem>) -> Option<Root> {
-        let source = self.keep(source)?;
-        let values = self.parse(&source)?;
-        let first = self.problems.len();
-        let table = Table { source: &source, path: "", at: 0..0, values: &values };
-        let mut root: Option<Root> = table.read(&mut self.problems);
-        if let Some(root) = &mut root {
-            root.daemon.origin.source = Arc::clone(&source);
-        }
-        self.read_pools(&source, &values);
-        sort(&mut self.problems[first..]);
-        let mut included = BTreeSet::new();
-        for include in root.iter().flat_map(|root| &root.include) {
-            match files::expand(&source, include) {
-                // Two patterns may match one file, which is no fault.
-                Ok(paths) => {
-                    for path in paths {
-                        if included.insert(path.clone()) {
-                            self.read_included(&path, &source, include);
-                        }
-                    }
+    fn read_all(&mut self, gathered: Gathered) -> Option<Root> {
+        let Gathered { main, included } = gathered;
+        let source = source_of(main).map_err(|problem| self.problems.push(problem)).ok()?;
+        let root = self.read_main(&source)?;
+        for Included { include, file } in included {
+            match source_of(file) {
+                Ok(file) => self.read_included(&file, &source),
+                // Who reads that a file is missing asks who wants it.
+                Err(problem) => {
+                    let at = source.problem("include", include, problem.message());
+                    self.problems.push(at.with_code(problem.code()));
                 }
-                Err(problem) => self.problems.push(problem),
             }
         }
+        Some(root)
+    }
+
+    fn read_main(&mut self, source: &Arc<Source>) -> Option<Root> {
+        let values = self.parse(source)?;
+        let first = self.problems.len();
+        let table = Table { source, path: "", at: 0..0, values: &values };
+        let mut root: Option<Root> = table.read(&mut self.problems);
+        if let Some(root) = &mut root {
+            root.daemon.origin.source = Arc::clone(source);
+        }
+        self.read_pools(source, &values);
+        sort(&mut self.problems[first..]);
         root
     }
 
-    fn read_included(&mut self, path: &Path, main: &Source, include: &Spanned<String>) {
-        let Some(source) = self.keep(files::read_included(path, main, include)) else {
-            return;
-        };
-        let Some(values) = self.parse(&source) else {
+    fn read_included(&mut self, source: &Arc<Source>, main: &Source) {
+        let Some(values) = self.parse(source) else {
             return;
         };
         let first = self.problems.len();
@@ -164,7 +178,7 @@ impl Loader {
             let problem = source.problem("", key.span(), message);
             self.problems.push(problem.with_hint("an included file holds [pool.*] tables alone"));
         }
-        self.read_pools(&source, &values);
+        self.read_pools(source, &values);
         sort(&mut self.problems[first..]);
     }
 
@@ -200,7 +214,7 @@ impl Loader {
     }
 
     fn parse<'s>(&mut self, source: &'s Source) -> Option<DeTable<'s>> {
-        match files::parse(source) {
+        match syntax::parse(source) {
             Ok(values) => Some(values),
             Err(problems) => {
                 self.problems.extend(problems);
@@ -208,10 +222,19 @@ impl Loader {
             }
         }
     }
+}
 
-    fn keep<T>(&mut self, result: Result<T, Problem>) -> Option<T> {
-        result.map_err(|problem| self.problems.push(problem)).ok()
-    }
+/// The text of a file that was read.
+fn source_of(file: File) -> Result<Arc<Source>, Problem> {
+    let File { path, content } = file;
+    let bytes =
+        content.map_err(|unread| Problem::new(unread.message()).with_code(unread.code()))?;
+    String::from_utf8(bytes).map(|text| Arc::new(Source::new(&path, text))).map_err(|error| {
+        let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let line = valid.iter().filter(|&&byte| byte == b'\n').count() + 1;
+        let reason = format!("line {line} is not UTF-8");
+        Problem::new(could_not_read(&path, &reason)).with_code(Code::Config)
+    })
 }
 
 /// Names stand in log lines and key paths, so they hold nothing to be quoted.

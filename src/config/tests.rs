@@ -244,6 +244,27 @@ fn broken_files_never_panic() {
     }
 }
 
+// Whoever reads for a daemon that runs sends it what was read through a pipe.
+#[test]
+fn what_crosses_a_pipe_means_the_same() {
+    let main = format!("include = [\"d/*\", \"none\", \"d/*[\"]\n{POOL}");
+    let pool = POOL.replace("a", "b");
+    let right = Files::new(&[("main.toml", SHIPPED), ("pool.d/b.toml", &pool)]);
+    let wrong = Files::new(&[("main.toml", &main), ("d/1", "x"), ("d/2", "y = 1")]);
+    for files in [right, wrong] {
+        let path = files.0.path().join("main.toml");
+        let sent = gather(&path, MainFile::Regular).to_bytes();
+        assert!(sent.len() < Gathered::MAX_ENCODED);
+        assert_eq!(parse(Gathered::from_bytes(&sent).unwrap()), files.load());
+        // And something that was broken on its way is told, or means something.
+        for at in 0..sent.len().min(300) {
+            let mut broken = sent.clone();
+            broken[at] ^= 0x81;
+            let _ = Gathered::from_bytes(&broken).map(parse);
+        }
+    }
+}
+
 /// One pool from its text, for the tests of other modules.
 pub(crate) fn pool(text: &str) -> Pool {
     pools(text).remove(0)
