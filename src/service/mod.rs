@@ -23,6 +23,10 @@ use slog::Logger;
 pub use connection::{Connection, Credentials, Peer};
 pub use registry::Services;
 
+/// Where programs are looked for that are named without a path, and the PATH of a
+/// worker where the daemon has none.
+pub(crate) const SEARCH_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
 /// What a worker does with each connection it accepts.
 ///
 /// The master makes one from the configuration, which is the time to find

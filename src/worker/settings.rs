@@ -8,17 +8,18 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit};
-use nix::unistd::{Gid, Group, Uid, User, getegid, geteuid, getgrouplist};
+use nix::unistd::{Gid, Group, Uid, User, getegid, geteuid};
 use toml::Spanned;
 
+use crate::accounts;
 use crate::config::{self, Peers, Pool, Problem, Problems};
 use crate::error::{Code, Error, reason};
+use crate::service::SEARCH_PATH;
 use crate::sys::fork::Fork;
 use crate::sys::identity::Environment;
 
 /// What the environment of every worker holds, where the daemon's has it.
 const KEPT_VARIABLES: [&str; 3] = ["PATH", "LANG", "TZ"];
-const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// What the workers of a pool are, looked up and checked before any is forked:
 /// a child does not read the user database.
@@ -121,7 +122,7 @@ impl Settings {
 
     /// The name of the user that the workers run as.
     pub fn user(&self) -> String {
-        self.identity.as_ref().map_or_else(own_name, |identity| identity.name.clone())
+        self.identity.as_ref().map_or_else(accounts::own_name, |identity| identity.name.clone())
     }
 
     /// Whether the workers run as root.
@@ -154,19 +155,15 @@ fn asked_user(pool: &Pool) -> Option<Asked<'_>> {
 
 fn find_user(asked: &Asked<'_>) -> Result<User, Problem> {
     let Asked { name, problem } = asked;
-    let found = User::from_name(name).map_err(|errno| {
-        problem(format!("could not look up user \"{name}\": {}", reason(&errno.into())))
-    })?;
-    found.ok_or_else(|| problem(format!("could not find user \"{name}\": no such user")))
+    accounts::user(name)
+        .map_err(|error| problem(format!("could not find user \"{name}\": {}", reason(&error))))
 }
 
 fn find_group(pool: &Pool, name: &Spanned<String>) -> Result<Group, Problem> {
-    let problem = |what: String| pool.problem("group", name.span(), what);
-    let name = name.get_ref();
-    let found = Group::from_name(name).map_err(|errno| {
-        problem(format!("could not look up group \"{name}\": {}", reason(&errno.into())))
-    })?;
-    found.ok_or_else(|| problem(format!("could not find group \"{name}\": no such group")))
+    accounts::group(name.get_ref()).map_err(|error| {
+        let message = format!("could not find group \"{}\": {}", name.get_ref(), reason(&error));
+        pool.problem("group", name.span(), message)
+    })
 }
 
 fn identity(pool: &Pool) -> Result<Option<Identity>, Problem> {
@@ -176,8 +173,8 @@ fn identity(pool: &Pool) -> Result<Option<Identity>, Problem> {
     let identity = match (user, group, asked) {
         (Some(user), group, Some(asked)) => {
             let gid = group.map_or(user.gid, |group| group.gid);
-            let groups = supplementary_groups(&user, gid).map_err(|reason| {
-                let name = &user.name;
+            let groups = accounts::groups(&user, gid).map_err(|error| {
+                let (name, reason) = (&user.name, reason(&error));
                 (asked.problem)(format!("could not look up groups of user \"{name}\": {reason}"))
             })?;
             Identity { name: user.name, uid: user.uid, gid, groups }
@@ -203,18 +200,6 @@ fn identity(pool: &Pool) -> Result<Option<Identity>, Problem> {
     let message =
         format!("cannot become {key} \"{}\": the daemon does not run as root", identity.name);
     Err(pool.problem(key, span, message).with_code(Code::NoPermission))
-}
-
-/// The name of the user that this process runs as, or its number.
-fn own_name() -> String {
-    let uid = geteuid();
-    let found = User::from_uid(uid).ok().flatten();
-    found.map_or_else(|| uid.to_string(), |user| user.name)
-}
-
-fn supplementary_groups(user: &User, gid: Gid) -> Result<Vec<Gid>, String> {
-    let name = CString::new(user.name.as_bytes()).map_err(|error| error.to_string())?;
-    getgrouplist(&name, gid).map_err(|errno| reason(&errno.into()))
 }
 
 fn check_directory(pool: &Pool) -> Option<Problem> {
@@ -287,7 +272,7 @@ fn environment(pool: &Pool) -> Vec<CString> {
             variables.entry(name.to_owned()).or_insert(value);
         }
     }
-    variables.entry("PATH".to_owned()).or_insert_with(|| DEFAULT_PATH.to_owned());
+    variables.entry("PATH".to_owned()).or_insert_with(|| SEARCH_PATH.to_owned());
     // The configuration has refused NUL bytes, and a variable that this
     // process has holds none.
     variables

@@ -15,11 +15,8 @@ use serde::Deserialize;
 use crate::config::{Options, Problems};
 use crate::error::reason;
 
-use super::{Connection, Context, Outcome, Service};
+use super::{Connection, Context, Outcome, SEARCH_PATH, Service};
 use run::Runner;
-
-/// Where programs are looked for that are named without a path.
-const SEARCH_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
