@@ -7,7 +7,7 @@
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::PathBuf;
 use std::process::{self, ExitCode};
 use std::thread;
@@ -17,7 +17,7 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::libc;
 use nix::sys::signal::{SigHandler, Signal, signal};
-use nix::sys::socket::{MsgFlags, recv};
+use nix::sys::socket::{MsgFlags, Shutdown, getsockopt, recv, shutdown, sockopt};
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd;
 use preforkd::{Connection, Context, Options, Outcome, Problems, Service, Services};
@@ -216,6 +216,7 @@ fn obey(connection: &Connection) -> io::Result<()> {
         "fds" => output.write_all(descriptors()?.as_bytes())?,
         "ids" => output.write_all(identity()?.as_bytes())?,
         "setuid0" => output.write_all(back_to_root().as_bytes())?,
+        "deafen" => writeln!(output, "{}", deafen()?)?,
         "scribble" => scribble(connection, number.map(|s| Duration::from_secs(s as u64)))?,
         "grow" => writeln!(output, "{}", pages_behind_ours()?)?,
         "echo" => {
@@ -345,6 +346,22 @@ fn pages_behind_ours() -> io::Result<usize> {
         }
     }
     Ok(reached)
+}
+
+/// Shuts down every socket of the worker that listens; gives how many.
+fn deafen() -> io::Result<usize> {
+    let mut deafened = 0;
+    for entry in fs::read_dir("/proc/self/fd")? {
+        let name = entry?.file_name();
+        let Some(number) = name.to_str().and_then(|name| name.parse().ok()) else { continue };
+        // SAFETY: the number is that of a descriptor of the worker, or fails.
+        let descriptor = unsafe { BorrowedFd::borrow_raw(number) };
+        if getsockopt(&descriptor, sockopt::AcceptConn) == Ok(true) {
+            shutdown(number, Shutdown::Both)?;
+            deafened += 1;
+        }
+    }
+    Ok(deafened)
 }
 
 /// Writes to the own page what a worker at the end of a good life has there.

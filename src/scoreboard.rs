@@ -41,6 +41,14 @@ mod word {
     pub const ASKED: usize = 10;
     /// The pid of the program that serves the connection in hand, 0 if there is none.
     pub const PROGRAM: usize = 11;
+    /// Written by the master: not 0 once the worker is to accept until the queue of the
+    /// listener is empty, and to leave then.
+    pub const DRAINING: usize = 12;
+    /// Written by the master: the number of a connection that goes if nothing was
+    /// transferred over it.
+    pub const UNUSED: usize = 13;
+    /// The number of a connection that went for that.
+    pub const CUT: usize = 14;
     /// Why the worker could not go on, in words.
     pub const REASON: usize = super::HEAD_WORDS;
 }
@@ -106,6 +114,8 @@ pub struct Look {
     pub in_hand: Option<InHand>,
     /// Why it is leaving by itself.
     pub leaving: Option<Leaving>,
+    /// A connection over which nothing was transferred was ended.
+    pub has_cut: bool,
 }
 
 impl Seat {
@@ -126,6 +136,7 @@ impl Seat {
                 // It ends a worker at once that has not got as far as accepting.
                 _ => (words[word::ASKED] != 0).then_some(Leaving::Asked),
             },
+            has_cut: words[word::CUT] != 0,
         }
     }
 
@@ -149,6 +160,17 @@ impl Seat {
     /// Tells the worker that this connection is overdue; SIGALRM follows.
     pub fn mark_overdue(&self, connection: InHand) {
         self.0.write(word::OVERDUE, connection.serial);
+    }
+
+    /// Lets the worker drain its listener; SIGTERM follows.
+    pub fn drain(&self) {
+        self.0.write(word::DRAINING, 1);
+    }
+
+    /// Tells the worker to end this connection if nothing was transferred over it;
+    /// SIGALRM follows.
+    pub fn mark_unused(&self, connection: InHand) {
+        self.0.write(word::UNUSED, connection.serial);
     }
 
     /// Lets the worker accept; SIGUSR2 follows.
@@ -231,6 +253,22 @@ impl OwnPage {
             padded[..chunk.len()].copy_from_slice(chunk);
             word.store(u64::from_le_bytes(padded), Ordering::Relaxed);
         }
+    }
+
+    /// Whether the worker is to drain its listener.
+    pub fn is_draining(self) -> bool {
+        self.draining().load(Ordering::Acquire) != 0
+    }
+
+    /// The word that says so.
+    pub fn draining(self) -> &'static AtomicU64 {
+        &self.0[word::DRAINING]
+    }
+
+    /// The word in which the master names a connection that goes if nothing was
+    /// transferred over it, and the one that says that it went.
+    pub fn unused(self) -> [&'static AtomicU64; 2] {
+        [&self.0[word::UNUSED], &self.0[word::CUT]]
     }
 
     /// The word that says that SIGTERM has come.

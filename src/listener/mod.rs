@@ -106,6 +106,11 @@ impl Listener {
         self.stays.set(true);
     }
 
+    /// Whether it does.
+    pub fn stays_open(&self) -> bool {
+        self.stays.get()
+    }
+
     /// Takes over what `settings` says beside the address, while it listens.
     ///
     /// # Errors
@@ -135,7 +140,6 @@ impl Listener {
 }
 
 /// What a worker has done to it, and its end.
-#[cfg_attr(not(test), expect(dead_code, reason = "the master does not call all of it yet"))]
 impl Listener {
     /// Looks whether a worker has shut the socket down, and listens again if that
     /// helps. It is not for a listener that drains.

@@ -33,7 +33,7 @@ use crate::log;
 use crate::log::event::Event;
 use crate::log::sink::Kind;
 use crate::log::{losses, patience};
-use crate::pool::{Asked, Gate, Pool, Shared, Standing};
+use crate::pool::{Asked, Gate, ListenerChange, Pool, Shared, Standing};
 use crate::service::Services;
 use crate::sys::clock::Moment;
 use crate::sys::descriptor;
@@ -178,7 +178,7 @@ impl<'a> Master<'a> {
     /// No pool could start its workers.
     pub fn run(mut self) -> Result<(), Error> {
         loop {
-            self.maintain(Moment::now());
+            self.fill(Moment::now());
             self.report(Moment::now());
             // Log first: whatever a notified program looks up must already be there.
             self.herald.announce();
@@ -191,6 +191,7 @@ impl<'a> Master<'a> {
             self.obey(Received::take(), now);
             self.hear(&callers, now);
             self.reap(now);
+            self.attend(now);
             self.advance(now);
         }
     }
@@ -285,7 +286,9 @@ impl<'a> Master<'a> {
                 }
             },
             Phase::Running => self.look_who_is_ready(),
-            Phase::Draining(_) | Phase::Ending(_) | Phase::Killing(_) => self.advance_stop(now),
+            Phase::Delaying(_) | Phase::Draining(_) | Phase::Ending(_) | Phase::Killing(_) => {
+                self.advance_stop(now);
+            }
             Phase::Stopped | Phase::Failed => {}
         }
     }
@@ -310,13 +313,26 @@ impl<'a> Master<'a> {
         }
     }
 
-    /// Does what is due in each pool, and fills vacant slots.
-    fn maintain(&mut self, now: Moment) {
+    /// Does what is due in each pool, and mends the listeners of those that lost a worker.
+    fn attend(&mut self, now: Moment) {
         let mut events = Vec::new();
         for pool in self.pools.iter_mut().chain(&mut self.removed) {
             pool.attend(now, &mut events);
         }
-        if !self.phase.is_stopping() && self.fork_pause.is_none_or(|pause| now >= pause) {
+        let mut has_bound = false;
+        for pool in &mut self.pools {
+            has_bound |= pool.mend(&mut events) == ListenerChange::Bound;
+        }
+        if has_bound {
+            self.keep_listeners();
+        }
+        self.news.extend(events);
+    }
+
+    /// Fills vacant slots.
+    fn fill(&mut self, now: Moment) {
+        let mut events = Vec::new();
+        if self.phase.fills_slots() && self.fork_pause.is_none_or(|pause| now >= pause) {
             self.fork_pause = None;
             for pool in &mut self.pools {
                 match pool.fill(now, &mut self.shared, &mut events) {

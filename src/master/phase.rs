@@ -13,7 +13,9 @@ pub enum Phase {
     Starting,
     /// The pools serve.
     Running,
-    /// Workers finish what they have in hand, until then.
+    /// The pools serve on before they stop, until then (`stop_delay`).
+    Delaying(Moment),
+    /// Workers serve those who wait and finish what they have in hand, until then.
     Draining(Moment),
     /// Workers were asked to end, and are killed then.
     Ending(Moment),
@@ -37,10 +39,18 @@ impl Phase {
         matches!(self, Phase::Stopped | Phase::Failed)
     }
 
+    /// Whether vacant slots are filled.
+    pub fn fills_slots(self) -> bool {
+        matches!(self, Phase::Starting | Phase::Running | Phase::Delaying(_) | Phase::Draining(_))
+    }
+
     /// When the phase ends by itself.
     pub fn deadline(self) -> Option<Moment> {
         match self {
-            Phase::Draining(until) | Phase::Ending(until) | Phase::Killing(until) => Some(until),
+            Phase::Delaying(until)
+            | Phase::Draining(until)
+            | Phase::Ending(until)
+            | Phase::Killing(until) => Some(until),
             _ => None,
         }
     }
@@ -51,6 +61,7 @@ impl fmt::Display for Phase {
         f.write_str(match self {
             Phase::Starting => "starting",
             Phase::Running => "running",
+            Phase::Delaying(_) => "delaying",
             Phase::Draining(_) => "draining",
             Phase::Ending(_) => "ending",
             Phase::Killing(_) => "killing",

@@ -22,6 +22,7 @@ impl Master<'_> {
     /// Begins a reload, or refuses it.
     pub(super) fn reload(&mut self, now: Moment) {
         self.herald.reloading();
+        self.pools.iter_mut().for_each(Pool::suspect);
         let number = self.outcomes.ask();
         if let Err(error) = self.begin_reload(number, now) {
             self.outcomes.refuse(number, Reply::from(&error));

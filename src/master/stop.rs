@@ -1,10 +1,11 @@
-//! Stopping: ask, ask for the last time, kill.
+//! Stopping: serve those who wait, ask for the last time, kill.
 #![forbid(unsafe_code)]
 
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
+use crate::config;
 use crate::log::event::Event;
 use crate::pool::{Asked, Pool};
 use crate::sys::clock::Moment;
@@ -29,52 +30,80 @@ impl Master<'_> {
                 self.pools.append(&mut self.removed);
                 self.control.close();
                 self.leave_listeners();
-                self.pools.iter_mut().for_each(|pool| pool.close(Asked::Stop, now));
-                if signal == Signal::SIGTERM {
-                    self.herald.observer.stopping(self.daemon.stop_timeout);
-                    self.enter(Phase::Draining(now + self.daemon.stop_timeout));
-                } else {
-                    self.pools.iter().for_each(Pool::cut);
+                let config::Daemon { stop_delay, stop_timeout, .. } = self.daemon;
+                if signal != Signal::SIGTERM {
                     self.herald.observer.stopping(self.kill_timeout());
-                    self.enter(Phase::Ending(now + self.kill_timeout()));
+                    return self.hurry(now + self.kill_timeout(), now);
+                }
+                self.herald.observer.stopping(stop_delay + stop_timeout);
+                match stop_delay {
+                    Duration::ZERO => self.drain(now),
+                    delay => self.enter(Phase::Delaying(now + delay)),
                 }
             }
-            (Phase::Draining(until), _) => {
+            (Phase::Delaying(until) | Phase::Draining(until), _) => {
                 self.news.push(Event::StoppingFaster {
                     step: "no longer waiting for connections",
                     cause,
                 });
-                self.pools.iter().for_each(Pool::cut);
-                self.enter(Phase::Ending(until.min(now + self.kill_timeout())));
+                let stop_at = match self.phase {
+                    Phase::Draining(_) => until,
+                    _ => now + self.daemon.stop_timeout,
+                };
+                self.hurry(stop_at.min(now + self.kill_timeout()), now);
             }
             (Phase::Ending(_), _) => self.kill(cause, now),
             (Phase::Killing(_) | Phase::Stopped | Phase::Failed, _) => {}
         }
     }
 
+    /// Serves those who wait, and nobody else.
+    fn drain(&mut self, now: Moment) {
+        self.pools.iter_mut().for_each(|pool| pool.drain(now));
+        self.enter(Phase::Draining(now + self.daemon.stop_timeout));
+    }
+
+    /// Ends the connections in hand; what is left then is killed.
+    fn hurry(&mut self, until: Moment, now: Moment) {
+        for pool in &mut self.pools {
+            pool.close(Asked::Stop, now);
+            pool.cut();
+        }
+        self.enter(Phase::Ending(until));
+    }
+
     /// Ends when no worker is left; kills those that take too long.
     pub(super) fn advance_stop(&mut self, now: Moment) {
-        if self.pools.iter().all(Pool::is_empty) && !end_programs() {
-            self.news.push(Event::Stopped { cause: self.cause, connections_cut: None });
-            self.enter(Phase::Stopped);
-            return;
+        let is_delaying = matches!(self.phase, Phase::Delaying(_));
+        if !is_delaying && self.pools.iter().all(Pool::is_empty) && !end_programs() {
+            return self.finish_stop();
         }
         match self.phase {
+            Phase::Delaying(until) if now >= until => self.drain(now),
             Phase::Draining(until) if now >= until => self.kill("stop_timeout", now),
             Phase::Ending(until) if now >= until => self.kill("kill_timeout", now),
             Phase::Killing(until) if now >= until => {
                 let reason = "the kernel does not let go of it".to_owned();
                 self.news.push(Event::CouldNotEndWorkers { reason });
-                self.news.push(Event::Stopped { cause: self.cause, connections_cut: None });
-                self.enter(Phase::Stopped);
+                self.finish_stop();
             }
             _ => {}
         }
     }
 
+    fn finish_stop(&mut self) {
+        let cut = self.pools.iter().map(Pool::connections_cut).sum();
+        let connections_cut = Some(cut).filter(|&cut| cut > 0);
+        self.news.push(Event::Stopped { cause: self.cause, connections_cut });
+        self.enter(Phase::Stopped);
+    }
+
     fn kill(&mut self, cause: &'static str, now: Moment) {
         self.news.push(Event::StoppingFaster { step: "killing workers", cause });
-        self.pools.iter_mut().for_each(|pool| pool.kill_all(Asked::Stop));
+        for pool in &mut self.pools {
+            pool.close(Asked::Stop, now);
+            pool.kill_all(Asked::Stop);
+        }
         self.enter(Phase::Killing(now + KERNEL_TIMEOUT));
     }
 

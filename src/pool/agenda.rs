@@ -15,6 +15,10 @@ use crate::sys::clock::Moment;
 pub enum Task {
     /// All connections in hand, for those that may become overdue.
     Connections,
+    /// The queue of a listener that drains.
+    Queue,
+    /// All connections in hand, for those over which nothing was transferred.
+    Unused,
     /// A slot whose delay is over, of the generation with this number.
     Slot(u64, u32),
     /// A worker.

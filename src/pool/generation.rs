@@ -38,6 +38,8 @@ pub enum Gate {
     Shut,
     /// They may.
     Open,
+    /// They may until the queue of the listener is empty, and leave then.
+    Draining,
 }
 
 /// How many slots say what.

@@ -12,8 +12,10 @@ mod attend;
 mod blueprint;
 mod cause;
 mod death;
+mod drain;
 mod generation;
 mod memory;
+mod mend;
 mod overdue;
 mod rates;
 mod retirement;
@@ -44,12 +46,15 @@ use crate::sys::wait::{Exit, Reaped};
 pub use blueprint::Blueprint;
 pub use cause::Asked;
 pub use generation::{Gate, Standing};
+pub use mend::Change as ListenerChange;
 pub use shared::Shared;
 
 use agenda::{Agenda, Task};
 use cause::{Cause, Killer};
 use death::{Death, Unfinished};
+use drain::Closing;
 use generation::Generation;
+use mend::Health;
 use rates::Rates;
 use slot::StartKind;
 use spawn::spawn;
@@ -72,6 +77,9 @@ pub struct Pool {
     rates: Rates,
     /// The last generation of which the log was told that `max_workers` holds it back.
     told_held_back: Option<u64>,
+    health: Health,
+    /// Its end, once it has begun.
+    closing: Closing,
     /// How the last worker that died young ended.
     last_failure: Option<String>,
 }
@@ -101,6 +109,8 @@ impl Pool {
             pace: None,
             rates: Rates::new(),
             told_held_back: None,
+            health: Health::Trusted,
+            closing: Closing::default(),
             last_failure: None,
         };
         pool.keep_pace(Moment::now());
@@ -134,7 +144,7 @@ impl Pool {
 
     /// Whether it has no worker any more.
     pub fn is_empty(&self) -> bool {
-        self.workers.is_empty()
+        self.workers.is_empty() && self.closing.is_over()
     }
 
     /// Whether this child is a worker of it.
@@ -181,6 +191,7 @@ impl Pool {
         let next = self.next.take();
         let listeners = [self.serving.listener.take(), next.and_then(|it| it.listener)];
         self.serving.resize(0);
+        self.closing.end();
         let all = self.workers.keys().copied().collect();
         self.retire(all, why, now);
         drop(listeners);
@@ -188,12 +199,18 @@ impl Pool {
 
     /// Ends the connections in hand, as when their time is over, so that their
     /// workers can leave and their programs are asked to.
-    pub fn cut(&self) {
+    pub fn cut(&mut self) {
         for worker in self.workers.values() {
             if let Some(connection) = worker.seat.look().in_hand {
                 worker.cut(connection);
+                self.closing.cut.insert(worker.pid);
             }
         }
+    }
+
+    /// How many connections were ended so that their workers can leave.
+    pub fn connections_cut(&self) -> u64 {
+        self.closing.cut.len() as u64
     }
 
     /// Kills every worker.
@@ -322,6 +339,8 @@ impl Pool {
         }
         let mut is_retry = false;
         let mut delay = None;
+        self.closing.note_death(look, &death);
+        self.suspect();
         if let Some(generation) = self.generation_at(place) {
             if look.is_accepting {
                 generation.accepts(slot);
@@ -433,7 +452,9 @@ impl Pool {
     }
 
     pub fn may_fill(&self) -> bool {
-        self.room() > 0 && self.generations().any(|generation| generation.vacancies() > 0)
+        self.room() > 0
+            && self.generations().any(|generation| generation.vacancies() > 0)
+            && self.has_use_for_workers()
     }
 
     fn generations(&self) -> impl Iterator<Item = &Generation> {

@@ -25,6 +25,9 @@ pub fn spawn(generation: &mut Generation, slot: u32, shared: &mut Shared) -> io:
     };
     generation.blueprint.open_stderr(&shared.log);
     let seat = shared.scoreboard.seat()?;
+    if generation.gate == Gate::Draining {
+        seat.drain();
+    }
     let started = Moment::now();
     let config = &generation.blueprint.config;
     let timeouts = Timeouts {
@@ -57,7 +60,7 @@ pub fn spawn(generation: &mut Generation, slot: u32, shared: &mut Shared) -> io:
                 service: &mut *generation.blueprint.service,
                 listener: listener.as_fd(),
                 entrance: match generation.gate {
-                    Gate::Open => Entrance::Open,
+                    Gate::Open | Gate::Draining => Entrance::Open,
                     Gate::Shut => Entrance::Shut,
                 },
                 dead: shared.dead.as_fd(),

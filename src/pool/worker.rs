@@ -82,6 +82,21 @@ impl Worker {
         }
     }
 
+    /// Asks it to leave once the queue of the listener is empty. It keeps its slot, which
+    /// another one may have to fill.
+    pub fn drain(&mut self, why: Asked) {
+        if self.asked.is_none() {
+            self.asked = Some(why);
+            self.signal(Signal::SIGTERM);
+        }
+    }
+
+    /// Ends its connection in hand, if nothing was transferred over it.
+    pub fn end_if_unused(&self, connection: InHand) {
+        self.seat.mark_unused(connection);
+        self.signal(Signal::SIGALRM);
+    }
+
     /// Kills it.
     pub fn kill(&mut self, why: Asked) {
         self.asked = Some(why);

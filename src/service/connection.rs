@@ -71,7 +71,7 @@ impl Connection {
 
     /// The address of this end; None on a Unix socket.
     pub fn local_address(&self) -> io::Result<Option<SocketAddr>> {
-        socket::local_address(self.as_fd()).map_err(io::Error::from)
+        socket::local_address(self.socket.as_fd()).map_err(io::Error::from)
     }
 
     /// Whom the client on a Unix socket was running as when it connected.
@@ -87,7 +87,7 @@ impl Connection {
             Shutdown::Write => posix::Shutdown::Write,
             Shutdown::Both => posix::Shutdown::Both,
         };
-        posix::shutdown(self.as_raw_fd(), how).map_err(io::Error::from)
+        posix::shutdown(self.socket.as_raw_fd(), how).map_err(io::Error::from)
     }
 
     /// Makes a call that may wait for the client until it is done, however many signals
@@ -100,8 +100,11 @@ impl Connection {
     ) -> io::Result<usize> {
         let until = self.idle_timeout.map(|longest| Moment::now() + longest);
         loop {
-            match call(self.as_raw_fd()) {
-                Ok(count) => return Ok(count),
+            match call(self.socket.as_raw_fd()) {
+                Ok(count) => {
+                    handler::note_transfer();
+                    return Ok(count);
+                }
                 Err(Errno::EINTR) => self.wait(ready, until)?,
                 Err(Errno::EAGAIN) if !self.is_non_blocking() => {
                     return Err(ErrorKind::TimedOut.into());
@@ -117,7 +120,7 @@ impl Connection {
         let Some(until) = until else { return Ok(()) };
         loop {
             let left = until - Moment::now();
-            let mut socket = [PollFd::new(self.as_fd(), ready)];
+            let mut socket = [PollFd::new(self.socket.as_fd(), ready)];
             match ppoll(&mut socket, Some(TimeSpec::from(left)), None) {
                 Ok(0) => return Err(ErrorKind::TimedOut.into()),
                 Ok(_) => return Ok(()),
@@ -139,7 +142,7 @@ impl Connection {
 impl Drop for Connection {
     fn drop(&mut self) {
         if !*self.at_end.get_mut() {
-            linger(self.as_fd(), self.idle_timeout);
+            linger(self.socket.as_fd(), self.idle_timeout);
         }
         // Its number may mean another file the moment after the close.
         handler::forget_descriptor();
@@ -147,13 +150,16 @@ impl Drop for Connection {
 }
 
 impl AsFd for Connection {
+    /// What is transferred by it is not seen here.
     fn as_fd(&self) -> BorrowedFd<'_> {
+        handler::note_transfer();
         self.socket.as_fd()
     }
 }
 
 impl AsRawFd for Connection {
     fn as_raw_fd(&self) -> RawFd {
+        handler::note_transfer();
         self.socket.as_raw_fd()
     }
 }

@@ -48,6 +48,14 @@ static PROGRAM_WORD: AtomicPtr<AtomicU64> = AtomicPtr::new(ptr::null_mut());
 static ALARMED: AtomicU64 = AtomicU64::new(0);
 /// Where the handler says that SIGTERM has come.
 static ASKED: AtomicPtr<AtomicU64> = AtomicPtr::new(ptr::null_mut());
+/// Where the master says that the listener is to be drained, not taken away.
+static DRAINING: AtomicPtr<AtomicU64> = AtomicPtr::new(ptr::null_mut());
+/// Where the master writes the number of a connection that goes if it is unused.
+static UNUSED: AtomicPtr<AtomicU64> = AtomicPtr::new(ptr::null_mut());
+/// Where the handler says which connection went for that.
+static CUT: AtomicPtr<AtomicU64> = AtomicPtr::new(ptr::null_mut());
+/// Something was transferred over the connection in hand, as far as this process knows.
+static USED: AtomicBool = AtomicBool::new(false);
 /// Where the master writes the number of a connection that is overdue.
 static OVERDUE: AtomicPtr<AtomicU64> = AtomicPtr::new(ptr::null_mut());
 
@@ -63,6 +71,12 @@ pub struct Targets<'a> {
     pub log_path: Option<&'static CStr>,
     /// Not 0 once SIGTERM has come.
     pub asked: &'static AtomicU64,
+    /// Not 0 once SIGTERM is to leave the listener where it is: who accepts finds the
+    /// end of its queue.
+    pub draining: &'static AtomicU64,
+    /// The number of a connection that SIGALRM ends if nothing was transferred over it,
+    /// and where the handler says that it did.
+    pub unused: [&'static AtomicU64; 2],
     /// The number of the connection that the master finds overdue.
     pub overdue: &'static AtomicU64,
     /// The pid of the program that serves the connection in hand, 0 if there is none.
@@ -81,8 +95,16 @@ pub fn install(targets: &Targets<'_>) -> io::Result<()> {
     LOG_PATH
         .store(targets.log_path.map_or(ptr::null_mut(), |path| path.as_ptr().cast_mut()), Relaxed);
     ASKED.store(ptr::from_ref(targets.asked).cast_mut(), Relaxed);
-    OVERDUE.store(ptr::from_ref(targets.overdue).cast_mut(), Relaxed);
-    PROGRAM_WORD.store(ptr::from_ref(targets.program).cast_mut(), Relaxed);
+    let words = [
+        (&DRAINING, targets.draining),
+        (&UNUSED, targets.unused[0]),
+        (&CUT, targets.unused[1]),
+        (&OVERDUE, targets.overdue),
+        (&PROGRAM_WORD, targets.program),
+    ];
+    for (pointer, word) in words {
+        pointer.store(ptr::from_ref(word).cast_mut(), Relaxed);
+    }
 
     for (signal, handler) in HANDLED {
         handle(signal, handler)?;
@@ -148,8 +170,15 @@ pub fn log_lost() -> bool {
 
 /// Tells the handlers which connection is in hand. `serial` is never 0.
 pub fn begin_connection(serial: u64, connection: RawFd) {
+    USED.store(false, Relaxed);
     CONNECTION.store(connection, Relaxed);
     SERIAL.store(serial, Relaxed);
+}
+
+/// Tells the handlers that something was transferred over the connection in hand, or may
+/// be without this process knowing.
+pub fn note_transfer() {
+    USED.store(true, Relaxed);
 }
 
 /// Tells the handlers that the descriptor of the connection is about to close,
@@ -196,12 +225,25 @@ fn handle(signal: Signal, handler: extern "C" fn(c_int)) -> io::Result<()> {
 
 extern "C" fn handle_retire(_: c_int) {
     keep_errno(|| {
-        // SAFETY: the pointer is null or came from a 'static reference.
-        if let Some(asked) = unsafe { ASKED.load(Relaxed).as_ref() } {
-            asked.store(1, Relaxed);
+        write(&ASKED, 1);
+        // Who has not got as far as accepting goes at once either way.
+        if read(&DRAINING) == 0 || !ACCEPTING.load(Relaxed) {
+            retire();
         }
-        retire();
     });
+}
+
+/// Reads a word that is shared with the master, 0 if there is none.
+fn read(pointer: &AtomicPtr<AtomicU64>) -> u64 {
+    // SAFETY: the pointer is null or came from a 'static reference.
+    unsafe { pointer.load(Relaxed).as_ref() }.map_or(0, |word| word.load(Relaxed))
+}
+
+fn write(pointer: &AtomicPtr<AtomicU64>, value: u64) {
+    // SAFETY: as above.
+    if let Some(word) = unsafe { pointer.load(Relaxed).as_ref() } {
+        word.store(value, Relaxed);
+    }
 }
 
 fn retire() {
@@ -262,12 +304,12 @@ extern "C" fn handle_wake(_: c_int) {}
 extern "C" fn handle_overdue(_: c_int) {
     keep_errno(|| {
         let serial = SERIAL.load(Relaxed);
-        // SAFETY: the pointer is null or came from a 'static reference.
-        let overdue =
-            unsafe { OVERDUE.load(Relaxed).as_ref() }.map_or(0, |word| word.load(Relaxed));
         // The signal may come after the connection that it was meant for has
         // ended; the next one must not pay for it.
-        if serial == 0 || serial != overdue {
+        if serial != 0 && serial == read(&UNUSED) && serial != read(&OVERDUE) {
+            end_unused(serial);
+        }
+        if serial == 0 || serial != read(&OVERDUE) {
             return;
         }
         // The second time for the same connection, ask no more.
@@ -286,6 +328,25 @@ extern "C" fn handle_overdue(_: c_int) {
             }
         }
     });
+}
+
+/// Ends the connection in hand, if nothing was transferred over it.
+fn end_unused(serial: u64) {
+    let connection = CONNECTION.load(Relaxed);
+    if connection < 0 || read(&CUT) == serial {
+        return;
+    }
+    let is_unused = match super::socket::has_transferred(connection) {
+        Some(has_transferred) => !has_transferred,
+        // Not TCP: only this process can tell.
+        None => !USED.load(Relaxed),
+    };
+    if is_unused {
+        write(&CUT, serial);
+        // SAFETY: integers; shutdown is async-signal-safe, and the descriptor is open,
+        // for it is forgotten before it closes.
+        unsafe { libc::shutdown(connection, libc::SHUT_RDWR) };
+    }
 }
 
 /// Runs `body` and puts errno back: the code that was interrupted may be just

@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::mem::{self, MaybeUninit};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 
 use nix::errno::Errno;
@@ -158,4 +158,26 @@ pub fn set_timeouts(connection: BorrowedFd<'_>, longest: std::time::Duration) ->
         })?;
     }
     Ok(())
+}
+
+/// Whether any data came or went over a TCP connection (TCP_INFO of tcp(7)); None where
+/// the kernel does not say. For a signal handler: getsockopt is async-signal-safe.
+pub fn has_transferred(connection: RawFd) -> Option<bool> {
+    /// Where the kernel's struct tcp_info has `tcpi_data_segs_in`, in 32-bit words;
+    /// `tcpi_data_segs_out` follows. Since Linux 4.6.
+    const DATA_SEGMENTS: usize = 38;
+    let mut info = [0u32; DATA_SEGMENTS + 2];
+    let mut length = mem::size_of_val(&info) as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes, which is the room there.
+    let result = unsafe {
+        libc::getsockopt(
+            connection,
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            info.as_mut_ptr().cast(),
+            &mut length,
+        )
+    };
+    let is_whole = result == 0 && length as usize == mem::size_of_val(&info);
+    is_whole.then(|| info[DATA_SEGMENTS..].iter().any(|&segments| segments > 0))
 }

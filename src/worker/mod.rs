@@ -4,7 +4,6 @@
 #![forbid(unsafe_code)]
 
 mod access;
-mod character;
 mod hand;
 mod quota;
 mod serve;
@@ -13,7 +12,7 @@ mod settle;
 
 use std::convert::Infallible;
 use std::ffi::CStr;
-use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{BorrowedFd, RawFd};
 
 use nix::unistd::Pid;
 use slog::Logger;
@@ -55,15 +54,6 @@ pub struct Assignment<'a> {
     pub log_path: Option<&'static CStr>,
     /// The master's pid.
     pub master: Pid,
-}
-
-impl Assignment<'_> {
-    /// The descriptors above 2 that the worker keeps.
-    fn descriptors(&self) -> [RawFd; 4] {
-        let [listener, dead, ready] =
-            [self.listener, self.dead, self.ready].map(|descriptor| descriptor.as_raw_fd());
-        [listener, dead, ready, self.log_number]
-    }
 }
 
 /// Whether a worker may accept as soon as it can.

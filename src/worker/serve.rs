@@ -48,6 +48,11 @@ pub fn serve(desk: Desk<'_>, context: &Context<'_>) -> Result<(), Error> {
             Ok(accepted) => accepted,
             // The listener was taken away between the test above and here.
             Err(_) if handler::retiring() => continue,
+            // The end of the queue, see `Listener::begin_drain`.
+            Err(Errno::EAGAIN | Errno::EINVAL) if page.is_draining() => {
+                page.leave(Leaving::Asked);
+                return Ok(());
+            }
             Err(errno) => {
                 match Refusal::of(errno) {
                     Refusal::Client => {}

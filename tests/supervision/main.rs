@@ -4,6 +4,7 @@
 mod back_off;
 mod bounds;
 mod deaths;
+mod drain;
 mod faults;
 mod idle;
 mod master_gone;

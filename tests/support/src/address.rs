@@ -10,6 +10,8 @@ use std::sync::atomic::{AtomicU8, Ordering};
 pub enum Address {
     Tcp(SocketAddrV4),
     Unix(PathBuf),
+    /// A Unix socket of this name, without its `@`, in no directory.
+    Abstract(String),
 }
 
 impl Address {
@@ -31,11 +33,18 @@ impl Address {
         Address::Unix(path.to_owned())
     }
 
+    /// An abstract Unix socket that no other test has.
+    pub fn unnamed() -> Self {
+        static NEXT: AtomicU8 = AtomicU8::new(1);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        Address::Abstract(format!("preforkd-test-{}-{number}", std::process::id()))
+    }
+
     /// The TCP address.
     pub fn tcp(&self) -> SocketAddr {
         match self {
             Address::Tcp(address) => SocketAddr::V4(*address),
-            Address::Unix(path) => panic!("{} is no TCP address", path.display()),
+            other => panic!("{other} is no TCP address"),
         }
     }
 
@@ -55,6 +64,7 @@ impl fmt::Display for Address {
         match self {
             Address::Tcp(address) => address.fmt(f),
             Address::Unix(path) => path.display().fmt(f),
+            Address::Abstract(name) => write!(f, "@{name}"),
         }
     }
 }

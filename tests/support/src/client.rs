@@ -3,7 +3,8 @@
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddrV4, TcpStream};
 use std::os::fd::AsRawFd;
-use std::os::unix::net::UnixStream;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::{self, net::UnixStream};
 use std::time::Duration;
 
 use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrIn, sockopt};
@@ -23,6 +24,10 @@ impl Client {
                 Client::Tcp(TcpStream::connect_timeout(&(*address).into(), PATIENCE)?)
             }
             Address::Unix(path) => Client::Unix(UnixStream::connect(path)?),
+            Address::Abstract(name) => {
+                let address = unix::net::SocketAddr::from_abstract_name(name)?;
+                Client::Unix(UnixStream::connect_addr(&address)?)
+            }
         };
         client.set_timeouts(PATIENCE)?;
         Ok(client)

@@ -1,0 +1,180 @@
+//! A stop serves those who wait.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+
+use nix::sys::signal::Signal;
+
+use super::echo;
+use support::client::{ask, assert_refuses, assert_serves};
+use support::{Address, Client, Daemon, Setup, procfs, until};
+
+/// A pool of workers that do what they are told.
+fn command(address: &Address, workers: usize) -> String {
+    echo(address, workers).replace("\"echo\"", "\"command\"")
+}
+
+/// An address of each kind.
+fn addresses(directory: &Path) -> [Address; 3] {
+    [Address::fresh(), Address::unix(&directory.join("drain.sock")), Address::unnamed()]
+}
+
+// PEERS: "clients in the backlog are reset at a stop".
+#[test]
+fn clients_that_wait_in_the_queue_are_served_at_a_stop() {
+    for kind in 0..3 {
+        let setup = Setup::example("testsvc");
+        let address = addresses(setup.directory().path())[kind].clone();
+        let daemon = setup.config(&command(&address, 1)).start();
+        let mut busy = Client::connect(&address);
+        busy.send("echo\n");
+        busy.ping("in hand");
+        // The worker is busy, so these wait; and they have not even said what they want.
+        let mut waiting: Vec<_> = (0..20).map(|_| Client::connect(&address)).collect();
+        daemon.signal(Signal::SIGTERM);
+        daemon.log().wait_for("stopping", |_| true);
+        daemon.wait_until_obeyed();
+        busy.ping("still in hand");
+        drop(busy);
+        for (number, client) in waiting.iter_mut().enumerate() {
+            client.write_all(b"echo\n").expect("a client that waits can write");
+            client.ping(&format!("client {number}"));
+            client.half_close().expect("close one half");
+            assert_eq!(client.rest(), "", "client {number} of {address}");
+        }
+        daemon.wait_for_code(0);
+        assert_refuses(&address);
+    }
+}
+
+#[test]
+fn a_worker_that_dies_while_it_drains_leaves_nobody_waiting() {
+    for kind in 0..3 {
+        let setup = Setup::example("testsvc");
+        let address = addresses(setup.directory().path())[kind].clone();
+        let daemon = setup.config(&command(&address, 1)).start();
+        daemon.expect(&["worker exited"]);
+        let mut busy = Client::connect(&address);
+        busy.send("echo\n");
+        busy.ping("in hand");
+        let mut crasher = Client::connect(&address);
+        crasher.send("exit 3\n");
+        let mut waiting: Vec<_> = (0..5).map(|_| Client::connect(&address)).collect();
+        daemon.signal(Signal::SIGTERM);
+        daemon.wait_until_obeyed();
+        drop(busy);
+        for client in &mut waiting {
+            client.send("pid\n");
+            assert!(client.rest().ends_with('\n'), "{address}");
+        }
+        daemon.wait_for_code(0);
+    }
+}
+
+#[test]
+fn a_client_that_comes_after_the_queue_is_empty_is_refused_while_others_are_served() {
+    let address = Address::fresh();
+    let daemon = Daemon::start(&echo(&address, 2));
+    let mut busy = Client::connect(&address);
+    busy.ping("in hand");
+    daemon.signal(Signal::SIGTERM);
+    daemon.log().wait_for("stopping", |_| true);
+    // Refused, or not answered, but never reset.
+    until("nobody listens there", || {
+        let refused = Client::try_connect(&address).err()?;
+        (refused.kind() == std::io::ErrorKind::ConnectionRefused).then_some(())
+    });
+    busy.ping("still in hand");
+    drop(busy);
+    daemon.wait_for_code(0);
+}
+
+#[test]
+fn stop_delay_serves_on_before_the_stop() {
+    let address = Address::fresh();
+    let config = format!("[daemon]\nstop_delay = \"1h\"\n{}", echo(&address, 2));
+    let daemon = Daemon::start(&config);
+    daemon.expect(&["worker killed", "stopping faster"]);
+    daemon.wait_for_idle("echo", 2);
+    daemon.signal(Signal::SIGTERM);
+    daemon.log().wait_for("stopping", |_| true);
+    daemon.wait_until_obeyed();
+    assert_serves(&address);
+    // The pool is kept at size meanwhile.
+    let victim = daemon.workers("echo")[0];
+    procfs::send(victim, Signal::SIGKILL);
+    daemon.log().wait_for("worker killed", |event| event.pid() == victim);
+    daemon.wait_for_idle("echo", 2);
+    assert_serves(&address);
+    daemon.signal(Signal::SIGTERM);
+    daemon.wait_for_code(0);
+
+    let config = config.replace("1h", "300ms");
+    let daemon = Daemon::start(&config);
+    daemon.signal(Signal::SIGTERM);
+    daemon.wait_for_code(0);
+}
+
+/// A daemon whose listeners live on, for a service manager keeps them.
+fn with_a_manager(config: &str) -> (Daemon, UnixDatagram) {
+    let setup = Setup::example("testsvc");
+    let path = setup.directory().join("notify");
+    let manager = UnixDatagram::bind(&path).expect("the socket of a manager");
+    let daemon =
+        setup.variable("NOTIFY_SOCKET", &path.display().to_string()).config(config).start();
+    (daemon, manager)
+}
+
+#[test]
+fn a_client_that_has_sent_nothing_does_not_hold_up_a_restart() {
+    for kind in 0..2 {
+        let directory = support::Directory::new();
+        let address = addresses(directory.path())[kind].clone();
+        let config = format!("[daemon]\nstop_timeout = \"1h\"\n{}", echo(&address, 3));
+        let (daemon, _manager) = with_a_manager(&config);
+        let mut used = Client::connect(&address);
+        used.ping("in hand");
+        let mut silent = Client::connect(&address);
+        until("two are busy", || {
+            let is_busy = |pid: &i32| !procfs::is_in_accept(*pid);
+            (daemon.workers("echo").iter().filter(|&pid| is_busy(pid)).count() == 2).then_some(())
+        });
+        daemon.signal(Signal::SIGTERM);
+        let mut rest = Vec::new();
+        silent.read_to_end(&mut rest).expect("the end of the silent one");
+        assert!(rest.is_empty());
+        until("one is left", || (daemon.children().len() == 1).then_some(()));
+        used.ping("still in hand");
+        drop(used);
+        daemon.wait_for_code(0);
+        let stopped = daemon.log().wait_for("stopped", |_| true);
+        assert_eq!(stopped.number("connections_cut"), Some(1), "{stopped}");
+    }
+}
+
+// PEERS: "one program's shutdown() of the inherited listener makes all others deaf".
+#[test]
+fn a_listener_that_a_worker_shut_down_is_mended() {
+    for kind in 0..3 {
+        let setup = Setup::example("testsvc");
+        let address = addresses(setup.directory().path())[kind].clone();
+        let daemon = setup.config(&command(&address, 3)).start();
+        daemon.expect(&[
+            "worker exited",
+            "listener mended",
+            "respawn throttled",
+            "could not adjust listener",
+        ]);
+        daemon.wait_for_idle("echo", 3);
+        for round in 0..3 {
+            let mark = daemon.log().mark();
+            assert_eq!(ask(&address, "deafen\n"), "1\n", "round {round}");
+            daemon.log().wait_since(mark, "listener mended", |event| event.is_of_pool("echo"));
+            daemon.wait_for_idle("echo", 3);
+            assert!(ask(&address, "pid\n").ends_with('\n'), "{address}, round {round}");
+        }
+        daemon.stop();
+        assert_refuses(&address);
+    }
+}
