@@ -134,6 +134,9 @@ fn errors_of(call: &str) -> &'static [&'static str] {
         | "getppid" | "gettid" | "getuid" | "munmap" | "restart_syscall" | "rseq"
         | "rt_sigaction" | "rt_sigprocmask" | "rt_sigreturn" | "set_robust_list"
         | "set_tid_address" | "sigaltstack" | "umask" | "uname" => &[],
+        // To unlock a file cannot fail, and a file that somebody else has locked is not
+        // what a reload meets.
+        "flock" => &[],
         // What Linux closes is closed, whatever it says, and strace would not close it.
         "close" | "close_range" => &[],
         // Nothing is left to a program of Rust that gets no memory.
@@ -154,7 +157,7 @@ fn errors_of(call: &str) -> &'static [&'static str] {
         "mkdir" | "chmod" | "fchmod" | "fchmodat" | "chown" | "fchown" | "fchownat" | "rename"
         | "renameat2" | "unlink" | "unlinkat" => &["EACCES", "EIO", "EROFS"],
         "open" | "openat" | "openat2" => &["EACCES", "EMFILE", "ENFILE", "ENOMEM"],
-        "poll" | "ppoll" => &["EINTR"],
+        "poll" | "ppoll" => &["EINTR", "ENOMEM"],
         // The scoreboard, which is memory.
         "pread64" | "pwrite64" => &[],
         "read" | "readv" => &["EINTR", "EIO", "ENOMEM"],
