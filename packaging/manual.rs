@@ -3,7 +3,8 @@
 //! is, in `src/log/event/`.
 //!
 //! `BLESS=1 cargo test --test manual` writes what can be derived: the options in
-//! preforkd(8), and the completions.
+//! preforkd(8), the completions, and the configuration that is shipped, whose comments
+//! are those of preforkd.toml(5).
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -69,12 +70,12 @@ fn the_pages_are_of_this_version_and_sound() {
 #[test]
 fn every_key_and_service_is_documented() {
     let page = read(PAGES[1]);
-    let settings = read("src/config/settings.rs");
+    let tables = read("src/config/tables.rs");
     let mut keys = vec!["include".to_owned()];
     for (source, name) in [
-        (&settings, "Daemon"),
-        (&settings, "Log"),
-        (&settings, "Pool"),
+        (&tables, "Daemon"),
+        (&tables, "Log"),
+        (&tables, "Pool"),
         (&read("src/config/listen.rs"), "ListenTable"),
         (&read("src/config/limits.rs"), "Limits"),
         (&read("src/service/exec/mod.rs"), "ExecOptions"),
@@ -83,16 +84,37 @@ fn every_key_and_service_is_documented() {
     }
     assert!(keys.len() > 35, "the source is not read as it should be: {keys:?}");
     let headings = headings(&page, |_| true);
+    let shipped = read("etc/preforkd.toml");
     for key in keys {
         assert!(headings.contains(&key), "preforkd.toml(5) has no key {key:?}");
-        // The shipped file shows every key of a pool; those of services it names.
-        let shipped = read("etc/preforkd.toml");
-        let is_there = shipped.contains(&format!("{key} =")) || shipped.contains(&key);
-        assert!(is_there, "etc/preforkd.toml has no key {key:?}");
+        // With its value, or as a table whose keys have values.
+        let is_there = shipped.contains(&format!("{key} = ")) || key == "limits";
+        assert!(is_there, "the page has no line of the shipped file for {key:?}");
     }
     for service in strings_after(&read("src/service/registry.rs"), ".with(\"") {
         assert!(page.contains(&format!("\n.SS {service}\n")), "no service {service:?}");
     }
+}
+
+#[test]
+fn the_shipped_configuration_is_that_of_the_page() {
+    const HEAD: &str = "\
+# preforkd: worker processes behind listening sockets. preforkd.toml(5)
+#
+# A line with one # before a key shows the default. Where the comment says another
+# default, the line is an example: take the # away and change the value. Check the
+# file with `preforkd check`. Durations are written \"500ms\", \"30s\", \"5m\"; sizes
+# \"64MiB\".
+";
+    let mut text = HEAD.to_owned();
+    for Entry { lines, comment } in entries(&read(PAGES[1])) {
+        // A table begins right above its first key.
+        let in_table = text.lines().last().is_some_and(|line| line.starts_with('['));
+        text += if in_table { "" } else { "\n" };
+        text += &wrapped(&comment, "# ", 88);
+        lines.iter().for_each(|line| text += &format!("{line}\n"));
+    }
+    expect("etc/preforkd.toml", &text);
 }
 
 #[test]
@@ -241,4 +263,119 @@ fn headings(text: &str, wanted: impl Fn(&str) -> bool) -> BTreeSet<String> {
     }
     names.remove("or");
     names
+}
+
+// ---- what the shipped file says of a key ----------------------------------------------
+
+/// What a page says for the shipped file at one place.
+struct Entry {
+    /// The lines behind `file:`.
+    lines: Vec<String>,
+    /// The text below them.
+    comment: String,
+}
+
+fn entries(page: &str) -> Vec<Entry> {
+    const MARK: &str = ".\\\" file:";
+    const MORE: &str = ".\\\" file: more";
+    let mut entries: Vec<Entry> = Vec::new();
+    // Where the text of the last entry goes on; a default stands behind what is left out.
+    let mut part = Part::None;
+    let mut default = String::new();
+    for line in page.lines() {
+        match line.strip_prefix(MARK).map(str::trim) {
+            Some(_) if line == MORE => part = Part::LeftOut,
+            Some(line) => {
+                if part != Part::Begin {
+                    entries.push(Entry { lines: Vec::new(), comment: String::new() });
+                }
+                let lines = &mut entries.last_mut().expect("it was pushed").lines;
+                lines.extend((!line.is_empty()).then(|| line.to_owned()));
+                part = Part::Begin;
+            }
+            None if part == Part::None => {}
+            None => {
+                let ends = line.starts_with('.') && font(line).is_none();
+                let text = plain(line);
+                part = match part {
+                    _ if ends => Part::None,
+                    _ if text.starts_with("Default:") => Part::Default,
+                    Part::Begin => Part::Text,
+                    part => part,
+                };
+                let entry = entries.last_mut().expect("it has begun");
+                match part {
+                    Part::Text => entry.comment += &format!("{text} "),
+                    Part::Default => default += &format!("{text} "),
+                    _ => {}
+                }
+                if part == Part::None {
+                    entry.tell(&std::mem::take(&mut default));
+                }
+            }
+        }
+    }
+    entries
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Part {
+    None,
+    Begin,
+    Text,
+    LeftOut,
+    Default,
+}
+
+impl Entry {
+    /// Adds the default to the comment, if it is not what the line says.
+    fn tell(&mut self, default: &str) {
+        let says = |line: &String| {
+            let value = line.split_once(" = ").map_or("", |(_, value)| value);
+            default.trim() == format!("Default: {value}.")
+        };
+        if !self.lines.iter().any(says) {
+            self.comment += default;
+        }
+    }
+}
+
+/// The macro of a line in another font, and what it sets.
+fn font(line: &str) -> Option<(&str, &str)> {
+    let fonts = [".B", ".I", ".BR", ".RB", ".IR", ".RI"];
+    line.split_once(' ').filter(|(name, _)| fonts.contains(name))
+}
+
+/// A line of a page without its fonts.
+fn plain(line: &str) -> String {
+    let text = match font(line) {
+        None => line.to_owned(),
+        // Words in one font; words in two fonts in turn, with nothing between them.
+        Some((name, words)) => {
+            let mut parts = Vec::new();
+            for (at, part) in words.split('"').enumerate() {
+                match at % 2 {
+                    1 => parts.push(part),
+                    _ => parts.extend(part.split_whitespace()),
+                }
+            }
+            parts.join(if name.len() == 2 { " " } else { "" })
+        }
+    };
+    text.replace("\\(dq", "\"").replace("\\-", "-").replace("\\|", "")
+}
+
+/// A text in lines of at most so many characters, each behind `prefix`.
+fn wrapped(text: &str, prefix: &str, width: usize) -> String {
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split_whitespace() {
+        match lines.last_mut() {
+            Some(line) if line.len() + 1 + word.len() <= width => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(format!("{prefix}{word}")),
+        }
+    }
+    lines.iter().map(|line| format!("{line}\n")).collect()
 }

@@ -1,6 +1,7 @@
 //! The configuration: how its errors are told, what `check` finds, and that
 //! what we ship and what we show is right.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::os::unix::process::CommandExt;
@@ -568,22 +569,11 @@ fn commented_out(line: &str) -> Option<&str> {
     key.starts_with(|c: char| c.is_ascii_lowercase()).then_some(key)
 }
 
-/// The keys whose commented line is an example, for there is no default that
-/// could be written.
-const EXAMPLES: [&str; 12] = [
-    "allow",
-    "env",
-    "file",
-    "group",
-    "idle_timeout",
-    "max_workers",
-    "nice",
-    "oom_score_adj",
-    "request_timeout",
-    "retire_timeout",
-    "umask",
-    "user",
-];
+/// The keys whose commented line is an example: the comment above it says another default.
+fn examples_in(text: &str) -> BTreeSet<&str> {
+    let paragraphs = text.split("\n\n").filter(|paragraph| paragraph.contains("Default:"));
+    paragraphs.flat_map(str::lines).filter_map(commented_out).map(key).collect()
+}
 
 fn key(line: &str) -> &str {
     line.split([' ', '=']).next().unwrap_or_default()
@@ -600,8 +590,8 @@ fn what_the_shipped_configuration_has_commented_out_is_right_too() {
     assert!(code == Some(0) || (code == Some(77) && !is_root()), "{told}");
 }
 
-// "A line with one # before a key shows the default": then nothing changes
-// when the # is taken away.
+// "A line with one # before a key shows the default": if the # is taken away, nothing
+// changes.
 #[test]
 fn the_defaults_that_the_shipped_configuration_shows_are_the_defaults() {
     let text = fs::read_to_string(repository().join("etc/preforkd.toml")).expect("read the file");
@@ -612,15 +602,10 @@ fn the_defaults_that_the_shipped_configuration_shows_are_the_defaults() {
         match key(line) {
             "listen" => format!("listen = \"{address}\""),
             "control" => format!("control = \"{}\"", directory.join("control.sock").display()),
-            // Not what a shared machine has in common with ours.
-            "working_directory" => format!(
-                "working_directory = \"{}\"",
-                std::env::current_dir().expect("a directory").display()
-            ),
             _ => line.to_owned(),
         }
     };
-    let with = |wanted: fn(&str) -> bool| -> String {
+    let with = |wanted: &dyn Fn(&str) -> bool| -> String {
         text.lines()
             .map(|line| match commented_out(line) {
                 // In both: a reload does not move it.
@@ -633,10 +618,10 @@ fn the_defaults_that_the_shipped_configuration_shows_are_the_defaults() {
             .map(|line| line + "\n")
             .collect()
     };
-    let is_default = |key: &str| {
-        !EXAMPLES.contains(&key) && !key.starts_with("limits.") && key != "working_directory"
-    };
-    let (bare, full) = (with(|_| false), with(is_default));
+    let examples = examples_in(&text);
+    assert!(examples.contains("request_timeout") && !examples.contains("kill_timeout"));
+    let is_default = |key: &str| !examples.contains(key) && !key.starts_with("limits.");
+    let (bare, full) = (with(&|_| false), with(&is_default));
     let daemon = setup.config(&bare).start();
     let pids = daemon.wait_for_idle("echo", 4);
     let event = daemon.reload(&full);
@@ -644,77 +629,6 @@ fn the_defaults_that_the_shipped_configuration_shows_are_the_defaults() {
         assert_eq!(event.text(field).unwrap_or_default(), "", "{event}");
     }
     assert_eq!(daemon.wait_for_idle("echo", 4), pids);
-}
-
-/// Every key of a table of the settings, from the source that reads them.
-fn keys_of(source: &str, name: &str) -> Vec<String> {
-    let start =
-        source.find(&format!("struct {name} {{")).unwrap_or_else(|| panic!("struct {name}"));
-    let body = &source[start..];
-    let body = &body[..body.find("\n}").expect("its end")];
-    let mut keys = Vec::new();
-    let mut renamed = None;
-    let mut skipped = false;
-    for line in body.lines().map(str::trim) {
-        if let Some((_, name)) = line.split_once("rename = \"") {
-            renamed = name.split('"').next().map(str::to_owned);
-        }
-        skipped |= line.contains("serde(skip");
-        let field =
-            line.strip_prefix("pub ").or_else(|| line.strip_prefix("pub(super) ")).unwrap_or(line);
-        if let Some((field, _)) = field.split_once(": ")
-            && !line.starts_with(['#', '/'])
-        {
-            if !std::mem::take(&mut skipped) {
-                keys.push(renamed.take().unwrap_or_else(|| field.to_owned()));
-            }
-            renamed = None;
-        }
-    }
-    assert!(!keys.is_empty(), "the keys of {name}");
-    keys
-}
-
-// "Every key that exists, commented, with its default."
-#[test]
-fn the_shipped_configuration_has_every_key() {
-    let text = fs::read_to_string(repository().join("etc/preforkd.toml")).expect("read the file");
-    let source = |path: &str| {
-        fs::read_to_string(repository().join("src").join(path)).expect("read a source")
-    };
-    let settings = source("config/settings.rs");
-    let mut keys: Vec<String> =
-        ["Daemon", "Log", "Pool"].iter().flat_map(|table| keys_of(&settings, table)).collect();
-    keys.extend(
-        keys_of(&source("config/limits.rs"), "Limits").iter().map(|key| format!("limits.{key}")),
-    );
-    keys.retain(|key| key != "limits");
-    keys.push("include".to_owned());
-    for key in &keys {
-        let is_there =
-            text.lines().any(|line| line.trim_start_matches('#').starts_with(&format!("{key} =")));
-        assert!(is_there, "{key} is not in etc/preforkd.toml");
-    }
-    // These stand in a table in one line, or behind the name of a service.
-    let others = [
-        keys_of(&source("config/listen.rs"), "ListenTable"),
-        keys_of(&source("service/exec/mod.rs"), "ExecOptions"),
-    ];
-    for key in others.iter().flatten() {
-        assert!(text.contains(&format!("{key} = ")), "{key} is not in etc/preforkd.toml");
-    }
-    // Nor one that does not exist: `check` of all of it has seen to that. But
-    // the services that it names are not keys.
-    let services = text.lines().find(|line| line.contains("Built in:")).unwrap_or_default();
-    for name in
-        services.split("Built in:").nth(1).unwrap_or_default().trim_end_matches('.').split(", ")
-    {
-        let (_, told) = check_text(&format!(
-            "[pool.a]\nlisten = \"@preforkd-a\"\nservice = \"{}\"\n",
-            name.trim()
-        ));
-        assert!(!told.contains("unknown service"), "{told}");
-    }
 }
 
 /// The blocks of a text that are marked as TOML: between fences, or between

@@ -17,8 +17,8 @@ mod peers;
 mod reader;
 mod sealed;
 mod service;
-mod settings;
 mod syntax;
+mod tables;
 #[cfg(test)]
 mod tests;
 mod units;
@@ -47,14 +47,14 @@ pub use limits::Limits;
 pub use listen::{Address, Listen};
 pub use peers::Peers;
 pub use service::{Options, ServiceChoice};
-pub use settings::{Config, Daemon, Format, Level, Log, MOST_WORKERS, Pool};
+pub use tables::{Config, Daemon, Format, Level, Log, MOST_WORKERS, Pool};
 #[cfg(test)]
 pub(crate) use tests::pool;
 pub use units::Percent;
 
 use reader::{Table, dotted, shown};
 use service::AnyTable;
-use settings::Origin;
+use tables::Origin;
 
 /// Reads the configuration from the file `path` and from those that it includes.
 ///

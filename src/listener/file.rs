@@ -29,19 +29,19 @@ pub struct SocketFile {
 
 impl SocketFile {
     /// Listens on a new file `path`. One that a dead daemon left there is replaced.
-    pub fn listen(path: &Path, settings: &Listen) -> io::Result<(OwnedFd, Self)> {
+    pub fn listen(path: &Path, listen: &Listen) -> io::Result<(OwnedFd, Self)> {
         // Says of a directory what bind would say of the file.
-        check(path, settings)?;
-        let owner = Owner::find(settings)?;
+        check(path, listen)?;
+        let owner = Owner::find(listen)?;
         let lock = Lock::take(path)?;
         remove_stale(path)?;
-        make(path, settings, owner, &lock)
+        make(path, listen, owner, &lock)
     }
 
     /// Listens on a new file that takes the name of this one. The name is not missing
     /// for a moment, unless it is too long for a second one next to it.
-    pub fn listen_again(&self, settings: &Listen) -> io::Result<(OwnedFd, Self)> {
-        let owner = Owner::find(settings)?;
+    pub fn listen_again(&self, listen: &Listen) -> io::Result<(OwnedFd, Self)> {
+        let owner = Owner::find(listen)?;
         let lock = Lock::take(&self.path)?;
         if !fs::symlink_metadata(&self.path).is_ok_and(|file| self.is(&file)) {
             // Another daemon may have the name since, and keeps it.
@@ -50,7 +50,7 @@ impl SocketFile {
         let beside = next_to(&self.path, "new");
         if UnixAddr::new(&beside).is_err() {
             self.unlink(&lock);
-            return make(&self.path, settings, owner, &lock);
+            return make(&self.path, listen, owner, &lock);
         }
         match fs::remove_file(&beside) {
             // A daemon that was killed here left one behind.
@@ -58,7 +58,7 @@ impl SocketFile {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
         }
-        let (socket, mut file) = make(&beside, settings, owner, &lock)?;
+        let (socket, mut file) = make(&beside, listen, owner, &lock)?;
         fs::rename(&beside, &self.path).inspect_err(|_| file.unlink(&lock))?;
         file.path.clone_from(&self.path);
         Ok((socket, file))
@@ -98,8 +98,8 @@ impl SocketFile {
         (file.dev(), file.ino()) == (self.device, self.inode)
     }
 
-    /// Gives the file the owner and mode that `settings` say.
-    pub fn adjust(&self, settings: &Listen) -> io::Result<()> {
+    /// Gives the file the owner and mode that `listen` say.
+    pub fn adjust(&self, listen: &Listen) -> io::Result<()> {
         // The file is held while its identity is checked and its mode changed, so
         // that no other file can take its name in between.
         let held =
@@ -108,18 +108,18 @@ impl SocketFile {
         if !self.is(&fs::metadata(&by_number)?) {
             return Err(io::Error::other("another file has taken its name"));
         }
-        let owner = Owner::find(settings)?;
+        let owner = Owner::find(listen)?;
         if owner.is_given() {
             fchownat(&held, "", owner.user, owner.group, AtFlags::AT_EMPTY_PATH)?;
         }
-        fs::set_permissions(&by_number, fs::Permissions::from_mode(settings.mode))
+        fs::set_permissions(&by_number, fs::Permissions::from_mode(listen.mode))
     }
 }
 
 /// Finds what would keep a socket from being made at `path`, but for a daemon that
 /// listens there and for an owner that does not exist.
-pub fn check(path: &Path, settings: &Listen) -> io::Result<()> {
-    let Ok(owner) = Owner::find(settings) else { return Ok(()) };
+pub fn check(path: &Path, listen: &Listen) -> io::Result<()> {
+    let Ok(owner) = Owner::find(listen) else { return Ok(()) };
     // Only root gives files away.
     let is_own = owner.user.is_none_or(|user| user == geteuid())
         && owner.group.is_none_or(|group| group == getegid() || is_member(group));
@@ -152,9 +152,9 @@ struct Owner {
 }
 
 impl Owner {
-    fn find(settings: &Listen) -> io::Result<Self> {
-        let user = settings.owner.as_ref().map(|name| accounts::user(name.get_ref()));
-        let group = settings.group.as_ref().map(|name| accounts::group(name.get_ref()));
+    fn find(listen: &Listen) -> io::Result<Self> {
+        let user = listen.owner.as_ref().map(|name| accounts::user(name.get_ref()));
+        let group = listen.group.as_ref().map(|name| accounts::group(name.get_ref()));
         Ok(Owner {
             user: user.transpose()?.map(|user| user.uid),
             group: group.transpose()?.map(|group| group.gid),
@@ -173,7 +173,7 @@ impl Owner {
 /// it from looking before this one listens.
 fn make(
     path: &Path,
-    settings: &Listen,
+    listen: &Listen,
     owner: Owner,
     lock: &Lock,
 ) -> io::Result<(OwnedFd, SocketFile)> {
@@ -182,7 +182,7 @@ fn make(
     // The file is made with the mode of the socket less the umask (unix(7)).
     // By name it could be changed only after it is there, when it may be
     // another file already.
-    fchmod(&socket, Mode::from_bits_truncate(settings.mode))?;
+    fchmod(&socket, Mode::from_bits_truncate(listen.mode))?;
     let previous = umask(Mode::empty());
     let bound = bind_to(&socket, &address);
     umask(previous);
@@ -192,7 +192,7 @@ fn make(
         if owner.is_given() {
             fchownat(AT_FDCWD, path, owner.user, owner.group, AtFlags::AT_SYMLINK_NOFOLLOW)?;
         }
-        listen_on(&socket, settings.backlog)
+        listen_on(&socket, listen.backlog)
     };
     ready().inspect_err(|_| file.unlink(lock))?;
     Ok((socket, file))

@@ -43,18 +43,18 @@ impl Listener {
     ///
     /// The address is in use, it is systemd's, or it cannot be bound for another
     /// reason. See [`could_not_bind`].
-    pub fn bind(settings: &Listen) -> io::Result<Self> {
-        let socket = match &settings.address {
+    pub fn bind(listen: &Listen) -> io::Result<Self> {
+        let socket = match &listen.address {
             Address::Inet(address) => bind_internet(*address)?,
             Address::Abstract(name) => bind_unix(&UnixAddr::new_abstract(name.as_bytes())?)?,
             Address::Path(path) => {
-                let (socket, file) = SocketFile::listen(path, settings)?;
-                return Ok(Listener::new(socket, settings.address.clone(), Some(file)));
+                let (socket, file) = SocketFile::listen(path, listen)?;
+                return Ok(Listener::new(socket, listen.address.clone(), Some(file)));
             }
             Address::Systemd(_) => return Err(io::Error::other("systemd binds it")),
         };
-        listen_on(&socket, settings.backlog)?;
-        Ok(Listener::new(socket, settings.address.clone(), None))
+        listen_on(&socket, listen.backlog)?;
+        Ok(Listener::new(socket, listen.address.clone(), None))
     }
 
     /// Adopts a socket that listens already.
@@ -111,18 +111,18 @@ impl Listener {
         self.stays.get()
     }
 
-    /// Takes over what `settings` says beside the address, while it listens.
+    /// Applies what `listen` says of the backlog and the file, while it listens.
     ///
     /// # Errors
     ///
     /// The backlog, the owner or the mode could not be changed.
-    pub fn adjust(&self, settings: &Listen) -> io::Result<()> {
+    pub fn adjust(&self, listen: &Listen) -> io::Result<()> {
         if matches!(self.address, Address::Systemd(_)) {
             return Ok(());
         }
-        listen_on(&self.socket, settings.backlog)?;
+        listen_on(&self.socket, listen.backlog)?;
         match &self.file {
-            Some(file) => file.adjust(settings),
+            Some(file) => file.adjust(listen),
             None => Ok(()),
         }
     }
@@ -147,14 +147,14 @@ impl Listener {
     /// Workers have the very socket of the master, so that what one of them does to it
     /// is done to all. shutdown(2) ends listening on TCP; the address stays, and the
     /// socket can listen again. A Unix socket stays shut down for good.
-    pub fn mend(&self, settings: &Listen) -> Mended {
+    pub fn mend(&self, listen: &Listen) -> Mended {
         let ready = look_at(self.as_fd());
         match getsockopt(&self.socket, sockopt::AcceptConn) {
             Ok(true) if ready.is_ok_and(|ready| ready.is_shut_down) => Mended::MustBindAnew,
             Ok(true) => Mended::Sound,
             // A worker may even have connected it, or another process may have taken
             // the port: then only binding anew can tell.
-            _ => match listen_on(&self.socket, settings.backlog) {
+            _ => match listen_on(&self.socket, listen.backlog) {
                 Ok(()) => Mended::ListenedAgain,
                 Err(_) => Mended::MustBindAnew,
             },
@@ -217,13 +217,13 @@ impl Listener {
     /// # Errors
     ///
     /// Those of [`Listener::bind`].
-    pub fn bind_anew(&self, settings: &Listen) -> io::Result<Self> {
+    pub fn bind_anew(&self, listen: &Listen) -> io::Result<Self> {
         match &self.file {
             Some(file) => {
-                let (socket, file) = file.listen_again(settings)?;
+                let (socket, file) = file.listen_again(listen)?;
                 Ok(Listener::new(socket, self.address.clone(), Some(file)))
             }
-            None => Listener::bind(settings),
+            None => Listener::bind(listen),
         }
     }
 
@@ -275,13 +275,13 @@ pub fn could_not_bind(kind: &str, address: &Address, error: &io::Error) -> Error
 /// Finds what would keep a listener from being bound, without leaving anything
 /// behind. That the address is in use is not looked for: it may be by the very
 /// daemon that is to be reloaded.
-pub fn check(settings: &Listen) -> io::Result<()> {
-    match &settings.address {
+pub fn check(listen: &Listen) -> io::Result<()> {
+    match &listen.address {
         Address::Inet(address) => match bind_internet(*address) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => Ok(()),
             probed => probed.map(drop),
         },
-        Address::Path(path) => file::check(path, settings),
+        Address::Path(path) => file::check(path, listen),
         Address::Abstract(_) | Address::Systemd(_) => Ok(()),
     }
 }

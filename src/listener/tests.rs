@@ -17,7 +17,7 @@ use crate::sys::socket::accept;
 /// A listener of each kind, and how to connect to it.
 struct Case {
     listener: Listener,
-    settings: Listen,
+    listen: Listen,
     _directory: TempDir,
 }
 
@@ -43,17 +43,17 @@ impl Case {
             // another one each time the socket listens.
             *any = TcpListener::bind(*any).unwrap().local_addr().unwrap();
         }
-        let settings = Listen::from(address);
-        let listener = Listener::bind(&settings).unwrap();
-        Case { listener, settings, _directory: directory }
+        let listen = Listen::from(address);
+        let listener = Listener::bind(&listen).unwrap();
+        Case { listener, listen, _directory: directory }
     }
 
     fn is_internet(&self) -> bool {
-        matches!(self.settings.address, Address::Inet(_))
+        matches!(self.listen.address, Address::Inet(_))
     }
 
     fn connect(&self) -> io::Result<Client> {
-        connect_to(&self.settings.address)
+        connect_to(&self.listen.address)
     }
 
     /// Accepts one client, as a worker does.
@@ -66,7 +66,7 @@ impl Case {
         let connection = self.accept().unwrap();
         nix::unistd::write(&connection, b"hello").unwrap();
         drop(connection);
-        assert_eq!(client.rest(), "hello", "{}", self.settings.address);
+        assert_eq!(client.rest(), "hello", "{}", self.listen.address);
     }
 }
 
@@ -105,17 +105,17 @@ fn connect_to(address: &Address) -> io::Result<Client> {
 #[test]
 fn a_listener_that_drains_gives_its_queue_and_takes_nobody_in() {
     for case in Case::all() {
-        assert_eq!(case.listener.queue(), Queue::Empty, "{}", case.settings.address);
+        assert_eq!(case.listener.queue(), Queue::Empty, "{}", case.listen.address);
         let waiting: Vec<_> = (0..3).map(|_| case.connect().unwrap()).collect();
         assert_eq!(case.listener.queue(), Queue::Waiting);
         case.listener.begin_drain().unwrap();
         let refused = case.connect().err().unwrap().kind();
-        let expected = match case.settings.address {
+        let expected = match case.listen.address {
             Address::Inet(_) => io::ErrorKind::TimedOut,
             Address::Path(_) => io::ErrorKind::NotFound,
             _ => io::ErrorKind::ConnectionRefused,
         };
-        assert_eq!(refused, expected, "{}", case.settings.address);
+        assert_eq!(refused, expected, "{}", case.listen.address);
         waiting.into_iter().for_each(|client| case.serve(client));
         let (end, queue) = match case.is_internet() {
             true => (Errno::EAGAIN, Queue::Empty),
@@ -123,7 +123,7 @@ fn a_listener_that_drains_gives_its_queue_and_takes_nobody_in() {
         };
         assert_eq!(case.accept().unwrap_err(), end);
         assert_eq!(case.listener.queue(), queue);
-        let address = case.settings.address.clone();
+        let address = case.listen.address.clone();
         drop(case.listener);
         let refused = connect_to(&address).err().unwrap().kind();
         let gone = [io::ErrorKind::ConnectionRefused, io::ErrorKind::NotFound];
@@ -150,8 +150,8 @@ fn a_client_that_waits_while_the_listener_drains_is_heard() {
 fn a_socket_file_that_drains_refuses_also_by_another_name() {
     let directory = tempfile::tempdir().unwrap();
     let (path, link) = (directory.path().join("s"), directory.path().join("link"));
-    let settings = Listen::from(Address::Path(path.clone()));
-    let listener = Listener::bind(&settings).unwrap();
+    let listen = Listen::from(Address::Path(path.clone()));
+    let listener = Listener::bind(&listen).unwrap();
     fs::hard_link(&path, &link).unwrap();
     listener.begin_drain().unwrap();
     assert!(!path.exists());
@@ -172,11 +172,11 @@ fn what_stays_for_the_next_daemon_does_not_drain() {
 fn a_listener_that_a_worker_shut_down_is_mended_or_bound_anew() {
     for how in [Shutdown::Read, Shutdown::Both] {
         for mut case in Case::all() {
-            let address = case.settings.address.clone();
-            assert_eq!(case.listener.mend(&case.settings), Mended::Sound, "{address}");
+            let address = case.listen.address.clone();
+            assert_eq!(case.listener.mend(&case.listen), Mended::Sound, "{address}");
             shutdown(case.listener.as_fd().as_raw_fd(), how).unwrap();
             assert!(case.connect().is_err(), "{address}");
-            let mended = case.listener.mend(&case.settings);
+            let mended = case.listener.mend(&case.listen);
             if case.is_internet() {
                 assert_eq!(mended, Mended::ListenedAgain);
             } else {
@@ -184,14 +184,14 @@ fn a_listener_that_a_worker_shut_down_is_mended_or_bound_anew() {
                 case.listener = match address {
                     // Nobody else has its name while the old socket is open.
                     Address::Abstract(_) => {
-                        let busy = case.listener.bind_anew(&case.settings).unwrap_err();
+                        let busy = case.listener.bind_anew(&case.listen).unwrap_err();
                         assert_eq!(busy.kind(), io::ErrorKind::AddrInUse);
                         continue;
                     }
-                    _ => case.listener.bind_anew(&case.settings).unwrap(),
+                    _ => case.listener.bind_anew(&case.listen).unwrap(),
                 };
             }
-            assert_eq!(case.listener.mend(&case.settings), Mended::Sound);
+            assert_eq!(case.listener.mend(&case.listen), Mended::Sound);
             case.serve(case.connect().unwrap());
         }
     }
@@ -212,15 +212,15 @@ fn a_socket_bound_anew_takes_the_name_and_leaves_nothing_else() {
     let length = 106 - directory.path().as_os_str().len();
     for name in ["s".to_owned(), "x".repeat(length)] {
         let path = directory.path().join(&name);
-        let settings = Listen { mode: 0o600, ..Listen::from(Address::Path(path.clone())) };
-        let old = Listener::bind(&settings).unwrap();
+        let listen = Listen { mode: 0o600, ..Listen::from(Address::Path(path.clone())) };
+        let old = Listener::bind(&listen).unwrap();
         shutdown(old.as_fd().as_raw_fd(), Shutdown::Both).unwrap();
         // As from a daemon that was killed before it was done.
         if name == "s" {
             fs::write(directory.path().join(".s.preforkd-new"), "").unwrap();
         }
         fs::write(directory.path().join(format!(".{name}.preforkd-lock")), "").unwrap();
-        let new = old.bind_anew(&settings).unwrap();
+        let new = old.bind_anew(&listen).unwrap();
         assert_eq!(names_in(directory.path()), std::slice::from_ref(&name));
         assert_eq!(std::os::unix::fs::MetadataExt::mode(&path.metadata().unwrap()) & 0o777, 0o600);
         // The old one goes without the file of the new one.
@@ -235,11 +235,11 @@ fn a_socket_bound_anew_takes_the_name_and_leaves_nothing_else() {
 #[test]
 fn a_name_that_another_daemon_has_since_is_not_taken_back() {
     let directory = tempfile::tempdir().unwrap();
-    let settings = Listen::from(Address::Path(directory.path().join("s")));
-    let ours = Listener::bind(&settings).unwrap();
+    let listen = Listen::from(Address::Path(directory.path().join("s")));
+    let ours = Listener::bind(&listen).unwrap();
     shutdown(ours.as_fd().as_raw_fd(), Shutdown::Both).unwrap();
-    let theirs = Listener::bind(&settings).unwrap();
-    let refused = ours.bind_anew(&settings).unwrap_err();
+    let theirs = Listener::bind(&listen).unwrap();
+    let refused = ours.bind_anew(&listen).unwrap_err();
     assert_eq!(refused.kind(), io::ErrorKind::AddrInUse);
     assert!(theirs.is_in_place());
 }
@@ -248,11 +248,11 @@ fn a_name_that_another_daemon_has_since_is_not_taken_back() {
 fn while_one_daemon_binds_another_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("s");
-    let settings = Listen::from(Address::Path(path.clone()));
+    let listen = Listen::from(Address::Path(path.clone()));
     let lock = fs::File::create(directory.path().join(".s.preforkd-lock")).unwrap();
     let held = nix::fcntl::Flock::lock(lock, nix::fcntl::FlockArg::LockExclusive).unwrap();
-    let refused = Listener::bind(&settings).unwrap_err();
+    let refused = Listener::bind(&listen).unwrap_err();
     assert_eq!(refused.kind(), io::ErrorKind::AddrInUse);
     drop(held);
-    assert!(Listener::bind(&settings).is_ok());
+    assert!(Listener::bind(&listen).is_ok());
 }

@@ -1,4 +1,4 @@
-//! The settings, as the daemon uses them.
+//! The tables of a configuration, as the daemon uses them.
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
