@@ -8,7 +8,8 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, AtFlags, Flock, FlockArg, OFlag, open};
+use nix::fcntl::{AT_FDCWD, AtFlags, FcntlArg, OFlag, fcntl, open};
+use nix::libc;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 use nix::sys::stat::{Mode, fchmod, umask};
 use nix::unistd::{AccessFlags, Gid, Uid, eaccess, fchownat, getegid, geteuid, getgroups};
@@ -225,9 +226,9 @@ fn remove_stale(path: &Path) -> io::Result<()> {
 /// A lock of the directory would leave no file, but everybody who may read a
 /// directory may lock it, and for as long as he likes.
 #[derive(Debug)]
-struct Lock {
+pub(super) struct Lock {
     path: PathBuf,
-    _held: Flock<File>,
+    _held: File,
 }
 
 impl Lock {
@@ -236,7 +237,7 @@ impl Lock {
 
     /// Takes the lock at once or not at all: the master does not wait for anybody. If
     /// another daemon has it, that daemon listens there in a moment.
-    fn take(socket: &Path) -> io::Result<Self> {
+    pub(super) fn take(socket: &Path) -> io::Result<Self> {
         let path = next_to(socket, "lock");
         for _ in 0..Self::TRIES {
             let file = OpenOptions::new()
@@ -246,14 +247,16 @@ impl Lock {
                 // Somebody may have put a link or a FIFO there.
                 .custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits())
                 .open(&path)?;
-            let held = Flock::lock(file, FlockArg::LockExclusiveNonblock)
-                .map_err(|_| Errno::EADDRINUSE)?;
+            lock(&file).map_err(|errno| match errno {
+                Errno::EAGAIN | Errno::EACCES => Errno::EADDRINUSE,
+                _ => errno,
+            })?;
             // Its last holder may have removed it between our open and our lock.
-            let ours = held.metadata()?;
+            let ours = file.metadata()?;
             let is_there = fs::symlink_metadata(&path)
                 .is_ok_and(|file| (file.dev(), file.ino()) == (ours.dev(), ours.ino()));
             if is_there {
-                return Ok(Lock { path, _held: held });
+                return Ok(Lock { path, _held: file });
             }
         }
         Err(Errno::EADDRINUSE.into())
@@ -265,6 +268,19 @@ impl Drop for Lock {
         // While it is still locked: afterwards it may be another daemon's.
         let _ = fs::remove_file(&self.path);
     }
+}
+
+/// Locks a file for as long as it is open: a lock of this kind belongs to the open
+/// file and not to the process (fcntl_locking(2)).
+fn lock(file: &File) -> nix::Result<()> {
+    let whole = libc::flock {
+        l_type: libc::F_WRLCK as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
+    };
+    fcntl(file, FcntlArg::F_OFD_SETLK(&whole)).map(drop)
 }
 
 /// A file of ours next to a socket file, hidden from whoever lists the sockets.

@@ -249,8 +249,7 @@ fn while_one_daemon_binds_another_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("s");
     let listen = Listen::from(Address::Path(path.clone()));
-    let lock = fs::File::create(directory.path().join(".s.preforkd-lock")).unwrap();
-    let held = nix::fcntl::Flock::lock(lock, nix::fcntl::FlockArg::LockExclusive).unwrap();
+    let held = file::Lock::take(&path).unwrap();
     let refused = Listener::bind(&listen).unwrap_err();
     assert_eq!(refused.kind(), io::ErrorKind::AddrInUse);
     drop(held);
