@@ -8,12 +8,12 @@ use std::process::ExitCode;
 
 use crate::cli::{Cli, Command};
 use crate::config::{self, Config, Format};
-use crate::control::{self, Action, Reply, Request};
 use crate::daemon;
 use crate::error::{Code, Error};
 use crate::listener::Inherited;
 use crate::master::{self, Master, Observer};
 use crate::notify::{self, Notifier};
+use crate::request::{self, Action, Reply, Request};
 use crate::service::Services;
 use crate::sys::identity::{Privacy, set_privacy};
 
@@ -89,7 +89,7 @@ fn daemonize(file: PathBuf, services: Services) -> Result<ExitCode, Error> {
 /// Asks the daemon that runs with this configuration.
 fn reload(file: &Path, action: Action) -> Result<ExitCode, Error> {
     let socket = config::control(file)?;
-    let Reply { code, text } = control::ask(&socket, &Request::new(action, file))?;
+    let Reply { code, text } = request::ask(&socket, &Request::new(action, file))?;
     // There is nothing to do about an output that is gone.
     let _ = match code {
         0 if action == Action::LastResult => Ok(()),

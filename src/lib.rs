@@ -30,7 +30,6 @@ mod accounts;
 pub mod cli;
 mod commands;
 pub mod config;
-mod control;
 mod daemon;
 pub mod error;
 mod listener;
@@ -38,6 +37,7 @@ pub mod log;
 mod master;
 mod notify;
 mod pool;
+mod request;
 mod scoreboard;
 pub mod service;
 #[expect(unsafe_code, reason = "the one place for it; see its documentation")]

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use nix::unistd::Pid;
 
 use crate::sys::clock::Moment;
-use crate::sys::memory::{Page, Pages, SharedPage};
+use crate::sys::pages::{Page, Pages, SharedPage};
 use crate::sys::socket::Peer;
 
 /// What each word of a page means.

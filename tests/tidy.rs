@@ -16,7 +16,7 @@ const MAY_KNOW: [(&str, &[&str]); 17] = [
     ("accounts", &[]),
     ("cli", &[]),
     ("config", &["error"]),
-    ("control", &["error"]),
+    ("request", &["error"]),
     ("log", &["config", "error", "sys"]),
     ("scoreboard", &["sys"]),
     ("listener", &["accounts", "config", "error", "sys"]),
@@ -36,13 +36,13 @@ const MAY_KNOW: [(&str, &[&str]); 17] = [
             "worker",
         ],
     ),
-    ("master", &["config", "control", "error", "listener", "log", "pool", "service", "sys"]),
+    ("master", &["config", "error", "listener", "log", "pool", "request", "service", "sys"]),
     ("notify", &["config", "error", "listener", "master", "sys"]),
     ("daemon", &["error", "master", "sys"]),
     (
         "commands",
         &[
-            "cli", "config", "control", "daemon", "error", "listener", "master", "notify",
+            "cli", "config", "daemon", "error", "listener", "master", "notify", "request",
             "service", "sys",
         ],
     ),
@@ -203,7 +203,7 @@ fn the_configuration_makes_no_system_call_but_reading() {
 fn what_decides_is_pure() {
     let cores = [
         "master/changes.rs",
-        "master/outcomes.rs",
+        "master/answers.rs",
         "master/phase.rs",
         "pool/cause.rs",
         "pool/overdue.rs",

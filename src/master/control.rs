@@ -14,10 +14,10 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags};
 
 use crate::config::{self, Address, Listen};
-use crate::control::{Action, Reply, Request};
 use crate::error::{Code, Error};
 use crate::listener::{self, Listener, could_not_bind};
 use crate::log::event::Event;
+use crate::request::{Action, Reply, Request};
 use crate::sys::clock::Moment;
 use crate::sys::socket::accept;
 
@@ -39,7 +39,7 @@ pub fn check(path: &Path) -> Result<(), Error> {
     if may_be_missing(path) {
         return Ok(());
     }
-    let listen = settings(path);
+    let listen = socket_at(path);
     listener::check(&listen).map_err(|error| failed(&listen, &error))
 }
 
@@ -53,14 +53,13 @@ fn may_be_missing(path: &Path) -> bool {
     path == config::Daemon::CONTROL
 }
 
-/// It is for the daemon's own user, who could send it signals as well, and for
-/// root.
-fn settings(path: &Path) -> Listen {
+/// The socket is for root and the daemon's own user, who could send signals as well.
+fn socket_at(path: &Path) -> Listen {
     Listen { mode: 0o600, ..Listen::from(Address::Path(path.to_owned())) }
 }
 
 fn bind(path: &Path) -> Result<Listener, Error> {
-    let listen = settings(path);
+    let listen = socket_at(path);
     let listener = Listener::bind(&listen).map_err(|error| failed(&listen, &error))?;
     fcntl(&listener, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))
         .map_err(|errno| failed(&listen, &errno.into()))?;
@@ -188,7 +187,7 @@ impl Master<'_> {
         if wants_reload && !self.phase.is_stopping() {
             self.reload(now);
         }
-        self.control.expect(self.outcomes.last());
+        self.control.expect(self.answers.last());
     }
 
     /// Answers those who wait for a reload that has ended.
@@ -197,7 +196,7 @@ impl Master<'_> {
             let error = Error::new(Code::Unavailable, "could not reload: the daemon is stopping");
             self.control.answer(|_| Some(Reply::from(&error)));
         } else {
-            self.control.answer(|number| self.outcomes.of(number));
+            self.control.answer(|number| self.answers.of(number));
         }
     }
 }

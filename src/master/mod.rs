@@ -4,13 +4,13 @@
 //! elsewhere: [`phase`], [`changes`], and the policies of a pool.
 #![forbid(unsafe_code)]
 
+mod answers;
 mod binding;
 mod changes;
 mod control;
 mod herald;
 mod observer;
 mod orphans;
-mod outcomes;
 mod phase;
 mod plan;
 mod reap;
@@ -33,15 +33,15 @@ use crate::log;
 use crate::log::event::Event;
 use crate::log::sink::Kind;
 use crate::log::{losses, patience};
-use crate::pool::{Asked, Gate, ListenerChange, Pool, Shared, Standing};
+use crate::pool::{Asked, Gate, Mending, Pool, Shared, Standing};
 use crate::service::Services;
 use crate::sys::clock::Moment;
 use crate::sys::descriptor;
 use crate::sys::signal::{Received, Waiting};
 
+use answers::Answers;
 use control::{Caller, Control};
 use herald::Herald;
-use outcomes::Outcomes;
 use phase::{Phase, together};
 use plan::Plan;
 use reload::could_not_start;
@@ -89,8 +89,8 @@ pub struct Master<'a> {
     phase: Phase,
     /// A reload under way.
     rollout: Option<Rollout>,
-    /// How the reloads have ended.
-    outcomes: Outcomes,
+    /// How the reloads have ended, for those who ask.
+    answers: Answers,
     /// The control socket, and who is connected to it.
     control: Control,
     /// When fork may be tried again, and how often it has failed.
@@ -154,7 +154,7 @@ impl<'a> Master<'a> {
             removed: Vec::new(),
             phase: Phase::Starting,
             rollout: None,
-            outcomes: Outcomes::default(),
+            answers: Answers::default(),
             control,
             fork_pause: None,
             fork_failures: 0,
@@ -321,7 +321,7 @@ impl<'a> Master<'a> {
         }
         let mut has_bound = false;
         for pool in &mut self.pools {
-            has_bound |= pool.mend(&mut events) == ListenerChange::Bound;
+            has_bound |= pool.mend(&mut events) == Mending::Rebound;
         }
         if has_bound {
             self.keep_listeners();
@@ -365,7 +365,7 @@ impl<'a> Master<'a> {
         for event in self.news.drain(..) {
             event.tell(&self.shared.log);
         }
-        let Master { pools, removed, phase, rollout, outcomes, herald, .. } = self;
+        let Master { pools, removed, phase, rollout, answers, herald, .. } = self;
         let is_waiting = !herald.is_ready() && *phase == Phase::Running;
         herald.observer.turn(now, &mut || {
             let phase = match rollout {
@@ -373,7 +373,7 @@ impl<'a> Master<'a> {
                 _ => phase.to_string(),
             };
             let failed = is_waiting.then(|| tell_failed(pools)).flatten();
-            let remarks = failed.into_iter().chain(outcomes.remark()).collect();
+            let remarks = failed.into_iter().chain(answers.remark()).collect();
             let mut status = Status { phase, pools: pools.len(), remarks, ..Status::default() };
             pools.iter().chain(removed.iter()).for_each(|pool| status.add(pool.census()));
             status

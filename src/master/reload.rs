@@ -3,11 +3,11 @@
 #![forbid(unsafe_code)]
 
 use crate::config::{self, Config};
-use crate::control::Reply;
 use crate::error::{Code, Error};
 use crate::log::event::Event;
 use crate::log::sink::Kind;
 use crate::pool::{Asked, Pool};
+use crate::request::Reply;
 use crate::sys::clock::Moment;
 use crate::sys::unshared::Unshared;
 
@@ -23,9 +23,9 @@ impl Master<'_> {
     pub(super) fn reload(&mut self, now: Moment) {
         self.herald.reloading();
         self.pools.iter_mut().for_each(Pool::suspect);
-        let number = self.outcomes.ask();
+        let number = self.answers.ask();
         if let Err(error) = self.begin_reload(number, now) {
-            self.outcomes.refuse(number, Reply::from(&error));
+            self.answers.refuse(number, Reply::from(&error));
             self.tell_reload(Err(error));
         }
     }
@@ -90,7 +90,7 @@ impl Master<'_> {
             Ok(reloaded) => Reply::done(reloaded),
             Err(error) => Reply::from(error),
         };
-        self.outcomes.end(number, reply);
+        self.answers.end(number, reply);
         self.tell_reload(ended);
     }
 

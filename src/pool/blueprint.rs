@@ -14,13 +14,13 @@ use crate::log::event::Event;
 use crate::log::journal;
 use crate::service::{Service, Services};
 use crate::sys::unshared::Unshared;
-use crate::worker::Settings;
+use crate::worker::Profile;
 
 /// All that the workers of a generation are forked from, but their listener.
 pub struct Blueprint {
     /// What the configuration says.
     pub config: Pool,
-    pub(super) settings: Settings,
+    pub(super) profile: Profile,
     pub(super) service: Box<dyn Service>,
     pub(super) stderr: Stderr,
 }
@@ -44,17 +44,17 @@ impl Blueprint {
     /// All that is wrong with the pool, told at once.
     pub fn draw(config: Pool, services: &Services) -> Result<Self, Problems> {
         let mut problems = check_owner(&config);
-        let settings = Settings::resolve(&config);
+        let profile = Profile::resolve(&config);
         let service = services.build(&config.service);
-        match (settings, service) {
-            (Ok(settings), Ok(service)) => Problems::unless_empty(
+        match (profile, service) {
+            (Ok(profile), Ok(service)) => Problems::unless_empty(
                 problems,
-                Blueprint { config, settings, service, stderr: Stderr::Daemon },
+                Blueprint { config, profile, service, stderr: Stderr::Daemon },
             ),
-            (settings, service) => {
-                let settings = settings.err().into_iter().flat_map(Problems::into_iter);
+            (profile, service) => {
+                let profile = profile.err().into_iter().flat_map(Problems::into_iter);
                 let service = service.err().into_iter().flat_map(Problems::into_iter);
-                problems.extend(settings.chain(service));
+                problems.extend(profile.chain(service));
                 Err(problems.into())
             }
         }
@@ -73,12 +73,12 @@ impl Blueprint {
 
     /// The name of the user that the workers run as.
     pub fn user(&self) -> String {
-        self.settings.user()
+        self.profile.user()
     }
 
     /// Whether the workers run as root.
     pub fn is_root(&self) -> bool {
-        self.settings.is_root()
+        self.profile.is_root()
     }
 
     /// The workers are to have a stream to the journal as their standard error, so

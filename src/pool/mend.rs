@@ -19,13 +19,13 @@ pub(super) enum Health {
     Suspect,
 }
 
-/// What a look at the listener has led to.
+/// What mending has led to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Change {
+pub enum Mending {
     /// The pool has the listener that it had.
-    Same,
+    Kept,
     /// The pool has another listener with the same address.
-    Bound,
+    Rebound,
 }
 
 impl Pool {
@@ -38,10 +38,10 @@ impl Pool {
     ///
     /// Workers that sleep in accept on a Unix socket die of it, and each death leads here
     /// again, so an address that others still hold is tried again.
-    pub fn mend(&mut self, events: &mut Vec<Event>) -> Change {
+    pub fn mend(&mut self, events: &mut Vec<Event>) -> Mending {
         let health = std::mem::replace(&mut self.health, Health::Trusted);
         if health == Health::Trusted || self.closing.has_begun() {
-            return Change::Same;
+            return Mending::Kept;
         }
         let listen = self.config().listen.get_ref().clone();
         let found =
@@ -49,20 +49,20 @@ impl Pool {
         let (pool, address) = (self.name().to_owned(), listen.address.to_string());
         let reason_of_mending = "a worker had shut it down".to_owned();
         match found {
-            Mended::Sound => Change::Same,
+            Mended::Sound => Mending::Kept,
             Mended::ListenedAgain => {
                 events.push(Event::ListenerMended { pool, address, reason: reason_of_mending });
-                Change::Same
+                Mending::Kept
             }
             Mended::MustBindAnew => match self.bind_anew(&listen) {
                 Ok(()) => {
                     events.push(Event::ListenerMended { pool, address, reason: reason_of_mending });
-                    Change::Bound
+                    Mending::Rebound
                 }
                 Err(error) => {
                     let reason = format!("{reason_of_mending}: {}", reason(&error));
                     events.push(Event::CouldNotAdjustListener { pool, address, reason });
-                    Change::Same
+                    Mending::Kept
                 }
             },
         }

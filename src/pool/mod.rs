@@ -14,8 +14,8 @@ mod cause;
 mod death;
 mod drain;
 mod generation;
-mod memory;
 mod mend;
+mod oom_kills;
 mod overdue;
 mod rates;
 mod retirement;
@@ -46,7 +46,7 @@ use crate::sys::wait::{Exit, Reaped};
 pub use blueprint::Blueprint;
 pub use cause::Asked;
 pub use generation::{Gate, Standing};
-pub use mend::Change as ListenerChange;
+pub use mend::Mending;
 pub use shared::Shared;
 
 use agenda::{Agenda, Task};

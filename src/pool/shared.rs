@@ -13,7 +13,7 @@ use crate::log::sink::Sink;
 use crate::scoreboard::Scoreboard;
 
 use super::arrivals::Arrivals;
-use super::memory::OomKills;
+use super::oom_kills::OomKills;
 
 /// What every fork needs beside the pool.
 pub struct Shared {

@@ -35,7 +35,7 @@ pub fn spawn(generation: &mut Generation, slot: u32, shared: &mut Shared) -> io:
         kill: config.kill_timeout,
         retire: config.retire_timeout,
     };
-    match generation.blueprint.settings.fork()? {
+    match generation.blueprint.profile.fork()? {
         Fork::Parent(pid) => Ok(Worker {
             pid,
             slot,
@@ -56,7 +56,7 @@ pub fn spawn(generation: &mut Generation, slot: u32, shared: &mut Shared) -> io:
             Assignment {
                 pool: &generation.blueprint.config.name,
                 slot,
-                settings: &generation.blueprint.settings,
+                profile: &generation.blueprint.profile,
                 service: &mut *generation.blueprint.service,
                 listener: listener.as_fd(),
                 entrance: match generation.gate {

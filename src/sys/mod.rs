@@ -10,7 +10,7 @@ pub mod fork;
 pub mod handler;
 pub mod identity;
 pub mod listener;
-pub mod memory;
+pub mod pages;
 pub mod place;
 pub mod process;
 pub mod signal;

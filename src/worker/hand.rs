@@ -15,8 +15,8 @@ pub struct Hand {
     taken: u64,
 }
 
-/// A connection in hand. While it is there, SIGALRM may be for it.
-pub struct InHand<'a> {
+/// The hold on the connection in hand. While it lasts, SIGALRM may be for that connection.
+pub struct Hold<'a> {
     hand: &'a Hand,
 }
 
@@ -33,15 +33,15 @@ impl Hand {
 
     /// Takes the next connection. The handlers come first: the master may find
     /// a connection overdue once the page has it.
-    pub fn take(&mut self, socket: BorrowedFd<'_>, peer: Peer) -> InHand<'_> {
+    pub fn take(&mut self, socket: BorrowedFd<'_>, peer: Peer) -> Hold<'_> {
         self.taken += 1;
         handler::begin_connection(self.taken, socket.as_raw_fd());
         self.page.begin(self.taken, Moment::now(), peer);
-        InHand { hand: self }
+        Hold { hand: self }
     }
 }
 
-impl InHand<'_> {
+impl Hold<'_> {
     /// Lets go of a connection that was served.
     pub fn finish(self) {
         let Hand { page, taken } = *self.hand;
@@ -52,7 +52,7 @@ impl InHand<'_> {
 
 /// On the page the connection stays in hand until it is finished, so that a worker that
 /// dies of it is known to have died of it.
-impl Drop for InHand<'_> {
+impl Drop for Hold<'_> {
     fn drop(&mut self) {
         handler::end_connection();
     }

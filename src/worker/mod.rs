@@ -5,9 +5,9 @@
 
 mod access;
 mod hand;
+mod profile;
 mod quota;
 mod serve;
-mod settings;
 mod settle;
 
 use std::convert::Infallible;
@@ -22,7 +22,7 @@ use crate::scoreboard::Seat;
 use crate::service::{Context, Service, panic};
 use crate::sys::fork::{self, Newborn};
 
-pub use settings::Settings;
+pub use profile::Profile;
 
 /// What a worker is given at its fork. Everything is the child's copy.
 pub struct Assignment<'a> {
@@ -31,7 +31,7 @@ pub struct Assignment<'a> {
     /// Its place in the pool.
     pub slot: u32,
     /// What it is to be.
-    pub settings: &'a Settings,
+    pub profile: &'a Profile,
     /// What it is to do.
     pub service: &'a mut dyn Service,
     /// Where it accepts.
@@ -68,7 +68,7 @@ pub enum Entrance {
 
 /// Lives the life of a worker; signals are blocked when it begins.
 pub fn run(newborn: Newborn, assignment: Assignment<'_>) -> ! {
-    let environment = &assignment.settings.environment;
+    let environment = &assignment.profile.environment;
     environment.live_with(newborn, || live(assignment))
 }
 
@@ -76,8 +76,8 @@ fn live(assignment: Assignment<'_>) -> Infallible {
     let Ok(page) = assignment.seat.map() else { fork::leave(Code::Os as u8) };
     // Above us are the master's frames, which must not be unwound in a child.
     let end = panic::catch(|| {
-        let Assignment { log, pool, slot, settings, .. } = assignment;
-        let context = Context::new(log, pool, slot, settings.kill_timeout);
+        let Assignment { log, pool, slot, profile, .. } = assignment;
+        let context = Context::new(log, pool, slot, profile.kill_timeout);
         let desk = settle::settle(assignment, page)?;
         serve::serve(desk, &context)
     });

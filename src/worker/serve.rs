@@ -18,7 +18,7 @@ use crate::sys::clock::Moment;
 use crate::sys::{handler, socket};
 
 use super::hand::Hand;
-use super::settings::Settings;
+use super::profile::Profile;
 use super::settle::Desk;
 use super::{access, quota};
 
@@ -31,8 +31,8 @@ const SHORTAGE_PAUSE_MS: u8 = 100;
 ///
 /// The listener is broken, or the service panicked or says that it cannot go on.
 pub fn serve(desk: Desk<'_>, context: &Context<'_>) -> Result<(), Error> {
-    let Desk { settings, service, listener, page } = desk;
-    let quota = quota_of(settings);
+    let Desk { profile, service, listener, page } = desk;
+    let quota = quota_of(profile);
     let mut shortages = Rate::new(1);
     let mut hand = Hand::new(page);
     loop {
@@ -71,14 +71,14 @@ pub fn serve(desk: Desk<'_>, context: &Context<'_>) -> Result<(), Error> {
                 continue;
             }
         };
-        let admitted = access::admits(&settings.allow, &settings.deny, peer);
+        let admitted = access::admits(&profile.allow, &profile.deny, peer);
         let peer = peer.canonical();
         if !admitted {
             Event::ClientRefused { peer: peer.to_string() }.tell(context.log());
             continue;
         }
         let in_hand = hand.take(socket.as_fd(), peer);
-        let connection = Connection::new(socket, peer, settings.idle_timeout);
+        let connection = Connection::new(socket, peer, profile.idle_timeout);
         match panic::catch(|| service.serve(connection, context)) {
             Ok(Outcome::Served) => {}
             Ok(Outcome::Failed(reason)) => {
@@ -101,9 +101,9 @@ pub fn serve(desk: Desk<'_>, context: &Context<'_>) -> Result<(), Error> {
     }
 }
 
-fn quota_of(settings: &Settings) -> Option<u64> {
+fn quota_of(profile: &Profile) -> Option<u64> {
     let random = || Moment::now().as_nanos() ^ u64::from(id()).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    let (most, jitter) = (settings.max_requests, settings.max_requests_jitter);
+    let (most, jitter) = (profile.max_requests, profile.max_requests_jitter);
     NonZeroU64::new(most).map(|most| quota::jittered(most, jitter, random()))
 }
 

@@ -17,12 +17,12 @@ use crate::service::{Service, panic};
 use crate::sys::identity::{Privacy, set_nice, set_oom_score_adj, set_privacy};
 use crate::sys::{descriptor, handler, identity, signal};
 
-use super::settings::Settings;
+use super::profile::Profile;
 use super::{Assignment, Entrance};
 
 /// A worker that is ready to accept.
 pub struct Desk<'a> {
-    pub settings: &'a Settings,
+    pub profile: &'a Profile,
     pub service: &'a mut dyn Service,
     pub listener: BorrowedFd<'a>,
     pub page: OwnPage,
@@ -33,7 +33,7 @@ pub struct Desk<'a> {
 /// The order matters: what needs root comes before the user is set, and what
 /// the kernel forgets when the user changes comes after it.
 pub fn settle<'a>(assignment: Assignment<'a>, page: OwnPage) -> Result<Desk<'a>, Error> {
-    let settings = assignment.settings;
+    let profile = assignment.profile;
 
     // 1. Signals: ours in place of the master's, all still blocked.
     handler::install(&handler::Targets {
@@ -66,14 +66,14 @@ pub fn settle<'a>(assignment: Assignment<'a>, page: OwnPage) -> Result<Desk<'a>,
         .map_err(|error| Error::system("close descriptors", &error))?;
 
     // 4. Limits and priority, while they may still be raised.
-    settle_limits(settings)?;
+    settle_limits(profile)?;
 
     // 5. The user, and what others of that user may see.
-    settle_identity(settings)?;
-    settle_privacy(settings)?;
+    settle_identity(profile)?;
+    settle_privacy(profile)?;
 
     // 6. The directory, as that user.
-    if let Some(directory) = &settings.working_directory {
+    if let Some(directory) = &profile.working_directory {
         chdir(directory).map_err(|errno| {
             Error::system(format!("enter directory \"{}\"", directory.display()), &errno.into())
         })?;
@@ -113,30 +113,30 @@ pub fn settle<'a>(assignment: Assignment<'a>, page: OwnPage) -> Result<Desk<'a>,
             .map_err(|error| Error::system("wait for the commit", &error))?;
     }
 
-    Ok(Desk { settings, service: assignment.service, listener: assignment.listener, page })
+    Ok(Desk { profile, service: assignment.service, listener: assignment.listener, page })
 }
 
-fn settle_limits(settings: &Settings) -> Result<(), Error> {
-    for limit in &settings.limits {
+fn settle_limits(profile: &Profile) -> Result<(), Error> {
+    for limit in &profile.limits {
         setrlimit(limit.resource, limit.soft, limit.hard).map_err(|errno| {
             Error::system(format!("set limit \"{}\"", limit.name), &errno.into())
         })?;
     }
-    if let Some(nice) = settings.nice {
+    if let Some(nice) = profile.nice {
         set_nice(nice).map_err(|error| Error::system(format!("set nice \"{nice}\""), &error))?;
     }
-    if let Some(score) = settings.oom_score_adj {
+    if let Some(score) = profile.oom_score_adj {
         set_oom_score_adj(score)
             .map_err(|error| Error::system(format!("set oom_score_adj \"{score}\""), &error))?;
     }
-    if let Some(mask) = settings.umask {
+    if let Some(mask) = profile.umask {
         umask(Mode::from_bits_truncate(mask));
     }
     Ok(())
 }
 
-fn settle_identity(settings: &Settings) -> Result<(), Error> {
-    let Some(identity) = &settings.identity else {
+fn settle_identity(profile: &Profile) -> Result<(), Error> {
+    let Some(identity) = &profile.identity else {
         return Ok(());
     };
     // The text is made only if it is needed: it would be memory of each worker.
@@ -153,8 +153,8 @@ fn settle_identity(settings: &Settings) -> Result<(), Error> {
 
 /// Closes the worker to other processes of its user, such as the programs of another
 /// pool. A closed process dumps no core, so a limit for cores opens it.
-fn settle_privacy(settings: &Settings) -> Result<(), Error> {
-    let dumps_core = settings.limits.iter().any(|limit| limit.name == "core" && limit.soft > 0);
+fn settle_privacy(profile: &Profile) -> Result<(), Error> {
+    let dumps_core = profile.limits.iter().any(|limit| limit.name == "core" && limit.soft > 0);
     let privacy = if dumps_core { Privacy::Open } else { Privacy::Closed };
     set_privacy(privacy).map_err(|error| Error::system("close the process to others", &error))
 }

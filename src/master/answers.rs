@@ -1,11 +1,11 @@
-//! How the reloads have ended, for those who ask.
+//! The answers to the question of how a reload has ended.
 #![forbid(unsafe_code)]
 
-use crate::control::Reply;
+use crate::request::Reply;
 
-/// How the reloads have ended, each by its number, which begins at 1.
+/// The answers, each by the number of its reload, which begins at 1.
 #[derive(Debug, Default)]
-pub struct Outcomes {
+pub struct Answers {
     /// How many were asked for.
     asked: u64,
     /// The last one that was refused, before anything was touched.
@@ -14,7 +14,7 @@ pub struct Outcomes {
     ended: Option<(u64, Reply)>,
 }
 
-impl Outcomes {
+impl Answers {
     /// The number of the last one that was asked for; 0 if none was.
     pub fn last(&self) -> u64 {
         self.asked
@@ -68,37 +68,37 @@ mod tests {
 
     #[test]
     fn each_reload_has_its_own_end() {
-        let mut outcomes = Outcomes::default();
-        assert_eq!((outcomes.last(), outcomes.remark()), (0, None));
-        assert_eq!(outcomes.of(0), Some(reply("not reloaded since the start")));
-        let number = outcomes.ask();
-        assert_eq!((outcomes.of(1), outcomes.remark()), (None, None));
-        outcomes.end(number, reply("first"));
-        assert_eq!(outcomes.of(outcomes.last()), Some(reply("first")));
-        assert_eq!(outcomes.remark().as_deref(), Some("reloaded"));
+        let mut answers = Answers::default();
+        assert_eq!((answers.last(), answers.remark()), (0, None));
+        assert_eq!(answers.of(0), Some(reply("not reloaded since the start")));
+        let number = answers.ask();
+        assert_eq!((answers.of(1), answers.remark()), (None, None));
+        answers.end(number, reply("first"));
+        assert_eq!(answers.of(answers.last()), Some(reply("first")));
+        assert_eq!(answers.remark().as_deref(), Some("reloaded"));
     }
 
     #[test]
     fn one_that_is_refused_says_nothing_of_one_that_runs() {
-        let mut outcomes = Outcomes::default();
-        let (first, second) = (outcomes.ask(), outcomes.ask());
-        outcomes.refuse(second, Reply { code: 78, ..reply("refused") });
-        let refused = outcomes.of(second);
-        assert_eq!(outcomes.of(first), None);
-        outcomes.end(first, reply("first"));
-        assert_eq!(outcomes.of(first), Some(reply("first")));
-        assert_eq!(outcomes.of(second), refused);
-        assert_eq!(outcomes.remark().as_deref(), Some("reload failed: refused"));
+        let mut answers = Answers::default();
+        let (first, second) = (answers.ask(), answers.ask());
+        answers.refuse(second, Reply { code: 78, ..reply("refused") });
+        let refused = answers.of(second);
+        assert_eq!(answers.of(first), None);
+        answers.end(first, reply("first"));
+        assert_eq!(answers.of(first), Some(reply("first")));
+        assert_eq!(answers.of(second), refused);
+        assert_eq!(answers.remark().as_deref(), Some("reload failed: refused"));
     }
 
     #[test]
     fn one_that_is_superseded_ends_as_its_successor() {
-        let mut outcomes = Outcomes::default();
-        let numbers = [(); 3].map(|()| outcomes.ask());
-        assert_eq!(outcomes.of(1), None);
-        outcomes.end(numbers[2], reply("third"));
+        let mut answers = Answers::default();
+        let numbers = [(); 3].map(|()| answers.ask());
+        assert_eq!(answers.of(1), None);
+        answers.end(numbers[2], reply("third"));
         assert_eq!(
-            numbers.map(|number| outcomes.of(number)),
+            numbers.map(|number| answers.of(number)),
             [(); 3].map(|()| Some(reply("third")))
         );
     }

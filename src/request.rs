@@ -1,5 +1,5 @@
-//! Commands to a daemon that runs: what is said over its control socket, and
-//! the side that asks.
+//! A request to a running daemon: what is said over its control socket, and the side
+//! that asks.
 //!
 //! A command is a line: a word, a space, and the configuration file. The answer is
 //! the exit code of the command that was run, in decimal, a space, and a text that

@@ -1,4 +1,4 @@
-//! What a worker is to be, with all names looked up.
+//! The profile of a pool's workers: what each of them is to be, with all names looked up.
 #![forbid(unsafe_code)]
 
 use std::env;
@@ -21,15 +21,15 @@ use crate::sys::identity::Environment;
 /// What the environment of every worker holds, where the daemon's has it.
 const KEPT_VARIABLES: [&str; 3] = ["PATH", "LANG", "TZ"];
 
-/// What the workers of a pool are, looked up and checked before any is forked:
-/// a child does not read the user database.
-pub struct Settings {
+/// What the workers of a pool are, looked up and checked before the first of them is
+/// forked, because a child does not read the user database.
+pub struct Profile {
     pub(super) identity: Option<Identity>,
     pub(super) working_directory: Option<PathBuf>,
     pub(super) umask: Option<u32>,
     pub(super) nice: Option<i32>,
     pub(super) oom_score_adj: Option<i32>,
-    pub(super) limits: Vec<Limit>,
+    pub(super) limits: Vec<ResourceLimit>,
     pub(super) environment: Environment,
     pub(super) allow: Vec<Peers>,
     pub(super) deny: Vec<Peers>,
@@ -50,14 +50,14 @@ pub(super) struct Identity {
 }
 
 /// A resource limit.
-pub(super) struct Limit {
+pub(super) struct ResourceLimit {
     pub name: &'static str,
     pub resource: Resource,
     pub soft: u64,
     pub hard: u64,
 }
 
-impl Limit {
+impl ResourceLimit {
     fn new(name: &'static str, resource: Resource, value: u64) -> Self {
         let hard = match resource {
             // At the soft limit the kernel sends SIGXCPU, which says what happened;
@@ -68,12 +68,12 @@ impl Limit {
             }
             _ => value,
         };
-        Limit { name, resource, soft: value, hard }
+        ResourceLimit { name, resource, soft: value, hard }
     }
 }
 
-impl Settings {
-    /// The settings of a pool.
+impl Profile {
+    /// The profile of a pool.
     ///
     /// # Errors
     ///
@@ -91,14 +91,14 @@ impl Settings {
         problems.extend(check_limits(pool));
         let environment = Environment::new(&environment(pool))
             .map_err(|error| Problem::new(Error::system("keep environment", &error)))?;
-        let settings = Settings {
+        let profile = Profile {
             identity,
             working_directory: pool.working_directory.as_ref().map(|path| path.get_ref().clone()),
             umask: pool.umask,
             nice: pool.nice.as_ref().map(|nice| *nice.get_ref()),
             oom_score_adj: pool.oom_score_adj.as_ref().map(|score| *score.get_ref()),
             limits: limits(&pool.limits)
-                .map(|(name, resource, value)| Limit::new(name, resource, *value.get_ref()))
+                .map(|(name, resource, value)| ResourceLimit::new(name, resource, *value.get_ref()))
                 .collect(),
             environment,
             allow: pool.allow.clone(),
@@ -108,7 +108,7 @@ impl Settings {
             max_requests: pool.max_requests,
             max_requests_jitter: pool.max_requests_jitter.get(),
         };
-        Problems::unless_empty(problems, settings)
+        Problems::unless_empty(problems, profile)
     }
 
     /// Forks a worker, which alone gets their environment.
