@@ -44,7 +44,7 @@ impl Master<'_> {
                 Ok(reaped) => {
                     let random = now.as_nanos() ^ (pid.as_raw() as u64).wrapping_mul(0x9e37_79b9);
                     if let Some(pool) = pool {
-                        pool.file(&reaped, now, random, &mut self.shared, &mut events);
+                        pool.file(&reaped, now, random, &mut self.shared.oom_kills, &mut events);
                     }
                 }
                 Err(error) => break Err(error),

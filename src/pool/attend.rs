@@ -37,7 +37,7 @@ impl Pool {
     pub(super) fn keep_pace(&mut self, now: Moment) {
         let of_generations =
             self.generations().filter_map(|it| it.blueprint.config.request_timeout);
-        let of_workers = self.workers.values().filter_map(|worker| worker.timeouts.request);
+        let of_workers = self.workers.values().filter_map(|worker| worker.terms.request_timeout);
         let pace = of_generations.chain(of_workers).min();
         let is_quicker = pace.is_some_and(|pace| self.pace.is_none_or(|before| pace < before));
         self.pace = pace;
@@ -49,7 +49,7 @@ impl Pool {
     fn look_at_connections(&mut self, now: Moment, events: &mut Vec<Event>) {
         let mut due = Vec::new();
         for (&pid, worker) in &mut self.workers {
-            let Some(request_timeout) = worker.timeouts.request else { continue };
+            let Some(request_timeout) = worker.terms.request_timeout else { continue };
             worker.watch.look(worker.seat.look().in_hand, request_timeout);
             match worker.watch.deadline() {
                 Some(at) if at <= now => due.push(pid),
@@ -105,7 +105,7 @@ impl Pool {
             Halt::Resumed => worker.suspended = None,
             Halt::Suspended if worker.killed || worker.suspended.is_some() => {}
             Halt::Suspended => {
-                let until = now + worker.timeouts.kill;
+                let until = now + worker.terms.kill_timeout;
                 worker.suspended = Some(until);
                 self.agenda.add(until, Task::Worker(pid));
                 let Worker { slot, generation, .. } = *worker;
@@ -120,7 +120,7 @@ impl Pool {
 
 /// Does what is due to an overdue connection. Gives the one whose time has just run out.
 fn watch(worker: &mut Worker, in_hand: Option<InHand>, now: Moment) -> Option<InHand> {
-    match worker.watch.step(in_hand, now, worker.timeouts.kill)? {
+    match worker.watch.step(in_hand, now, worker.terms.kill_timeout)? {
         overdue::Step::Alarm(connection) => {
             worker.cut(connection);
             Some(connection)
@@ -140,23 +140,23 @@ fn watch(worker: &mut Worker, in_hand: Option<InHand>, now: Moment) -> Option<In
 fn press(worker: &mut Worker, in_hand: Option<InHand>, pool: &str, now: Moment) -> Option<Event> {
     let bounds = worker.bounds();
     let retirement = worker.retirement.as_mut()?;
-    let step = retirement.step(in_hand.is_some(), now, bounds)?;
+    let step = retirement.step(in_hand, now, bounds)?;
     let (elapsed_ms, held_back) = (retirement.elapsed(now), HeldBack::NONE);
     let (pool, pid) = (pool.to_owned(), worker.pid);
     let Worker { slot, generation, .. } = *worker;
-    match (step, in_hand) {
-        (retirement::Step::Kill, _) => {
+    match step {
+        retirement::Step::Kill => {
             worker.kill(worker.asked.unwrap_or(Asked::Retire));
             Some(Event::WorkerNotRetiring { pool, slot, pid, generation, elapsed_ms, held_back })
         }
-        (retirement::Step::Cut, Some(connection)) => {
+        retirement::Step::Cut(connection) => {
             let peer = worker.seat.peer().to_string();
             worker.retirement = None;
             worker.cut(connection);
-            worker.watch.alarm(connection, now, worker.timeouts.kill);
+            worker.watch.alarm(connection, now, worker.terms.kill_timeout);
             let (elapsed_ms, reason) = (now - connection.began, "retire_timeout".to_owned());
             Some(Event::ConnectionCut { pool, slot, pid, peer, elapsed_ms, reason, held_back })
         }
-        (retirement::Step::Wait | retirement::Step::Cut, _) => None,
+        retirement::Step::Wait => None,
     }
 }

@@ -8,9 +8,12 @@ use slog::Level;
 
 use crate::log::event::Event;
 use crate::log::rate::HeldBack;
+use crate::scoreboard::{Leaving, Look};
 use crate::sys::wait::{Exit, Usage, signal_name};
 
 use super::cause::{Cause, Killer};
+use super::throttle::End;
+use super::worker::Terms;
 
 /// All that is known of the end of a worker.
 #[derive(Debug)]
@@ -51,6 +54,29 @@ pub struct Unfinished {
 }
 
 impl Death {
+    /// What the death means for the successor, by the terms of the dead worker and the
+    /// last look at its page.
+    pub fn end(&self, look: Look, terms: Terms) -> End {
+        // A worker that leaves by itself and says why has not failed, whoever wanted it.
+        let left = self.exit == Exit::Code(0) && look.leaving.is_some();
+        if left && look.leaving == Some(Leaving::Recycled) && terms.max_requests > 0 {
+            return End::Recycled;
+        }
+        // One that somebody has ended did not fail.
+        let failed = matches!(self.cause, Cause::Crashed | Cause::OutOfMemory | Cause::Unknown);
+        // However long it took: one that failed before its first accept died young.
+        let never_accepted = failed && !look.is_accepting;
+        let is_early = self.uptime < terms.min_uptime || never_accepted;
+        let is_idle = look.in_hand.is_none() && self.served == 0;
+        if is_early && is_idle && !left {
+            End::Young
+        } else if look.in_hand.is_some() {
+            End::AtWork
+        } else {
+            End::Lived
+        }
+    }
+
     /// What the log is to tell of it.
     pub fn told(self, held_back: HeldBack) -> Event {
         let level = self.level();

@@ -1,9 +1,9 @@
 //! A pool: workers that share one listener and one service, kept at size.
 //!
 //! What decides is pure and apart: [`slot`] what a slot does next, [`throttle`] how
-//! long it waits, [`overdue`] when a connection has taken too long, [`retirement`] what
-//! follows when a worker does not go, [`cause`] why a worker ended. What acts is here:
-//! fork, signal, take note.
+//! long the slot waits, [`overdue`] when a connection has taken too long, [`retirement`]
+//! what follows when a worker does not go, [`cause`] why a worker ended, [`death`] what
+//! that means for its successor. What acts is here, and in the files named after it.
 #![forbid(unsafe_code)]
 
 mod agenda;
@@ -13,6 +13,7 @@ mod blueprint;
 mod cause;
 mod death;
 mod drain;
+mod filing;
 mod generation;
 mod mend;
 mod oom_kills;
@@ -31,7 +32,6 @@ use std::io;
 use std::rc::Rc;
 use std::time::Duration;
 
-use nix::libc;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
@@ -39,9 +39,7 @@ use crate::config;
 use crate::listener::Listener;
 use crate::log::event::Event;
 use crate::log::rate::HeldBack;
-use crate::scoreboard::{InHand, Leaving, Look};
 use crate::sys::clock::Moment;
-use crate::sys::wait::{Exit, Reaped};
 
 pub use blueprint::Blueprint;
 pub use cause::Asked;
@@ -50,15 +48,12 @@ pub use mend::Mending;
 pub use shared::Shared;
 
 use agenda::{Agenda, Task};
-use cause::{Cause, Killer};
-use death::{Death, Unfinished};
 use drain::Closing;
 use generation::Generation;
 use mend::Health;
 use rates::Rates;
 use slot::StartKind;
 use spawn::spawn;
-use throttle::End;
 use worker::{Place, Untold, Worker};
 
 /// The workers of one `[pool.NAME]`, of the generation that serves, of one that a reload
@@ -249,8 +244,7 @@ impl Pool {
         }
         let (place, slot) = (worker.place, worker.slot);
         if worker.untold == Untold::Starting {
-            let min_uptime = self.serving.blueprint.config.min_uptime;
-            let until = worker.started + min_uptime;
+            let until = worker.started + worker.terms.min_uptime;
             worker.untold = Untold::Until(until);
             self.agenda.add(until, Task::Worker(pid));
         }
@@ -316,93 +310,6 @@ impl Pool {
         self.workers.get(&pid)?.seat.program()
     }
 
-    /// Takes note of the end of a child, if it was one of ours. `random`
-    /// spreads the delay of a slot that backs off.
-    pub fn file(
-        &mut self,
-        reaped: &Reaped,
-        now: Moment,
-        random: u64,
-        shared: &mut Shared,
-        events: &mut Vec<Event>,
-    ) {
-        let Some(worker) = self.workers.remove(&reaped.pid) else { return };
-        let (place, slot) = (worker.place, worker.slot);
-        let look = worker.seat.look();
-        let recycles = self.config().max_requests > 0;
-        let min_uptime = self.config().min_uptime;
-        let death = self.explain(worker, look, reaped, now, shared);
-        let end = end(&death, look, recycles, min_uptime);
-        if end == End::Young && place != Place::Leaving {
-            let reason = death.reason.as_ref().map_or_else(String::new, |it| format!(": {it}"));
-            self.last_failure = Some(format!("its worker {}{reason}", death.exit));
-        }
-        let mut is_retry = false;
-        let mut delay = None;
-        self.closing.note_death(look, &death);
-        self.suspect();
-        if let Some(generation) = self.generation_at(place) {
-            if look.is_accepting {
-                generation.accepts(slot);
-            }
-            is_retry = end == End::Young && generation.backs_off(slot);
-            delay = generation.vacate(slot, end, now, random);
-            let id = generation.id;
-            if let Some(delay) = delay {
-                self.agenda.add(now + delay.time, Task::Slot(id, slot));
-            }
-        }
-        let pool = death.pool.clone();
-        self.log_death(death, is_retry, now, events);
-        if let Some(delay) = delay
-            && let Some(held_back) = self.rates.delay(now)
-        {
-            let (deaths, delay_ms) = (delay.deaths, delay.time);
-            events.push(Event::RespawnThrottled { pool, slot, deaths, delay_ms, held_back });
-        }
-    }
-
-    /// Why a worker ended.
-    fn explain(
-        &self,
-        worker: Worker,
-        look: Look,
-        reaped: &Reaped,
-        now: Moment,
-        shared: &mut Shared,
-    ) -> Death {
-        let is_sigkill = matches!(reaped.exit, Exit::Signal { number: libc::SIGKILL, .. });
-        let killer = match (is_sigkill, worker.killed) {
-            (true, true) => Killer::Master,
-            (true, false) if shared.oom_kills.take_one(now) => Killer::Kernel,
-            _ => Killer::Unknown,
-        };
-        let unfinished = |it: InHand| Unfinished {
-            peer: worker.seat.peer().to_string(),
-            elapsed: now - it.began,
-        };
-        Death {
-            pool: self.name().to_owned(),
-            slot: worker.slot,
-            pid: worker.pid,
-            generation: worker.generation,
-            exit: reaped.exit,
-            cause: Cause::of(reaped.exit, worker.asked, killer, look.leaving),
-            killer,
-            uptime: now - worker.started,
-            served: look.served,
-            in_hand: look.in_hand.map(unfinished),
-            usage: reaped.usage,
-            reason: worker.seat.reason(),
-        }
-    }
-
-    fn log_death(&mut self, death: Death, is_retry: bool, now: Moment, events: &mut Vec<Event>) {
-        if let Some(held_back) = self.rates.end(death.cause, is_retry, now) {
-            events.push(death.told(held_back));
-        }
-    }
-
     fn started(&self, pid: Pid, held_back: HeldBack) -> Option<Event> {
         let Worker { slot, generation, .. } = *self.workers.get(&pid)?;
         let pool = self.name().to_owned();
@@ -464,27 +371,5 @@ impl Pool {
     fn generation_at(&mut self, place: Place) -> Option<&mut Generation> {
         let Place::Slot(id) = place else { return None };
         [Some(&mut self.serving), self.next.as_mut()].into_iter().flatten().find(|it| it.id == id)
-    }
-}
-
-/// How a worker has ended, as far as its successor is concerned.
-fn end(death: &Death, look: Look, recycles: bool, min_uptime: Duration) -> End {
-    // A worker that leaves by itself and says why has not failed, whoever wanted it.
-    let left = death.exit == Exit::Code(0) && look.leaving.is_some();
-    if left && look.leaving == Some(Leaving::Recycled) && recycles {
-        return End::Recycled;
-    }
-    // One that somebody has ended did not fail.
-    let failed = matches!(death.cause, Cause::Crashed | Cause::OutOfMemory | Cause::Unknown);
-    // However long it took: one that failed before its first accept died young.
-    let never_accepted = failed && !look.is_accepting;
-    let is_early = death.uptime < min_uptime || never_accepted;
-    let is_idle = look.in_hand.is_none() && death.served == 0;
-    if is_early && is_idle && !left {
-        End::Young
-    } else if look.in_hand.is_some() {
-        End::AtWork
-    } else {
-        End::Lived
     }
 }

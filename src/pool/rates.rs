@@ -56,14 +56,18 @@ impl Rates {
         self.replaced.admit(now)
     }
 
-    /// A worker has ended; `is_retry` if its slot backs off.
-    pub fn end(&mut self, cause: Cause, is_retry: bool, now: Moment) -> Option<HeldBack> {
+    /// A worker has ended.
+    pub fn end(&mut self, cause: Cause, now: Moment) -> Option<HeldBack> {
         match cause {
-            _ if is_retry => self.retried[1].admit(now),
             Cause::Recycled => self.recycled.admit(now),
             _ if cause.is_wanted() => Some(HeldBack::NONE),
             _ => self.crashes.admit(now),
         }
+    }
+
+    /// A worker of a slot that backs off has died young again.
+    pub fn failed_retry(&mut self, now: Moment) -> Option<HeldBack> {
+        self.retried[1].admit(now)
     }
 
     /// A slot waits before it is filled again.
@@ -91,11 +95,11 @@ mod tests {
     #[test]
     fn what_clients_can_make_of_workers_is_bounded() {
         let mut rates = Rates::new();
-        let ends = (0..30_000).filter_map(|_| rates.end(Cause::Recycled, false, NOW));
+        let ends = (0..30_000).filter_map(|_| rates.end(Cause::Recycled, NOW));
         assert_eq!(ends.count(), 20_000);
         let starts = (0..30_000).filter_map(|_| rates.start(StartKind::Replacement, NOW));
         assert_eq!(starts.count(), 20_000);
-        let crashes = (0..30_000).filter_map(|_| rates.end(Cause::Crashed, false, NOW));
+        let crashes = (0..30_000).filter_map(|_| rates.end(Cause::Crashed, NOW));
         assert_eq!(crashes.count(), 2_000);
     }
 
@@ -104,7 +108,7 @@ mod tests {
         let mut rates = Rates::new();
         assert!((0..30_000).all(|_| rates.start(StartKind::First, NOW) == Some(HeldBack::NONE)));
         for cause in [Cause::Retired, Cause::Stopped] {
-            assert!((0..30_000).all(|_| rates.end(cause, false, NOW) == Some(HeldBack::NONE)));
+            assert!((0..30_000).all(|_| rates.end(cause, NOW) == Some(HeldBack::NONE)));
         }
     }
 }

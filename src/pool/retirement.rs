@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use crate::scoreboard::InHand;
 use crate::sys::clock::Moment;
 
 /// That a worker was asked to retire.
@@ -17,13 +18,13 @@ pub struct Retirement {
 pub enum Step {
     /// Nothing: it has a connection in hand.
     Wait,
-    /// Its connection has had its time.
-    Cut,
+    /// This connection has had its time.
+    Cut(InHand),
     /// It has nothing in hand and is still there.
     Kill,
 }
 
-/// How long it may take, by the settings of its pool.
+/// How long it may take.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
     /// With nothing in hand.
@@ -54,14 +55,14 @@ impl Retirement {
     /// A worker that was asked accepts no more, so what has nothing in hand now will
     /// have nothing later. The pause between two looks grows with the time that has
     /// passed: a connection of hours wakes nobody every few seconds.
-    pub fn step(&mut self, is_busy: bool, now: Moment, bounds: Bounds) -> Option<Step> {
+    pub fn step(&mut self, in_hand: Option<InHand>, now: Moment, bounds: Bounds) -> Option<Step> {
         if now < self.next {
             return None;
         }
         let elapsed = self.elapsed(now);
         let cut_at = bounds.retire.map(|retire| self.since + retire);
         self.next = now + elapsed.max(bounds.kill);
-        if !is_busy {
+        let Some(connection) = in_hand else {
             return match self.since + bounds.kill {
                 kill_at if kill_at > now => {
                     self.next = kill_at;
@@ -69,9 +70,9 @@ impl Retirement {
                 }
                 _ => Some(Step::Kill),
             };
-        }
+        };
         match cut_at {
-            Some(cut_at) if cut_at <= now => Some(Step::Cut),
+            Some(cut_at) if cut_at <= now => Some(Step::Cut(connection)),
             Some(cut_at) => {
                 self.next = self.next.min(cut_at);
                 Some(Step::Wait)
@@ -86,6 +87,7 @@ mod tests {
     use super::*;
 
     const KILL: Duration = Duration::from_secs(5);
+    const CONNECTION: InHand = InHand { serial: 1, began: Moment::from_nanos(1) };
 
     fn at(seconds: u64) -> Moment {
         Moment::from_nanos(seconds * 1_000_000_000)
@@ -99,8 +101,8 @@ mod tests {
     #[test]
     fn one_with_nothing_in_hand_is_killed_after_kill_timeout() {
         let (mut retirement, bounds) = begun(None);
-        assert_eq!(retirement.step(false, at(14), bounds), None, "not before its time");
-        assert_eq!(retirement.step(false, at(15), bounds), Some(Step::Kill));
+        assert_eq!(retirement.step(None, at(14), bounds), None, "not before its time");
+        assert_eq!(retirement.step(None, at(15), bounds), Some(Step::Kill));
     }
 
     #[test]
@@ -110,10 +112,10 @@ mod tests {
         for _ in 0..5 {
             let next = retirement.deadline();
             looks.push((next - at(10)).as_secs());
-            assert_eq!(retirement.step(true, next, bounds), Some(Step::Wait));
+            assert_eq!(retirement.step(Some(CONNECTION), next, bounds), Some(Step::Wait));
         }
         assert_eq!(looks, [5, 10, 20, 40, 80]);
-        assert_eq!(retirement.step(false, retirement.deadline(), bounds), Some(Step::Kill));
+        assert_eq!(retirement.step(None, retirement.deadline(), bounds), Some(Step::Kill));
     }
 
     #[test]
@@ -124,15 +126,15 @@ mod tests {
             loop {
                 let next = retirement.deadline();
                 seen.push((next - at(10)).as_secs());
-                if retirement.step(true, next, bounds) == Some(Step::Cut) {
+                if retirement.step(Some(CONNECTION), next, bounds) == Some(Step::Cut(CONNECTION)) {
                     break;
                 }
             }
             assert_eq!(seen, looks);
         }
         let (mut retirement, bounds) = begun(Some(3));
-        assert_eq!(retirement.step(false, at(13), bounds), Some(Step::Wait), "still in time to go");
+        assert_eq!(retirement.step(None, at(13), bounds), Some(Step::Wait), "still in time to go");
         assert_eq!(retirement.deadline(), at(15));
-        assert_eq!(retirement.step(false, at(15), bounds), Some(Step::Kill));
+        assert_eq!(retirement.step(None, at(15), bounds), Some(Step::Kill));
     }
 }

@@ -137,11 +137,11 @@ mod tests {
     const NOW: Moment = Moment::from_nanos(5_000_000_000);
     const PID: Pid = Pid::from_raw(7);
 
-    /// A slot whose workers have ended like this, one after the other.
-    fn after(has_accepted: bool, ends: &[End]) -> Slot {
+    /// A slot whose workers have shown this much and ended like this, one after the other.
+    fn after(shown: Sign, ends: &[End]) -> Slot {
         ends.iter().fold(Slot::default(), |slot, &end| {
             let slot = slot.filled(PID);
-            let slot = if has_accepted { slot.accepting() } else { slot };
+            let slot = if shown == Sign::Accepts { slot.accepting() } else { slot };
             slot.vacated(end, NOW, 100).0
         })
     }
@@ -155,43 +155,49 @@ mod tests {
             ("serving", Slot::default().filled(PID).accepting(), NOW, Next::Stay, Sign::Accepts),
             (
                 "one died young",
-                after(false, &[End::Young]),
+                after(Sign::Open, &[End::Young]),
                 NOW,
                 Next::Fill(StartKind::First),
                 Sign::Open,
             ),
-            ("two died young", after(false, &[End::Young; 2]), NOW, Next::Wait(later), Sign::Fails),
+            (
+                "two died young",
+                after(Sign::Open, &[End::Young; 2]),
+                NOW,
+                Next::Wait(later),
+                Sign::Fails,
+            ),
             (
                 "its delay is over",
-                after(false, &[End::Young; 2]),
+                after(Sign::Open, &[End::Young; 2]),
                 later,
                 Next::Fill(StartKind::Retry),
                 Sign::Fails,
             ),
             (
                 "the retry starts",
-                after(false, &[End::Young; 2]).filled(PID),
+                after(Sign::Open, &[End::Young; 2]).filled(PID),
                 later,
                 Next::Stay,
                 Sign::Fails,
             ),
             (
                 "one crashed at work",
-                after(true, &[End::AtWork]),
+                after(Sign::Accepts, &[End::AtWork]),
                 NOW,
                 Next::Fill(StartKind::Replacement),
                 Sign::Accepts,
             ),
             (
                 "two died idle and young",
-                after(true, &[End::Young; 2]),
+                after(Sign::Accepts, &[End::Young; 2]),
                 NOW,
                 Next::Wait(later),
                 Sign::Accepts,
             ),
             (
                 "one lived after two that did not",
-                after(true, &[End::Young, End::Young, End::Lived]),
+                after(Sign::Accepts, &[End::Young, End::Young, End::Lived]),
                 NOW,
                 Next::Fill(StartKind::Replacement),
                 Sign::Accepts,

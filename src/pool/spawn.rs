@@ -11,7 +11,7 @@ use crate::worker::{self, Assignment, Entrance};
 use super::generation::{Gate, Generation};
 use super::overdue::Watch;
 use super::shared::Shared;
-use super::worker::{Place, Timeouts, Untold, Worker};
+use super::worker::{Place, Terms, Untold, Worker};
 
 /// Forks the worker of a slot.
 ///
@@ -29,12 +29,7 @@ pub fn spawn(generation: &mut Generation, slot: u32, shared: &mut Shared) -> io:
         seat.drain();
     }
     let started = Moment::now();
-    let config = &generation.blueprint.config;
-    let timeouts = Timeouts {
-        request: config.request_timeout,
-        kill: config.kill_timeout,
-        retire: config.retire_timeout,
-    };
+    let terms = Terms::of(&generation.blueprint.config);
     match generation.blueprint.profile.fork()? {
         Fork::Parent(pid) => Ok(Worker {
             pid,
@@ -48,7 +43,7 @@ pub fn spawn(generation: &mut Generation, slot: u32, shared: &mut Shared) -> io:
             killed: false,
             suspended: None,
             watch: Watch::default(),
-            timeouts,
+            terms,
             untold: Untold::No,
         }),
         Fork::Child(newborn) => worker::run(

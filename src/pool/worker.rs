@@ -7,6 +7,7 @@ use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::config;
 use crate::scoreboard::{InHand, Seat};
 use crate::sys::clock::Moment;
 
@@ -34,7 +35,7 @@ pub struct Worker {
     /// Somebody has suspended it; it is killed then.
     pub(super) suspended: Option<Moment>,
     pub(super) watch: Watch,
-    pub(super) timeouts: Timeouts,
+    pub(super) terms: Terms,
     /// It accepts, and the log has not been told of it: it may die like those before.
     pub(super) untold: Untold,
 }
@@ -59,15 +60,33 @@ pub enum Untold {
     Until(Moment),
 }
 
-/// How long a worker may take, by the settings that it was forked with.
+/// What the configuration that a worker was forked with says of its life. A reload that
+/// comes later does not change it.
 #[derive(Clone, Copy, Debug)]
-pub struct Timeouts {
-    /// For one connection.
-    pub request: Option<Duration>,
+pub struct Terms {
+    /// The longest that one connection may take.
+    pub request_timeout: Option<Duration>,
     /// From the polite signal to SIGKILL.
-    pub kill: Duration,
-    /// For a connection in hand, once it was asked to retire.
-    pub retire: Option<Duration>,
+    pub kill_timeout: Duration,
+    /// The longest that a connection in hand may take, once the worker was asked to retire.
+    pub retire_timeout: Option<Duration>,
+    /// A worker that dies sooner, with nothing served, has died young.
+    pub min_uptime: Duration,
+    /// After how many connections the worker leaves; 0 is never.
+    pub max_requests: u64,
+}
+
+impl Terms {
+    /// Those of this configuration.
+    pub fn of(config: &config::Pool) -> Self {
+        Terms {
+            request_timeout: config.request_timeout,
+            kill_timeout: config.kill_timeout,
+            retire_timeout: config.retire_timeout,
+            min_uptime: config.min_uptime,
+            max_requests: config.max_requests,
+        }
+    }
 }
 
 impl Worker {
@@ -138,6 +157,6 @@ impl Worker {
     }
 
     pub(super) fn bounds(&self) -> Bounds {
-        Bounds { kill: self.timeouts.kill, retire: self.timeouts.retire }
+        Bounds { kill: self.terms.kill_timeout, retire: self.terms.retire_timeout }
     }
 }

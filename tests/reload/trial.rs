@@ -84,6 +84,37 @@ fn a_worker_on_trial_does_not_wake_up_and_goes_with_its_master() {
     daemon.wait_for_nothing_left();
 }
 
+// The serving generation's `min_uptime` would make each of these deaths a young one.
+#[test]
+fn a_worker_on_trial_is_judged_by_its_own_min_uptime() {
+    let (address, slow) = (Address::fresh(), Address::fresh());
+    let config = |daemon: &Daemon, round, min_uptime: &str| {
+        let pool = format!("[pool.round]\nmin_uptime = \"{min_uptime}\"\n");
+        rounds(daemon, round, &address, &slow).replace("[pool.round]\n", &pool)
+    };
+    let daemon = start_rounds(&address, &slow);
+    daemon.expect(&["worker killed"]);
+    daemon.reload(&config(&daemon, 1, "1h"));
+    let old = daemon.wait_for_idle("round", 2);
+    let gate = daemon.directory().write("gate", "");
+    daemon.rewrite_config(&config(&daemon, 2, "0s"));
+    daemon.signal(Signal::SIGHUP);
+    let mark = daemon.log().mark();
+    let mut killed = old;
+    for _ in 0..6 {
+        let tried = until("two workers on trial wait to be let in", || {
+            let tried = daemon.workers("round").into_iter().filter(|pid| !killed.contains(pid));
+            let tried: Vec<_> = tried.filter(|&pid| procfs::is_in_ppoll(pid)).collect();
+            (tried.len() == 2).then_some(tried)
+        });
+        procfs::send(tried[0], Signal::SIGKILL);
+        killed.push(tried[0]);
+    }
+    fs::remove_file(&gate).expect("open the gate");
+    // With no slot throttled, which the end of the test holds.
+    daemon.log().wait_since(mark, "reloaded", |_| true);
+}
+
 fn deaf(address: &Address, round: usize, more: &str) -> String {
     format!(
         "[pool.deaf]\nlisten = \"{address}\"\nworkers = 2\nenv.ROUND = \"{round}\"\n\
