@@ -29,6 +29,7 @@ fn main() -> ExitCode {
             .with("command", Command::from_options)
             .with("die_at_start", DieAtStart::from_options)
             .with("bug", bug)
+            .with("stuck", stuck)
             .with("threads", threads),
     )
 }
@@ -36,6 +37,23 @@ fn main() -> ExitCode {
 /// A service with a bug in what reads its options, in the master itself.
 fn bug(_: &Options) -> Result<Command, Problems> {
     panic!("asked to panic")
+}
+
+/// A service that hangs or dies in what reads its options, if they say so.
+fn stuck(options: &Options) -> Result<Command, Problems> {
+    match options.parse::<Stuck>()?.how.as_str() {
+        "hang" => loop {
+            thread::sleep(Duration::from_secs(1));
+        },
+        "die" => process::abort(),
+        _ => Ok(Command),
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Stuck {
+    how: String,
 }
 
 /// A service that starts a thread in what reads its options.

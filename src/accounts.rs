@@ -1,19 +1,75 @@
 //! The one look-up of users and groups. It may block for as long as the user database
-//! of the machine takes.
+//! of the machine takes, so what was found once is remembered.
 #![forbid(unsafe_code)]
 
+use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::io;
+use std::sync::{Mutex, PoisonError};
 
-use nix::unistd::{Gid, Group, User, geteuid, getgrouplist};
+use nix::unistd::{Gid, Group, Uid, User, geteuid, getgrouplist};
+use serde::{Deserialize, Serialize};
+
+/// A user.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Account {
+    /// Its name.
+    pub name: String,
+    /// Its number.
+    pub uid: Uid,
+    /// Its first group.
+    pub gid: Gid,
+}
+
+/// What was found in the database of users and groups. It can cross a pipe: a daemon that
+/// runs has a child look, because that may block.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Found {
+    /// The numbers of users and of their first groups, by name.
+    users: BTreeMap<String, (u32, u32)>,
+    /// The numbers of groups, by name.
+    groups: BTreeMap<String, u32>,
+    /// All groups of users, by the name of the user and the number of the first group.
+    members: BTreeMap<String, BTreeMap<String, Vec<u32>>>,
+    /// The name of the user that this process runs as.
+    own: Option<String>,
+}
+
+static FOUND: Mutex<Option<Found>> = Mutex::new(None);
+
+/// What has been found so far.
+pub fn found() -> Found {
+    with_found(|found| found.clone())
+}
+
+/// From now on this is known, and nothing else.
+pub fn remember(new: Found) {
+    with_found(|found| *found = new);
+}
+
+fn with_found<T>(act: impl FnOnce(&mut Found) -> T) -> T {
+    let mut found = FOUND.lock().unwrap_or_else(PoisonError::into_inner);
+    act(found.get_or_insert_with(Found::default))
+}
 
 /// The user of this name.
 ///
 /// # Errors
 ///
 /// There is none, or the database cannot be read.
-pub fn user(name: &str) -> io::Result<User> {
-    User::from_name(name)?.ok_or_else(|| io::Error::other("no such user"))
+pub fn user(name: &str) -> io::Result<Account> {
+    let account = |(uid, gid)| Account {
+        name: name.to_owned(),
+        uid: Uid::from_raw(uid),
+        gid: Gid::from_raw(gid),
+    };
+    if let Some(numbers) = with_found(|found| found.users.get(name).copied()) {
+        return Ok(account(numbers));
+    }
+    let user = User::from_name(name)?.ok_or_else(|| io::Error::other("no such user"))?;
+    let numbers = (user.uid.as_raw(), user.gid.as_raw());
+    with_found(|found| found.users.insert(name.to_owned(), numbers));
+    Ok(account(numbers))
 }
 
 /// The group of this name.
@@ -21,8 +77,13 @@ pub fn user(name: &str) -> io::Result<User> {
 /// # Errors
 ///
 /// There is none, or the database cannot be read.
-pub fn group(name: &str) -> io::Result<Group> {
-    Group::from_name(name)?.ok_or_else(|| io::Error::other("no such group"))
+pub fn group(name: &str) -> io::Result<Gid> {
+    if let Some(gid) = with_found(|found| found.groups.get(name).copied()) {
+        return Ok(Gid::from_raw(gid));
+    }
+    let group = Group::from_name(name)?.ok_or_else(|| io::Error::other("no such group"))?;
+    with_found(|found| found.groups.insert(name.to_owned(), group.gid.as_raw()));
+    Ok(group.gid)
 }
 
 /// All groups of a user whose first one is `gid`.
@@ -30,13 +91,57 @@ pub fn group(name: &str) -> io::Result<Group> {
 /// # Errors
 ///
 /// The database cannot be read.
-pub fn groups(user: &User, gid: Gid) -> io::Result<Vec<Gid>> {
-    Ok(getgrouplist(&CString::new(user.name.as_bytes())?, gid)?)
+pub fn groups(user: &Account, gid: Gid) -> io::Result<Vec<Gid>> {
+    let known = |found: &mut Found| found.members.get(&user.name)?.get(&gid.to_string()).cloned();
+    if let Some(groups) = with_found(known) {
+        return Ok(groups.into_iter().map(Gid::from_raw).collect());
+    }
+    let groups = getgrouplist(&CString::new(user.name.as_bytes())?, gid)?;
+    let numbers = groups.iter().map(|group| group.as_raw()).collect();
+    with_found(|found| {
+        found.members.entry(user.name.clone()).or_default().insert(gid.to_string(), numbers)
+    });
+    Ok(groups)
 }
 
 /// The name of the user that this process runs as, or its number.
 pub fn own_name() -> String {
+    if let Some(name) = with_found(|found| found.own.clone()) {
+        return name;
+    }
     let uid = geteuid();
-    let found = User::from_uid(uid).ok().flatten();
-    found.map_or_else(|| uid.to_string(), |user| user.name)
+    let user = User::from_uid(uid).ok().flatten();
+    let name = user.map_or_else(|| uid.to_string(), |user| user.name);
+    with_found(|found| found.own = Some(name.clone()));
+    name
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_found_crosses_a_pipe_and_is_not_looked_for_again() {
+        // Nobody has these names; in one test, for what is known is known to all.
+        let found = Found {
+            users: BTreeMap::from([("no one\" at all".to_owned(), (7, 8))]),
+            groups: BTreeMap::from([("none at all".to_owned(), 9)]),
+            members: BTreeMap::from([(
+                "no one\" at all".to_owned(),
+                BTreeMap::from([("8".to_owned(), vec![8, 10])]),
+            )]),
+            own: Some("somebody".to_owned()),
+        };
+        let text = toml::to_string(&found).unwrap();
+        assert_eq!(toml::from_str::<Found>(&text).unwrap(), found);
+        let before = self::found();
+        remember(found);
+        let account = user("no one\" at all").unwrap();
+        assert_eq!((account.uid.as_raw(), account.gid.as_raw()), (7, 8));
+        assert_eq!(group("none at all").unwrap().as_raw(), 9);
+        assert_eq!(groups(&account, account.gid).unwrap().len(), 2);
+        assert_eq!(own_name(), "somebody");
+        remember(before);
+        assert!(user("no one\" at all").is_err());
+    }
 }

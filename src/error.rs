@@ -31,6 +31,16 @@ pub enum Code {
     Config = 78,
 }
 
+impl Code {
+    /// The code of this number.
+    pub fn from_number(number: u8) -> Option<Self> {
+        use Code::*;
+        [Usage, NoInput, Unavailable, Software, Os, CannotCreate, NoPermission, Config]
+            .into_iter()
+            .find(|code| *code as u8 == number)
+    }
+}
+
 /// A fault that ends the command, or the reload that met it.
 ///
 /// The text has the form `could not <verb> <kind> "<name>": <reason>`; a hint

@@ -36,7 +36,10 @@ const MAY_KNOW: [(&str, &[&str]); 17] = [
             "worker",
         ],
     ),
-    ("master", &["config", "error", "listener", "log", "pool", "request", "service", "sys"]),
+    (
+        "master",
+        &["accounts", "config", "error", "listener", "log", "pool", "request", "service", "sys"],
+    ),
     ("notify", &["config", "error", "listener", "master", "sys"]),
     ("daemon", &["error", "master", "sys"]),
     (

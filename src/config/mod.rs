@@ -65,16 +65,6 @@ pub fn load(path: &Path) -> Result<Config, Problems> {
     parse(gather(path, MainFile::Any))
 }
 
-/// The same for a daemon that runs, which must not wait for the other end of a pipe:
-/// `path` has to be a regular file.
-///
-/// # Errors
-///
-/// As above.
-pub fn reload(path: &Path) -> Result<Config, Problems> {
-    parse(gather(path, MainFile::Regular))
-}
-
 /// The configuration that these files hold. It looks at nothing but them.
 ///
 /// # Errors

@@ -156,10 +156,7 @@ impl Owner {
     fn find(listen: &Listen) -> io::Result<Self> {
         let user = listen.owner.as_ref().map(|name| accounts::user(name.get_ref()));
         let group = listen.group.as_ref().map(|name| accounts::group(name.get_ref()));
-        Ok(Owner {
-            user: user.transpose()?.map(|user| user.uid),
-            group: group.transpose()?.map(|group| group.gid),
-        })
+        Ok(Owner { user: user.transpose()?.map(|user| user.uid), group: group.transpose()? })
     }
 
     fn is_given(&self) -> bool {

@@ -25,11 +25,11 @@ pub enum Change {
 /// running pool has, which need not be what its configuration says. `must_renew`
 /// tells of a pool that has not changed whether it is renewed all the same.
 pub fn changes<'a>(
-    running: impl IntoIterator<Item = (&'a Pool, u32)>,
+    running: impl IntoIterator<Item = (&'a Pool, i64)>,
     wanted: impl IntoIterator<Item = &'a Pool>,
     must_renew: impl Fn(&Pool) -> bool,
 ) -> BTreeMap<&'a str, Change> {
-    let mut running: BTreeMap<&str, (&Pool, u32)> =
+    let mut running: BTreeMap<&str, (&Pool, i64)> =
         running.into_iter().map(|(pool, size)| (pool.name.as_str(), (pool, size))).collect();
     let mut changes = BTreeMap::new();
     for pool in wanted {
@@ -44,12 +44,12 @@ pub fn changes<'a>(
     changes
 }
 
-fn change(old: &Pool, size: u32, new: &Pool) -> Change {
+fn change(old: &Pool, size: i64, new: &Pool) -> Change {
     let mut resized = old.clone();
     resized.workers = new.workers;
     if resized != *new {
         Change::Renew
-    } else if size != new.workers {
+    } else if size != i64::from(new.workers) {
         Change::Resize
     } else {
         Change::Keep
@@ -78,8 +78,10 @@ mod tests {
             // Its size was changed by a signal since.
             pool("[pool.tuned]\nlisten = \"@e\"\nworkers = 2\nservice = \"echo\""),
         ];
-        let running =
-            || old.iter().map(|pool| (pool, if pool.name == "tuned" { 5 } else { pool.workers }));
+        let running = || {
+            old.iter()
+                .map(|pool| (pool, if pool.name == "tuned" { 5 } else { i64::from(pool.workers) }))
+        };
         let expected = [
             ("gone", Change::Remove),
             ("grown", Change::Resize),

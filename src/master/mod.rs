@@ -16,6 +16,7 @@ mod plan;
 mod reap;
 mod reload;
 mod rollout;
+mod scout;
 mod sources;
 mod stop;
 
@@ -46,6 +47,7 @@ use phase::{Phase, together};
 use plan::Plan;
 use reload::could_not_start;
 use rollout::Rollout;
+use scout::Scouts;
 use sources::Source;
 
 pub use observer::{Observer, Status};
@@ -87,6 +89,8 @@ pub struct Master<'a> {
     /// Pools that are no longer in it, whose workers have not all left.
     removed: Vec<Pool>,
     phase: Phase,
+    /// The child that reads the configuration of the next reload.
+    scouts: Scouts,
     /// A reload under way.
     rollout: Option<Rollout>,
     /// How the reloads have ended, for those who ask.
@@ -98,6 +102,9 @@ pub struct Master<'a> {
     fork_failures: u64,
     /// The last wait has failed, and the log knows.
     cannot_wait: bool,
+    /// How many workers more each pool is to have than its configuration says, by the
+    /// signals that came since a reload was asked for.
+    scaled: i64,
     /// Why the daemon stops.
     cause: &'static str,
     /// The listeners are kept open over the end of the daemon.
@@ -153,12 +160,14 @@ impl<'a> Master<'a> {
                 .collect(),
             removed: Vec::new(),
             phase: Phase::Starting,
+            scouts: Scouts::default(),
             rollout: None,
             answers: Answers::default(),
             control,
             fork_pause: None,
             fork_failures: 0,
             cannot_wait: false,
+            scaled: 0,
             cause: "",
             listeners_stay: false,
             news: plan.news,
@@ -190,6 +199,7 @@ impl<'a> Master<'a> {
             let now = Moment::now();
             self.obey(Received::take(), now);
             self.hear(&callers, now);
+            self.hear_scout(now);
             self.reap(now);
             self.attend(now);
             self.advance(now);
@@ -201,7 +211,8 @@ impl<'a> Master<'a> {
     fn wait(&mut self) -> Vec<Caller> {
         let now = Moment::now();
         let timeout = self.deadline(now).map(|deadline| deadline - now);
-        let ready = match sources::wait(&self.signals, &self.shared, &self.control, timeout, now) {
+        let Master { signals, shared, scouts, control, .. } = &*self;
+        let ready = match sources::wait(signals, shared, scouts, control, timeout, now) {
             Ok(ready) => {
                 self.cannot_wait = false;
                 ready
@@ -224,6 +235,8 @@ impl<'a> Master<'a> {
                         }
                     });
                 }
+                // Heard once a turn in any case.
+                Source::Scout => {}
                 Source::OomKills => self.shared.oom_kills.look(Moment::now()),
                 Source::Control(caller) => callers.push(caller),
             }
@@ -245,6 +258,7 @@ impl<'a> Master<'a> {
         let others = [
             self.shared.oom_kills.deadline(now),
             self.phase.deadline(),
+            self.scouts.deadline(),
             self.control.deadline(),
             self.herald.observer.deadline(),
         ];
@@ -365,10 +379,11 @@ impl<'a> Master<'a> {
         for event in self.news.drain(..) {
             event.tell(&self.shared.log);
         }
-        let Master { pools, removed, phase, rollout, answers, herald, .. } = self;
+        let Master { pools, removed, phase, scouts, rollout, answers, herald, .. } = self;
         let is_waiting = !herald.is_ready() && *phase == Phase::Running;
         herald.observer.turn(now, &mut || {
             let phase = match rollout {
+                None if scouts.is_out() && *phase == Phase::Running => "reloading".to_owned(),
                 Some(_) if *phase == Phase::Running => "reloading".to_owned(),
                 _ => phase.to_string(),
             };
@@ -388,6 +403,7 @@ impl<'a> Master<'a> {
     }
 
     fn scale(&mut self, step: i64, now: Moment) {
+        self.scaled += step;
         self.pools.iter_mut().for_each(|pool| pool.scale(step, now));
         self.news.push(Event::Scaled { workers: self.pools.iter().map(Pool::target).sum() });
     }

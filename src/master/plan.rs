@@ -49,7 +49,7 @@ pub fn check(config: Config, services: &Services) -> Result<(), Problems> {
 }
 
 /// Draws the pools of a configuration, and checks what of it a reload may change.
-fn draw(config: Config, services: &Services) -> Result<Vec<Blueprint>, Problems> {
+pub fn draw(config: Config, services: &Services) -> Result<Vec<Blueprint>, Problems> {
     let mut problems = Vec::new();
     if let Err(error) = check_log(&Kind::of(&config.log)) {
         problems.push(Problem::new(&error).with_code(error.code()));

@@ -6,7 +6,7 @@ use nix::unistd::Pid;
 use crate::error::reason;
 use crate::log::event::Event;
 use crate::sys::clock::Moment;
-use crate::sys::wait::{ended_child, halted_child, reap};
+use crate::sys::wait::{Change, changed_child, reap};
 
 use super::Master;
 use super::orphans;
@@ -17,15 +17,16 @@ impl Master<'_> {
     pub(super) fn reap(&mut self, now: Moment) {
         let mut orphans = 0;
         let mut events = Vec::new();
-        while let Ok(Some((pid, halt))) = halted_child() {
-            let mut pools = self.pools.iter_mut().chain(&mut self.removed);
-            if let Some(pool) = pools.find(|pool| pool.has(pid)) {
-                pool.note_halt(pid, halt, now, &mut events);
-            }
-        }
         let result = loop {
-            let ended = match ended_child() {
-                Ok(Some(ended)) => ended,
+            let ended = match changed_child() {
+                Ok(Some(Change::Ended(ended))) => ended,
+                Ok(Some(Change::Halted(pid, halt))) => {
+                    let mut pools = self.pools.iter_mut().chain(&mut self.removed);
+                    if let Some(pool) = pools.find(|pool| pool.has(pid)) {
+                        pool.note_halt(pid, halt, now, &mut events);
+                    }
+                    continue;
+                }
                 Ok(None) => break Ok(()),
                 Err(error) => break Err(error),
             };
@@ -35,7 +36,7 @@ impl Master<'_> {
             }
             let mut pools = self.pools.iter_mut().chain(&mut self.removed);
             let pool = pools.find(|pool| pool.has(pid));
-            if pool.is_none() {
+            if pool.is_none() && !self.scouts.note_end(pid) {
                 // How the children of others ended is not our concern.
                 orphans::end_group_of(ended);
                 orphans += 1;

@@ -2,6 +2,7 @@
 //! tried; then all is put in force, or nothing.
 #![forbid(unsafe_code)]
 
+use crate::accounts;
 use crate::config::{self, Config};
 use crate::error::{Code, Error};
 use crate::log::event::Event;
@@ -14,24 +15,40 @@ use crate::sys::unshared::Unshared;
 use super::Master;
 use super::plan::Plan;
 use super::rollout::{Reloaded, Rollout, Stage, Target, stage};
+use super::scout::Findings;
 
 /// How a reload has ended.
 type Ended = Result<Reloaded, Error>;
 
 impl Master<'_> {
-    /// Begins a reload, or refuses it.
+    /// Begins a reload: its files are read first.
     pub(super) fn reload(&mut self, now: Moment) {
         self.herald.reloading();
         self.pools.iter_mut().for_each(Pool::suspect);
         let number = self.answers.ask();
-        if let Err(error) = self.begin_reload(number, now) {
-            self.answers.refuse(number, Reply::from(&error));
-            self.tell_reload(Err(error));
+        self.scaled = 0;
+        if let Err(error) = self.scouts.send(number, &self.file, &self.services, now) {
+            self.refuse_reload(number, error);
         }
     }
 
-    fn begin_reload(&mut self, number: u64, now: Moment) -> Result<(), Error> {
-        let config = config::reload(&self.file)?;
+    /// Goes on with a reload whose files are read, or refuses it.
+    pub(super) fn hear_scout(&mut self, now: Moment) {
+        let Some((number, found)) = self.scouts.hear(now) else { return };
+        if let Err(error) = found.and_then(|found| self.begin_reload(number, found, now)) {
+            self.refuse_reload(number, error);
+        }
+    }
+
+    fn refuse_reload(&mut self, number: u64, error: Error) {
+        self.answers.refuse(number, Reply::from(&error));
+        self.tell_reload(Err(error));
+    }
+
+    fn begin_reload(&mut self, number: u64, found: Findings, now: Moment) -> Result<(), Error> {
+        let Findings { gathered, accounts } = found;
+        accounts::remember(accounts);
+        let config = config::parse(gathered)?;
         self.check_control(&config)?;
         // What stays of it while workers are forked holds no secret.
         let sealed = config
@@ -122,8 +139,9 @@ impl Master<'_> {
             Ok(reloaded) => reloaded.told(),
             Err(error) => Event::ReloadFailed { reason: error.to_string() },
         });
-        // One that was begun before this one was refused is still on its way.
-        if self.rollout.is_none() {
+        // One that was begun before this one was refused is still on its way, and so may
+        // be one that was asked for since.
+        if self.rollout.is_none() && !self.scouts.is_out() {
             self.herald.reloaded();
         }
     }
@@ -134,6 +152,7 @@ impl Master<'_> {
             daemon: &mut self.daemon,
             log: &mut self.log,
             shared: &mut self.shared,
+            scaled: self.scaled,
             news: &mut self.news,
         }
     }

@@ -60,6 +60,8 @@ pub struct Target<'a> {
     pub daemon: &'a mut config::Daemon,
     pub log: &'a mut config::Log,
     pub shared: &'a mut Shared,
+    /// How many workers more each pool is to have than its configuration says.
+    pub scaled: i64,
     pub news: &'a mut Vec<Event>,
 }
 
@@ -72,10 +74,11 @@ impl Rollout {
         target: &mut Target<'_>,
         now: Moment,
     ) -> Rollout {
-        let Target { pools, log, shared, news, .. } = target;
+        let Target { pools, log, shared, scaled, news, .. } = target;
         news.extend(plan.news);
         let changes: BTreeMap<String, Change> = {
-            let running = pools.iter().map(|pool| (pool.config(), pool.target()));
+            let running =
+                pools.iter().map(|pool| (pool.config(), i64::from(pool.target()) - *scaled));
             let wanted = plan.pools.iter().map(|(blueprint, _)| &blueprint.config);
             // Workers hold the log and the listener that they were forked with.
             let is_other_log = **log != plan.log;
@@ -93,10 +96,12 @@ impl Rollout {
             match (changes.get(&blueprint.config.name), running) {
                 (Some(Change::Renew), Some(pool)) => {
                     pool.try_out(blueprint, listener, now);
+                    pool.scale_trial(*scaled, now);
                     pool.set_epoch(shared.generation);
                 }
                 (Some(Change::Add), None) => {
                     let mut pool = Pool::new(blueprint, listener, Gate::Shut);
+                    pool.scale_trial(*scaled, now);
                     pool.set_epoch(shared.generation);
                     pools.push(pool);
                 }
@@ -118,7 +123,7 @@ impl Rollout {
 
     /// All of it is put in force. Gives the pools that go, and what has changed.
     pub fn commit(self, target: &mut Target<'_>, now: Moment) -> (Vec<Pool>, Reloaded) {
-        let Target { pools, daemon, shared, news, .. } = target;
+        let Target { pools, daemon, shared, scaled, news, .. } = target;
         let reloaded = Reloaded::new(shared.generation, &self.changes);
         let change = |pool: &Pool| self.changes.get(pool.name()).copied();
         let gone = pools.extract_if(.., |pool| change(pool) == Some(Change::Remove)).collect();
@@ -132,7 +137,7 @@ impl Rollout {
             .collect();
         for pool in pools.iter_mut() {
             match resized.remove(pool.name()) {
-                Some(config) => pool.resize_to(config, now),
+                Some(config) => pool.resize_to(config, *scaled, now),
                 None => pool.commit(now),
             }
             pool.set_epoch(shared.generation);

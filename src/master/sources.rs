@@ -12,6 +12,7 @@ use crate::sys::clock::Moment;
 use crate::sys::signal::Waiting;
 
 use super::control::{Caller, Control};
+use super::scout::Scouts;
 
 /// Something that can end the wait, beside a signal and a deadline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,6 +21,8 @@ pub enum Source {
     Arrivals,
     /// The kernel may have killed for want of memory.
     OomKills,
+    /// The child that reads the configuration.
+    Scout,
     /// The control socket.
     Control(Caller),
 }
@@ -33,7 +36,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 pub fn pause(signals: &Waiting) -> Vec<Source> {
     // Without a descriptor there is nothing that could fail.
     let _ = signals.wait(&mut [], Some(PAUSE));
-    vec![Source::Arrivals, Source::OomKills]
+    vec![Source::Arrivals, Source::OomKills, Source::Scout]
 }
 
 /// Sleeps until a signal comes, a source has something, or the time is over. Gives the
@@ -45,15 +48,18 @@ pub fn pause(signals: &Waiting) -> Vec<Source> {
 pub fn wait(
     signals: &Waiting,
     shared: &Shared,
+    scouts: &Scouts,
     control: &Control,
     timeout: Option<Duration>,
     now: Moment,
 ) -> io::Result<Vec<Source>> {
     let arrivals = PollFd::new(shared.arrivals.as_fd(), PollFlags::POLLIN);
     let oom_kills = shared.oom_kills.watched(now).map(|fd| PollFd::new(fd, PollFlags::POLLPRI));
+    let scout = scouts.watched().map(|fd| PollFd::new(fd, PollFlags::POLLIN));
     let (sources, mut descriptors): (Vec<_>, Vec<_>) = [(Source::Arrivals, arrivals)]
         .into_iter()
         .chain(oom_kills.map(|descriptor| (Source::OomKills, descriptor)))
+        .chain(scout.map(|descriptor| (Source::Scout, descriptor)))
         .chain(control.watched().map(|(caller, descriptor)| (Source::Control(caller), descriptor)))
         .unzip();
     signals.wait(&mut descriptors, timeout)?;

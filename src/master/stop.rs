@@ -25,6 +25,7 @@ impl Master<'_> {
         match (self.phase, signal) {
             (Phase::Starting | Phase::Running, _) => {
                 self.cause = cause;
+                self.scouts.recall();
                 self.undo_reload(now);
                 self.news.push(Event::Stopping { cause });
                 self.pools.append(&mut self.removed);

@@ -166,15 +166,17 @@ impl Pool {
 
     /// Keeps so many workers more or less, also after a reload that is under way.
     pub fn scale(&mut self, step: i64, now: Moment) {
-        let scaled = |generation: &Generation| {
-            let target = i64::from(generation.target()) + step;
-            target.clamp(1, i64::from(config::MOST_WORKERS)) as u32
-        };
-        self.resize(scaled(&self.serving), now);
-        if let Some(next) = &mut self.next {
-            let surplus = next.resize(scaled(next));
-            self.retire(surplus, Asked::Retire, now);
+        self.resize(scaled(self.serving.target(), step), now);
+        if self.next.is_some() {
+            self.scale_trial(step, now);
         }
+    }
+
+    /// The same for what a reload tries.
+    pub fn scale_trial(&mut self, step: i64, now: Moment) {
+        let tried = self.next.as_mut().unwrap_or(&mut self.serving);
+        let surplus = tried.resize(scaled(tried.target(), step));
+        self.retire(surplus, Asked::Retire, now);
     }
 
     /// Lets go of the listener, asks every worker to retire, and fills no slot
@@ -236,12 +238,10 @@ impl Pool {
         if self.may_fill() { Some(Moment::default()) } else { agenda }
     }
 
-    /// The worker `pid` has said that it got as far as accepting.
+    /// The worker `pid` has said that it got as far as accepting. Its page says the same,
+    /// and could not be read if the machine is short of memory.
     pub fn note_arrival(&mut self, pid: Pid) {
         let Some(worker) = self.workers.get_mut(&pid) else { return };
-        if !worker.seat.look().is_accepting {
-            return;
-        }
         let (place, slot) = (worker.place, worker.slot);
         if worker.untold == Untold::Starting {
             let until = worker.started + worker.terms.min_uptime;
@@ -372,4 +372,9 @@ impl Pool {
         let Place::Slot(id) = place else { return None };
         [Some(&mut self.serving), self.next.as_mut()].into_iter().flatten().find(|it| it.id == id)
     }
+}
+
+/// So many workers more or less than `workers`, as far as there may be.
+fn scaled(workers: u32, step: i64) -> u32 {
+    (i64::from(workers) + step).clamp(1, i64::from(config::MOST_WORKERS)) as u32
 }

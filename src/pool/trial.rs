@@ -11,7 +11,7 @@ use crate::listener::Listener;
 use crate::sys::clock::Moment;
 
 use super::generation::{Gate, Generation, Standing};
-use super::{Asked, Blueprint, Pool};
+use super::{Asked, Blueprint, Pool, scaled};
 
 impl Pool {
     /// Starts a new generation beside the one that serves. Its workers get ready, and
@@ -53,9 +53,9 @@ impl Pool {
     }
 
     /// Takes over what the configuration says of a pool that keeps its workers, as far
-    /// as there is room for them.
-    pub fn resize_to(&mut self, config: config::Pool, now: Moment) {
-        self.resize(config.workers, now);
+    /// as there is room for them; `step` is how many workers more it is to have.
+    pub fn resize_to(&mut self, config: config::Pool, step: i64, now: Moment) {
+        self.resize(scaled(config.workers, step), now);
         self.serving.blueprint.config = config;
     }
 

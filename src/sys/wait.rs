@@ -91,33 +91,6 @@ pub struct Ended {
     pub by_sigkill: bool,
 }
 
-/// Finds one ended child, if there is one. It stays in the process table until it is
-/// reaped, so its pid, and its process group's number, are nobody else's until then.
-///
-/// Does not block (WNOHANG). SIGCHLD coalesces, so the caller repeats this
-/// until it gives None.
-pub fn ended_child() -> io::Result<Option<Ended>> {
-    loop {
-        // SAFETY: siginfo_t is plain data, for which all zeroes is a value.
-        let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
-        let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
-        // SAFETY: the pointer is to a live, writable local of the right type. nix's own
-        // fails where a real-time signal has ended the child.
-        match Errno::result(unsafe { libc::waitid(libc::P_ALL, 0, &mut info, options) }) {
-            Ok(_) => {
-                // SAFETY: waitid filled in the fields of SIGCHLD, or left zeroes
-                // (waitid(2)).
-                let (pid, status) = unsafe { (info.si_pid(), info.si_status()) };
-                let by_sigkill = info.si_code == libc::CLD_KILLED && status == libc::SIGKILL;
-                return Ok((pid != 0).then(|| Ended { pid: Pid::from_raw(pid), by_sigkill }));
-            }
-            Err(Errno::ECHILD) => return Ok(None),
-            Err(Errno::EINTR) => {}
-            Err(errno) => return Err(errno.into()),
-        }
-    }
-}
-
 /// What a signal has done to a child that goes on living (WIFSTOPPED and WIFCONTINUED
 /// of wait(2)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -128,24 +101,58 @@ pub enum Halt {
     Resumed,
 }
 
-/// Finds one child that was suspended or resumed since this was asked for it. Does not
-/// block (WNOHANG); the caller repeats this until it gives None.
-pub fn halted_child() -> io::Result<Option<(Pid, Halt)>> {
+/// What has become of a child.
+#[derive(Clone, Copy, Debug)]
+pub enum Change {
+    /// It has ended, and stays in the process table until it is reaped. So its pid, and
+    /// its process group's number, are nobody else's until then.
+    Ended(Ended),
+    /// It was suspended or resumed; that is told once.
+    Halted(Pid, Halt),
+}
+
+/// Finds one child of which something has become, if there is one.
+///
+/// Does not block (WNOHANG). SIGCHLD coalesces, so the caller repeats this until it gives
+/// None. One call looks for all kinds of changes, because the kernel visits each child
+/// for it, until it has found one.
+pub fn changed_child() -> io::Result<Option<Change>> {
+    let all = libc::WEXITED | libc::WSTOPPED | libc::WCONTINUED | libc::WNOWAIT;
     loop {
-        // SAFETY: siginfo_t is plain data, for which all zeroes is a value.
-        let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
-        let options = libc::WSTOPPED | libc::WCONTINUED | libc::WNOHANG;
-        // SAFETY: the pointer is to a live, writable local of the right type.
-        match Errno::result(unsafe { libc::waitid(libc::P_ALL, 0, &mut info, options) }) {
+        let Some(info) = waitid(libc::P_ALL, 0, all)? else { return Ok(None) };
+        let (pid, status, code) = info;
+        let (halt, kind) = match code {
+            libc::CLD_STOPPED | libc::CLD_TRAPPED => (Halt::Suspended, libc::WSTOPPED),
+            libc::CLD_CONTINUED => (Halt::Resumed, libc::WCONTINUED),
+            _ => {
+                let by_sigkill = code == libc::CLD_KILLED && status == libc::SIGKILL;
+                return Ok(Some(Change::Ended(Ended { pid, by_sigkill })));
+            }
+        };
+        // Taken, lest it is found again. It may be another change by now.
+        if waitid(libc::P_PID, pid.as_raw() as libc::id_t, kind)?.is_some() {
+            return Ok(Some(Change::Halted(pid, halt)));
+        }
+    }
+}
+
+/// waitid(2) without waiting: the pid, the status and the code of what was found.
+fn waitid(
+    kind: libc::idtype_t,
+    id: libc::id_t,
+    options: i32,
+) -> io::Result<Option<(Pid, i32, i32)>> {
+    // SAFETY: siginfo_t is plain data, for which all zeroes is a value.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    loop {
+        // SAFETY: the pointer is to a live, writable local of the right type. nix's own
+        // fails where a real-time signal has ended the child.
+        match Errno::result(unsafe { libc::waitid(kind, id, &mut info, options | libc::WNOHANG) }) {
             Ok(_) => {
                 // SAFETY: waitid filled in the fields of SIGCHLD, or left zeroes
                 // (waitid(2)).
-                let pid = unsafe { info.si_pid() };
-                let halt = match info.si_code {
-                    libc::CLD_CONTINUED => Halt::Resumed,
-                    _ => Halt::Suspended,
-                };
-                return Ok((pid != 0).then(|| (Pid::from_raw(pid), halt)));
+                let (pid, status) = unsafe { (info.si_pid(), info.si_status()) };
+                return Ok((pid != 0).then(|| (Pid::from_raw(pid), status, info.si_code)));
             }
             Err(Errno::ECHILD) => return Ok(None),
             Err(Errno::EINTR) => {}

@@ -8,10 +8,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit};
-use nix::unistd::{Gid, Group, Uid, User, getegid, geteuid};
+use nix::unistd::{Gid, Uid, getegid, geteuid};
 use toml::Spanned;
 
-use crate::accounts;
+use crate::accounts::{self, Account};
 use crate::config::{self, Peers, Pool, Problem, Problems};
 use crate::error::{Code, Error, reason};
 use crate::service::SEARCH_PATH;
@@ -153,13 +153,13 @@ fn asked_user(pool: &Pool) -> Option<Asked<'_>> {
     }
 }
 
-fn find_user(asked: &Asked<'_>) -> Result<User, Problem> {
+fn find_user(asked: &Asked<'_>) -> Result<Account, Problem> {
     let Asked { name, problem } = asked;
     accounts::user(name)
         .map_err(|error| problem(format!("could not find user \"{name}\": {}", reason(&error))))
 }
 
-fn find_group(pool: &Pool, name: &Spanned<String>) -> Result<Group, Problem> {
+fn find_group(pool: &Pool, name: &Spanned<String>) -> Result<Gid, Problem> {
     accounts::group(name.get_ref()).map_err(|error| {
         let message = format!("could not find group \"{}\": {}", name.get_ref(), reason(&error));
         pool.problem("group", name.span(), message)
@@ -172,15 +172,16 @@ fn identity(pool: &Pool) -> Result<Option<Identity>, Problem> {
     let group = pool.group.as_ref().map(|name| find_group(pool, name)).transpose()?;
     let identity = match (user, group, asked) {
         (Some(user), group, Some(asked)) => {
-            let gid = group.map_or(user.gid, |group| group.gid);
+            let gid = group.unwrap_or(user.gid);
             let groups = accounts::groups(&user, gid).map_err(|error| {
                 let (name, reason) = (&user.name, reason(&error));
                 (asked.problem)(format!("could not look up groups of user \"{name}\": {reason}"))
             })?;
             Identity { name: user.name, uid: user.uid, gid, groups }
         }
-        (_, Some(group), _) => {
-            Identity { name: group.name, uid: geteuid(), gid: group.gid, groups: vec![group.gid] }
+        (_, Some(gid), _) => {
+            let name = pool.group.as_ref().map(|name| name.get_ref().clone()).unwrap_or_default();
+            Identity { name, uid: geteuid(), gid, groups: vec![gid] }
         }
         (_, None, _) => return Ok(None),
     };

@@ -6,8 +6,9 @@ use std::os::unix::net::UnixListener;
 
 use super::echo;
 use super::snapshot::Snapshot;
+use nix::sys::signal::Signal;
 use support::client::{assert_refuses, assert_serves};
-use support::{Address, Daemon};
+use support::{Address, Daemon, procfs, until};
 
 /// A configuration that cannot be had, and a word that has to be in the reason.
 struct Fault {
@@ -187,4 +188,61 @@ fn a_reload_with_a_service_that_leaves_a_thread_touches_no_worker() {
     assert_refuses(&new);
     assert_serves(&address);
     assert_eq!(daemon.wait_for_idle("echo", 2), workers);
+}
+
+// To look up a user, or what a service does with its options, may take for ever.
+#[test]
+fn a_reload_that_hangs_holds_nobody_up() {
+    let address = Address::fresh();
+    let other = echo("echo", &Address::fresh(), 1);
+    let config = |how: &str| {
+        format!(
+            "{other}[pool.stuck]\nlisten = \"{address}\"\nworkers = 1\nservice.stuck.how = \"{how}\"\n"
+        )
+    };
+    let daemon = Daemon::start_example("testsvc", &config("well"));
+    daemon.expect(&["worker killed", "reload failed"]);
+    daemon.rewrite_config(&config("hang"));
+    let mark = daemon.log().mark();
+    daemon.signal(Signal::SIGHUP);
+    let reader = until("a process reads the configuration", || {
+        let children = procfs::children(daemon.pid());
+        children.iter().find(|child| child.name == "preforkd-reload").map(|child| child.pid)
+    });
+    // Meanwhile the master does all that it does.
+    let victim = daemon.workers("stuck")[0];
+    procfs::send(victim, Signal::SIGKILL);
+    daemon.log().wait_since(mark, "worker killed", |event| event.pid() == victim);
+    assert!(support::client::ask(&address, "pid\n").ends_with('\n'));
+    let over = daemon.log().since(mark).iter().any(|event| event.message() == "reload failed");
+    assert!(!over, "it waits for the answer");
+    let failed = daemon.log().wait_since(mark, "reload failed", |_| true);
+    assert!(failed.text("reason").is_some_and(|it| it.contains("longer than 10 s")), "{failed}");
+    until("the process is gone", || (!procfs::is_alive(reader)).then_some(()));
+    // Another one that hangs gives way to one that does not.
+    daemon.signal(Signal::SIGHUP);
+    daemon.reload(&config("well still"));
+    // A stop waits for none.
+    daemon.rewrite_config(&config("hang"));
+    daemon.signal(Signal::SIGHUP);
+    daemon.stop();
+}
+
+#[test]
+fn a_reload_whose_reader_dies_is_refused() {
+    let address = Address::fresh();
+    let config = |how: &str| {
+        format!(
+            "[pool.stuck]\nlisten = \"{address}\"\nworkers = 1\nservice.stuck.how = \"{how}\"\n"
+        )
+    };
+    let daemon = Daemon::start_example("testsvc", &config("well"));
+    daemon.wait_for_idle("stuck", 1);
+    let before = Snapshot::of(&daemon);
+    let reason = "ended without an answer".to_owned();
+    let fault = Fault { config: config("die"), reason };
+    daemon.rewrite_config(&fault.config);
+    let event = daemon.fail_to_reload();
+    assert!(event.text("reason").is_some_and(|it| it.contains(&fault.reason)), "{event}");
+    assert_eq!(Snapshot::of(&daemon), before);
 }

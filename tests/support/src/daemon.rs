@@ -349,7 +349,9 @@ impl Daemon {
     #[track_caller]
     pub fn children(&self) -> Vec<i32> {
         let children = procfs::children(self.pid());
-        children.iter().filter(|child| child.is_alive()).map(|child| child.pid).collect()
+        // Not the one that reads the configuration for a reload.
+        let is_one = |child: &&Process| child.is_alive() && child.name != "preforkd-reload";
+        children.iter().filter(is_one).map(|child| child.pid).collect()
     }
 
     /// The children that ended and were not reaped.
@@ -403,13 +405,15 @@ impl Daemon {
         until("the master is held", || is_held().then_some(()));
     }
 
-    /// Waits until the signals that were sent to the master are obeyed.
+    /// Waits until the signals that were sent to the master are obeyed, and the files of a
+    /// reload are read.
     #[track_caller]
     pub fn wait_until_obeyed(&self) {
         until("the signals are obeyed", || {
             let pending = procfs::status(self.pid(), "ShdPnd")?;
             let are_taken = pending.chars().all(|digit| digit == '0');
-            (are_taken && procfs::is_in_ppoll(self.pid())).then_some(())
+            let is_idle = procfs::is_in_ppoll(self.pid()) && !procfs::reads_a_pipe(self.pid());
+            (are_taken && is_idle).then_some(())
         });
     }
 

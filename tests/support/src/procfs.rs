@@ -210,6 +210,20 @@ pub fn send_if_there(pid: i32, signal: Signal) {
     let _ = kill(Pid::from_raw(pid), signal);
 }
 
+/// Whether the process has the reading end of a pipe, as the master has while a process
+/// reads the configuration for it. Standard input does not count.
+pub fn reads_a_pipe(pid: i32) -> bool {
+    let is_pipe = |target: &str| target.starts_with("pipe:");
+    let pipes = descriptors(pid).into_iter().filter(|(fd, target)| *fd > 2 && is_pipe(target));
+    let reads = |fd: i32| {
+        let info = fs::read_to_string(format!("/proc/{pid}/fdinfo/{fd}")).ok()?;
+        let flags = info.lines().find_map(|line| line.strip_prefix("flags:"))?;
+        let flags = i32::from_str_radix(flags.trim(), 8).ok()?;
+        Some(flags & nix::libc::O_ACCMODE == nix::libc::O_RDONLY)
+    };
+    pipes.map(|(fd, _)| fd).any(|fd| reads(fd) == Some(true))
+}
+
 /// Sets the soft limit of `resource` (as in prlimit(1)) for another process,
 /// and gives the one before.
 ///

@@ -1,0 +1,214 @@
+//! Reading for a reload: in a child, with a time limit.
+//!
+//! To read a file, to look up a user, or to make a service from its options may take
+//! for ever, or more memory than there is. The child does all that a reload will do of
+//! it. The master takes the bytes of the files and the numbers of users and groups, and
+//! only if the child has found nothing wrong.
+#![forbid(unsafe_code)]
+
+use std::fs::File;
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::path::Path;
+use std::time::Duration;
+
+use nix::fcntl::OFlag;
+use nix::sys::prctl;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, pipe2};
+
+use crate::accounts::{self, Found};
+use crate::config::{self, Gathered, MainFile};
+use crate::error::{Code, Error, reason};
+use crate::service::Services;
+use crate::sys::clock::Moment;
+use crate::sys::descriptor;
+use crate::sys::fork::{self, Fork, fork};
+
+use super::plan;
+
+/// How long the child may take. A look-up of a user that goes over the network may need
+/// some seconds.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The most bytes of an answer.
+const MOST_BYTES: usize = Gathered::MAX_ENCODED + 1024 * 1024;
+
+/// How many bytes of an answer are taken in one turn of the loop.
+const TURN_BYTES: usize = 4 * 1024 * 1024;
+
+/// The child that reads a configuration, and those that were told to end.
+#[derive(Debug, Default)]
+pub struct Scouts {
+    current: Option<Scout>,
+    /// All that are not reaped yet.
+    children: Vec<Pid>,
+}
+
+/// A child that reads a configuration.
+#[derive(Debug)]
+struct Scout {
+    /// The request that it is for.
+    number: u64,
+    pid: Pid,
+    answer: File,
+    bytes: Vec<u8>,
+    until: Moment,
+}
+
+/// What it has found, if nothing was wrong.
+#[derive(Debug)]
+pub struct Findings {
+    /// The files of the configuration.
+    pub gathered: Gathered,
+    /// The users and groups that they name.
+    pub accounts: Found,
+}
+
+impl Scouts {
+    /// Sends a child to read the configuration `file` for the request `number`. An earlier
+    /// one is of no use any more: the file may have changed since.
+    ///
+    /// # Errors
+    ///
+    /// There is no child: fork failed, or there are no descriptors.
+    pub fn send(
+        &mut self,
+        number: u64,
+        file: &Path,
+        services: &Services,
+        now: Moment,
+    ) -> Result<(), Error> {
+        self.recall();
+        let failed = |error: io::Error| Error::system("start a process for the reload", &error);
+        let (ours, its) =
+            pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).map_err(|errno| failed(errno.into()))?;
+        match fork().map_err(failed)? {
+            Fork::Parent(pid) => {
+                let (answer, until) = (ours.into(), now + TIMEOUT);
+                self.children.push(pid);
+                self.current = Some(Scout { number, pid, answer, bytes: Vec::new(), until });
+                Ok(())
+            }
+            Fork::Child(_) => read_for_master(file, services, its.into()),
+        }
+    }
+
+    /// Whether there is one.
+    pub fn is_out(&self) -> bool {
+        self.current.is_some()
+    }
+
+    /// When the time of the present one is over.
+    pub fn deadline(&self) -> Option<Moment> {
+        self.current.as_ref().map(|scout| scout.until)
+    }
+
+    /// What to wait for.
+    pub fn watched(&self) -> Option<BorrowedFd<'_>> {
+        self.current.as_ref().map(|scout| scout.answer.as_fd())
+    }
+
+    /// Takes what the present one has said. Gives the number of its request and the
+    /// answer, once that is whole.
+    pub fn hear(&mut self, now: Moment) -> Option<(u64, Result<Findings, Error>)> {
+        let scout = self.current.as_mut()?;
+        let number = scout.number;
+        let answer = scout.hear(now)?;
+        self.recall();
+        Some((number, answer))
+    }
+
+    /// Ends the present one.
+    pub fn recall(&mut self) {
+        if let Some(scout) = self.current.take()
+            && self.children.contains(&scout.pid)
+        {
+            // It is not reaped, so the pid is nobody else's.
+            let _ = kill(scout.pid, Signal::SIGKILL);
+        }
+    }
+
+    /// A child has ended. Says whether it was one of these.
+    pub fn note_end(&mut self, pid: Pid) -> bool {
+        let before = self.children.len();
+        self.children.retain(|&child| child != pid);
+        self.children.len() < before
+    }
+}
+
+impl Scout {
+    /// Takes what it has said; None while there is more to come.
+    fn hear(&mut self, now: Moment) -> Option<Result<Findings, Error>> {
+        let failed = |reason: &str| {
+            let message = format!("could not read configuration: {reason}");
+            Some(Err(Error::new(Code::Unavailable, message)))
+        };
+        let read = (&self.answer).take(TURN_BYTES as u64).read_to_end(&mut self.bytes);
+        match read {
+            _ if self.bytes.len() > MOST_BYTES => failed("it is too large"),
+            Ok(taken) if taken < TURN_BYTES => match parse(&self.bytes) {
+                Some(answer) => Some(answer),
+                None => failed("the process that read it ended without an answer"),
+            },
+            Err(error)
+                if !matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) =>
+            {
+                failed(&reason(&error))
+            }
+            Ok(_) | Err(_) if now >= self.until => {
+                failed("it took longer than 10 s; does a file or the user database not answer?")
+            }
+            Ok(_) | Err(_) => None,
+        }
+    }
+}
+
+/// The child: reads, checks, answers and leaves.
+fn read_for_master(file: &Path, services: &Services, mut answer: File) -> ! {
+    // What is the master's is not to be held open by a process that may hang.
+    let prepared = descriptor::close_all_but(&mut [answer.as_raw_fd()])
+        .and_then(|()| Ok(prctl::set_pdeathsig(Signal::SIGKILL)?))
+        .and_then(|()| Ok(prctl::set_name(c"preforkd-reload")?));
+    let found = match prepared {
+        Ok(()) => find(file, services),
+        Err(error) => Err(Error::system("read configuration", &error)),
+    };
+    // The pipe may be full, and the master reads at its own pace.
+    let blocking = nix::fcntl::FcntlArg::F_SETFL(OFlag::empty());
+    let _ = nix::fcntl::fcntl(&answer, blocking);
+    let sent = answer.write_all(&compose(&found));
+    fork::leave(if sent.is_ok() { 0 } else { Code::Os as u8 });
+}
+
+fn find(file: &Path, services: &Services) -> Result<Findings, Error> {
+    accounts::remember(Found::default());
+    let gathered = config::gather(file, MainFile::Regular);
+    let config = config::parse(gathered.clone())?;
+    plan::draw(config, services)?;
+    Ok(Findings { gathered, accounts: accounts::found() })
+}
+
+/// An answer: a code, 0 if nothing is wrong, and what belongs to it.
+fn compose(found: &Result<Findings, Error>) -> Vec<u8> {
+    match found {
+        Ok(Findings { gathered, accounts }) => {
+            let accounts = toml::to_string(accounts).unwrap_or_default();
+            let length = u32::try_from(accounts.len()).unwrap_or(u32::MAX).to_le_bytes();
+            [&[0][..], &length, accounts.as_bytes(), &gathered.to_bytes()].concat()
+        }
+        Err(error) => [&[error.code() as u8], error.to_string().as_bytes()].concat(),
+    }
+}
+
+fn parse(bytes: &[u8]) -> Option<Result<Findings, Error>> {
+    let (&code, rest) = bytes.split_first()?;
+    if code != 0 {
+        let message = String::from_utf8_lossy(rest).into_owned();
+        return Some(Err(Error::new(Code::from_number(code)?, message)));
+    }
+    let (length, rest) = rest.split_first_chunk()?;
+    let (accounts, gathered) = rest.split_at_checked(u32::from_le_bytes(*length) as usize)?;
+    let accounts = toml::from_str(str::from_utf8(accounts).ok()?).ok()?;
+    Some(Ok(Findings { gathered: Gathered::from_bytes(gathered)?, accounts }))
+}
