@@ -233,6 +233,32 @@ fn what_decides_is_pure() {
     }
 }
 
+/// The parameters of each function in this code.
+fn parameters(code: &str) -> impl Iterator<Item = &str> {
+    code.match_indices("fn ").filter_map(|(at, _)| {
+        let (_, from_parameters) = code[at..].split_once('(')?;
+        let mut depth = 1;
+        let end = from_parameters.find(|c| {
+            depth += i32::from(c == '(') - i32::from(c == ')');
+            depth == 0
+        });
+        Some(&from_parameters[..end?])
+    })
+}
+
+// Nobody who reads a call knows what its `true` means.
+#[test]
+fn no_function_takes_a_bool() {
+    let mut looked_at = 0;
+    for source in sources() {
+        for parameters in parameters(&source.code) {
+            looked_at += 1;
+            assert!(!parameters.contains(": bool"), "{}: fn ({parameters})", source.path);
+        }
+    }
+    assert!(looked_at > 300, "only {looked_at} functions were found");
+}
+
 /// The lines of code that have this word in them, counted from 1.
 fn lines_with(source: &Source, wanted: &str) -> Vec<usize> {
     let has_word = |line: &str| line.split(|c| !is_word(c)).any(|word| word == wanted);
@@ -381,6 +407,10 @@ fn the_tests_see_what_is_there() {
     let strings: Vec<_> =
         source.strings.iter().map(|(line, text)| (*line, text.as_str())).collect();
     assert_eq!(strings, [(4, "\"crate::cli\""), (5, "r#\"unsafe \" crate::cli\"#")]);
+
+    let text = "mod a;\n#[cfg(test)]\nmod tests;\nuse crate::log::X;\n";
+    let source = self::source("pool/mod.rs".to_owned(), text.to_owned());
+    assert!(known_to(&source).contains("log"), "what comes after the name of the tests");
 
     let explained = |text: &str| {
         is_explained(&self::source("sys/x.rs".to_owned(), text.to_owned()), text.lines().count())

@@ -14,6 +14,15 @@ pub struct Inherited {
     pub socket: OwnedFd,
 }
 
+/// Who has bound an inherited socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BoundBy {
+    /// An earlier process of ours. The file of the socket, if it has one, is ours to remove.
+    Us,
+    /// A socket unit.
+    SocketUnit,
+}
+
 /// Prefix of the names of our stored sockets.
 const STORED: &str = "listener-";
 

@@ -24,7 +24,7 @@ use crate::error::{Code, Error};
 use crate::sys::listener::{drop_newcomers, look_at};
 
 use file::SocketFile;
-pub use inherited::{Inherited, is_stored, stored_name};
+pub use inherited::{BoundBy, Inherited, is_stored, stored_name};
 
 /// A listening socket.
 #[derive(Debug)]
@@ -59,13 +59,10 @@ impl Listener {
 
     /// Adopts a socket that listens already.
     ///
-    /// `is_ours` says whether it was bound by an earlier process of ours, so
-    /// that its file, if it has one, is ours to remove.
-    ///
     /// # Errors
     ///
     /// It is not a stream socket that listens.
-    pub fn adopt(inherited: &Inherited, address: &Address, is_ours: bool) -> Result<Self, Error> {
+    pub fn adopt(inherited: &Inherited, address: &Address, by: BoundBy) -> Result<Self, Error> {
         let failed = |error: io::Error| {
             let what = format!("adopt listener \"{address}\"");
             Error::system(what, &error).with_code(Code::CannotCreate)
@@ -81,7 +78,7 @@ impl Listener {
         // Workers sleep in accept.
         fcntl(&socket, FcntlArg::F_SETFL(OFlag::empty())).map_err(|errno| failed(errno.into()))?;
         let file = match address {
-            Address::Path(path) if is_ours => Some(SocketFile::of(path).map_err(failed)?),
+            Address::Path(path) if by == BoundBy::Us => Some(SocketFile::of(path).map_err(failed)?),
             _ => None,
         };
         let listener = Listener::new(socket, address.clone(), file);

@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use crate::config::{Address, Listen, Pool, Problem};
 use crate::error::{Code, Error};
-use crate::listener::{self, Inherited, Listener, could_not_bind, stored_name};
+use crate::listener::{self, BoundBy, Inherited, Listener, could_not_bind, stored_name};
 use crate::log::event::Event;
 use crate::pool::{self, Blueprint};
 
@@ -70,15 +70,15 @@ fn open(
     inherited: &[Inherited],
     news: &mut Vec<Event>,
 ) -> Result<Listener, Problem> {
-    let (name, is_ours) = match &listen.address {
-        Address::Systemd(name) => (name.clone(), false),
-        address => (stored_name(address), true),
+    let (name, by) = match &listen.address {
+        Address::Systemd(name) => (name.clone(), BoundBy::SocketUnit),
+        address => (stored_name(address), BoundBy::Us),
     };
     let mut passed = inherited.iter().filter(|socket| socket.name == name);
     let first = passed.next();
     // A pool has one listener; the clients of the others would wait for ever.
     let others = passed.count();
-    if !is_ours && others > 0 {
+    if by == BoundBy::SocketUnit && others > 0 {
         let reason = format!("systemd passed {} sockets of this name", others + 1);
         let hint = "each ListenStream= needs a socket unit and a FileDescriptorName= of its own";
         return Err(could_not_adopt(pool, listen, &reason, hint));
@@ -86,9 +86,9 @@ fn open(
     let Some(socket) = first.filter(|_| !lacks_file(&listen.address)) else {
         return bind(pool, listen);
     };
-    let listener = match Listener::adopt(socket, &listen.address, is_ours) {
+    let listener = match Listener::adopt(socket, &listen.address, by) {
         // It would be passed again at each start.
-        Err(error) if is_ours => {
+        Err(error) if by == BoundBy::Us => {
             let (address, reason) = (listen.address.to_string(), error.to_string());
             news.push(Event::CouldNotKeepListener { address, reason });
             return bind(pool, listen);

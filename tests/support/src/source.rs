@@ -68,7 +68,8 @@ fn walk(directory: &Path, found: &mut Vec<PathBuf>) {
 
 /// Takes a file apart.
 pub fn source(path: String, text: String) -> Source {
-    let end = text.find("\n#[cfg(test)]\nmod ").unwrap_or(text.len());
+    // A `mod tests;` among the other modules ends nothing.
+    let end = text.find("\n#[cfg(test)]\nmod tests {").unwrap_or(text.len());
     let text = text[..end].to_owned() + "\n";
     let (code, strings) = take_apart(&text);
     Source { path, text, code, strings }
