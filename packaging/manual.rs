@@ -13,7 +13,7 @@ use std::process::Command;
 
 use clap::CommandFactory;
 use clap_complete::Shell;
-use preforkd::cli::Cli;
+use preforkd::Cli;
 
 const PAGES: [&str; 2] = ["packaging/man/preforkd.8", "packaging/man/preforkd.toml.5"];
 

@@ -26,29 +26,49 @@
 //! The modules, in the order in which a connection meets them:
 #![deny(unsafe_code)]
 
-mod accounts;
-pub mod cli;
+// The command line, and what it calls. A blank line keeps rustfmt from sorting on.
+mod cli;
 mod commands;
+
+// 1. Configuration.
 pub mod config;
-mod daemon;
-pub mod error;
+
+// 2. Listeners, and the users whom their files belong to.
+mod accounts;
 mod listener;
-pub mod log;
+
+// 3. The master.
 mod master;
-mod notify;
+
+// 4. Pools, and the pages on which their workers tell what they do.
 mod pool;
-mod request;
 mod scoreboard;
-pub mod service;
+
+// 5. Workers.
+mod worker;
+
+// 6. Services.
+mod service;
+
+// The kernel, for all of these.
 #[expect(unsafe_code, reason = "the one place for it; see its documentation")]
 mod sys;
-mod worker;
+
+// The ways out: terminal, exit codes, log, service manager, control socket.
+mod daemon;
+mod error;
+mod log;
+mod notify;
+mod request;
 
 use std::process::ExitCode;
 
-use cli::Cli;
+/// Not for an embedding program: `packaging/manual.rs` makes the manual page and the
+/// completions of it, and a test sees nothing that is not public.
+#[doc(hidden)]
+pub use cli::Cli;
 pub use config::{Fault, Options, Problem, Problems};
-use error::Code;
+pub use error::Code;
 pub use service::{Connection, Context, Credentials, Outcome, Peer, Service, Services};
 /// The crate of which [`Context::log`] gives a logger.
 pub use slog;

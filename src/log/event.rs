@@ -47,7 +47,6 @@ macro_rules! events {
     )* })*) => {
         /// Something that the log is to tell.
         #[derive(Debug)]
-        #[expect(missing_docs, reason = "preforkd(8) describes the fields")]
         pub enum Event {
             $($($(#[doc = $about])+ $event { $($field: $kind),* },)*)*
         }

@@ -48,7 +48,7 @@ impl Services {
     /// # Errors
     ///
     /// There is no such service, its options are wrong, or it panicked.
-    pub fn build(&self, choice: &ServiceChoice) -> Result<Box<dyn Service>, Problems> {
+    pub(crate) fn build(&self, choice: &ServiceChoice) -> Result<Box<dyn Service>, Problems> {
         match self.factories.get(choice.name.get_ref().as_str()) {
             // What a panic leaves half done is the factory's own. Without it the master
             // would end, and with it the pools that serve.
