@@ -31,7 +31,7 @@ mod cli;
 mod commands;
 
 // 1. Configuration.
-pub mod config;
+mod config;
 
 // 2. Listeners, and the users whom their files belong to.
 mod accounts;

@@ -50,7 +50,6 @@ pub use service::{Options, ServiceChoice};
 pub use tables::{Config, Daemon, Format, Level, Log, MOST_WORKERS, Pool};
 #[cfg(test)]
 pub(crate) use tests::pool;
-pub use units::Percent;
 
 use reader::{Table, dotted, shown};
 use service::AnyTable;

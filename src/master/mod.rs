@@ -34,21 +34,20 @@ use crate::log;
 use crate::log::event::Event;
 use crate::log::sink::Kind;
 use crate::log::{losses, patience};
-use crate::pool::{Asked, Gate, Mending, Pool, Shared, Standing};
+use crate::pool::{Asked, Gate, Inheritance, Mending, OomKills, Pool, Standing};
 use crate::service::Services;
 use crate::sys::clock::Moment;
 use crate::sys::descriptor;
 use crate::sys::signal::{Received, Waiting};
 
 use answers::Answers;
-use control::{Caller, Control};
+use control::Control;
 use herald::Herald;
 use phase::{Phase, together};
 use plan::Plan;
 use reload::could_not_start;
 use rollout::Rollout;
 use scout::Scouts;
-use sources::Source;
 
 pub use observer::{Observer, Status};
 pub use plan::check;
@@ -83,7 +82,11 @@ pub struct Master<'a> {
     daemon: config::Daemon,
     log: config::Log,
     signals: Waiting,
-    shared: Shared,
+    inheritance: Inheritance,
+    /// The kernel's kills for want of memory.
+    oom_kills: OomKills,
+    /// The newest configuration epoch.
+    epoch: u64,
     /// The pools of the configuration.
     pools: Vec<Pool>,
     /// Pools that are no longer in it, whose workers have not all left.
@@ -127,12 +130,7 @@ impl<'a> Master<'a> {
         mut inherited: Vec<Inherited>,
         observer: &'a mut dyn Observer,
     ) -> Result<Self, Error> {
-        let failed = |what: &'static str| move |error: io::Error| Error::system(what, &error);
-        // From here on a signal waits until the loop does.
-        let signals = Waiting::begin(&WANTED, &IGNORED).map_err(failed("set signal handlers"))?;
-        orphans::adopt().map_err(failed("adopt orphans"))?;
-        let null = File::open("/dev/null").map_err(failed("open file \"/dev/null\""))?;
-        descriptor::replace(&null, 0).map_err(failed("set standard input"))?;
+        let signals = become_supervisor()?;
         let mut plan = Plan::make(config, &services, &[], &inherited, None)?;
         // What no pool wants of what was stored for us is closed.
         inherited.retain(|socket| !is_stored(&socket.name));
@@ -143,7 +141,8 @@ impl<'a> Master<'a> {
         };
         let control = Control::open(&plan.daemon.control, &file, &mut plan.news)?;
         let logger = log::logger(&plan.log, &sink);
-        let shared = Shared::new(logger, sink).map_err(failed("make scoreboard"))?;
+        let inheritance = Inheritance::new(logger, sink)
+            .map_err(|error| Error::system("make scoreboard", &error))?;
         let mut master = Master {
             herald: Herald::new(observer),
             file,
@@ -152,7 +151,9 @@ impl<'a> Master<'a> {
             daemon: plan.daemon,
             log: plan.log,
             signals,
-            shared,
+            inheritance,
+            oom_kills: OomKills::of_this_process(),
+            epoch: 1,
             pools: plan
                 .pools
                 .into_iter()
@@ -172,7 +173,7 @@ impl<'a> Master<'a> {
             listeners_stay: false,
             news: plan.news,
         };
-        let epoch = master.shared.generation;
+        let epoch = master.epoch;
         master.pools.iter_mut().for_each(|pool| pool.set_epoch(epoch));
         master.keep_listeners();
         // From here on nothing of the start can fail.
@@ -186,6 +187,8 @@ impl<'a> Master<'a> {
     ///
     /// No pool could start its workers.
     pub fn run(mut self) -> Result<(), Error> {
+        // From here on no fault may end the daemon. A step that fails tells the log of it,
+        // and is tried again or done without.
         loop {
             self.fill(Moment::now());
             self.report(Moment::now());
@@ -204,65 +207,6 @@ impl<'a> Master<'a> {
             self.attend(now);
             self.advance(now);
         }
-    }
-
-    /// Sleeps until a signal, a worker that is ready, a kill for want of memory,
-    /// a command or a deadline. Gives those that have called over the control socket.
-    fn wait(&mut self) -> Vec<Caller> {
-        let now = Moment::now();
-        let timeout = self.deadline(now).map(|deadline| deadline - now);
-        let Master { signals, shared, scouts, control, .. } = &*self;
-        let ready = match sources::wait(signals, shared, scouts, control, timeout, now) {
-            Ok(ready) => {
-                self.cannot_wait = false;
-                ready
-            }
-            Err(error) => {
-                if !std::mem::replace(&mut self.cannot_wait, true) {
-                    self.news.push(Event::CouldNotWait { reason: reason(&error) });
-                }
-                sources::pause(&self.signals)
-            }
-        };
-        let mut callers = Vec::new();
-        for source in ready {
-            match source {
-                Source::Arrivals => {
-                    let pools = &mut self.pools;
-                    self.shared.arrivals.take(|pid| {
-                        if let Some(pool) = pools.iter_mut().find(|pool| pool.has(pid)) {
-                            pool.note_arrival(pid);
-                        }
-                    });
-                }
-                // Heard once a turn in any case.
-                Source::Scout => {}
-                Source::OomKills => self.shared.oom_kills.look(Moment::now()),
-                Source::Control(caller) => callers.push(caller),
-            }
-        }
-        if !callers.is_empty() {
-            // A signal that came before a command is obeyed before it.
-            self.signals.let_in();
-        }
-        callers
-    }
-
-    /// When there is something to do without being asked.
-    fn deadline(&self, now: Moment) -> Option<Moment> {
-        let pools = self.pools.iter().filter_map(|pool| {
-            let due = pool.deadline()?;
-            Some(if pool.may_fill() { self.fork_pause.unwrap_or(due) } else { due })
-        });
-        let removed = self.removed.iter().filter_map(Pool::deadline);
-        let others = [
-            self.shared.oom_kills.deadline(now),
-            self.phase.deadline(),
-            self.scouts.deadline(),
-            self.control.deadline(),
-            self.herald.observer.deadline(),
-        ];
-        pools.chain(removed).chain(others.into_iter().flatten()).min()
     }
 
     /// Does what the signals ask for. Their flags are cleared already: one
@@ -349,7 +293,7 @@ impl<'a> Master<'a> {
         if self.phase.fills_slots() && self.fork_pause.is_none_or(|pause| now >= pause) {
             self.fork_pause = None;
             for pool in &mut self.pools {
-                match pool.fill(now, &mut self.shared, &mut events) {
+                match pool.fill(now, &mut self.inheritance, &mut events) {
                     Ok(0) => {}
                     Ok(_) if self.fork_failures > 0 => {
                         self.news.push(Event::WorkersStartAgain {
@@ -375,9 +319,9 @@ impl<'a> Master<'a> {
     /// replaced before its death is written down.
     fn report(&mut self, now: Moment) {
         patience::renew(patience::MASTER_MS);
-        losses::tell(|count| Event::LogLinesLost { count }.tell(&self.shared.log));
+        losses::tell(|count| Event::LogLinesLost { count }.tell(&self.inheritance.log));
         for event in self.news.drain(..) {
-            event.tell(&self.shared.log);
+            event.tell(&self.inheritance.log);
         }
         let Master { pools, removed, phase, scouts, rollout, answers, herald, .. } = self;
         let is_waiting = !herald.is_ready() && *phase == Phase::Running;
@@ -409,8 +353,8 @@ impl<'a> Master<'a> {
     }
 
     fn reopen_log(&mut self) {
-        match self.shared.sink.reopen() {
-            Ok(()) if *self.shared.sink.kind() == Kind::StandardError => {}
+        match self.inheritance.sink.reopen() {
+            Ok(()) if *self.inheritance.sink.kind() == Kind::StandardError => {}
             Ok(()) => self.news.push(Event::LogReopened {}),
             Err(error) => {
                 self.news.push(Event::CouldNotReopenLog { reason: reason(&error) });
@@ -441,6 +385,17 @@ impl<'a> Master<'a> {
         self.report(Moment::now());
         Err(Error::new(Code::Unavailable, reason))
     }
+}
+
+/// Makes this process one that can have workers. From here on a signal waits until the
+/// loop does.
+fn become_supervisor() -> Result<Waiting, Error> {
+    let failed = |what: &'static str| move |error: io::Error| Error::system(what, &error);
+    let signals = Waiting::begin(&WANTED, &IGNORED).map_err(failed("set signal handlers"))?;
+    orphans::adopt().map_err(failed("adopt orphans"))?;
+    let null = File::open("/dev/null").map_err(failed("open file \"/dev/null\""))?;
+    descriptor::replace(&null, 0).map_err(failed("set standard input"))?;
+    Ok(signals)
 }
 
 /// The pools that have not started, and why, in words.

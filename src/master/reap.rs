@@ -6,7 +6,7 @@ use nix::unistd::Pid;
 use crate::error::reason;
 use crate::log::event::Event;
 use crate::sys::clock::Moment;
-use crate::sys::wait::{Change, changed_child, reap};
+use crate::sys::wait::{Fate, changed_child, reap};
 
 use super::Master;
 use super::orphans;
@@ -19,8 +19,8 @@ impl Master<'_> {
         let mut events = Vec::new();
         let result = loop {
             let ended = match changed_child() {
-                Ok(Some(Change::Ended(ended))) => ended,
-                Ok(Some(Change::Halted(pid, halt))) => {
+                Ok(Some(Fate::Ended(ended))) => ended,
+                Ok(Some(Fate::Halted(pid, halt))) => {
                     let mut pools = self.pools.iter_mut().chain(&mut self.removed);
                     if let Some(pool) = pools.find(|pool| pool.has(pid)) {
                         pool.note_halt(pid, halt, now, &mut events);
@@ -45,7 +45,7 @@ impl Master<'_> {
                 Ok(reaped) => {
                     let random = now.as_nanos() ^ (pid.as_raw() as u64).wrapping_mul(0x9e37_79b9);
                     if let Some(pool) = pool {
-                        pool.file(&reaped, now, random, &mut self.shared.oom_kills, &mut events);
+                        pool.file(&reaped, now, random, &mut self.oom_kills, &mut events);
                     }
                 }
                 Err(error) => break Err(error),

@@ -61,7 +61,7 @@ impl Master<'_> {
         // The log is what it will be once the trial that gives way is undone.
         let log = match &self.rollout {
             Some(rollout) => Kind::of(rollout.log_before()),
-            None => self.shared.sink.kind().clone(),
+            None => self.inheritance.sink.kind().clone(),
         };
         let plan = Plan::make(config, &self.services, &self.pools, &self.inherited, Some(&log))?;
         // From here on nothing can fail.
@@ -151,7 +151,8 @@ impl Master<'_> {
             pools: &mut self.pools,
             daemon: &mut self.daemon,
             log: &mut self.log,
-            shared: &mut self.shared,
+            inheritance: &mut self.inheritance,
+            epoch: &mut self.epoch,
             scaled: self.scaled,
             news: &mut self.news,
         }

@@ -15,7 +15,7 @@ use crate::listener::Listener;
 use crate::log;
 use crate::log::event::Event;
 use crate::log::sink::{Kind, Sink};
-use crate::pool::{Blueprint, Gate, Pool, Shared, Standing};
+use crate::pool::{Blueprint, Gate, Inheritance, Pool, Standing};
 use crate::sys::clock::Moment;
 
 use super::changes::{Change, changes};
@@ -59,7 +59,9 @@ pub struct Target<'a> {
     pub pools: &'a mut Vec<Pool>,
     pub daemon: &'a mut config::Daemon,
     pub log: &'a mut config::Log,
-    pub shared: &'a mut Shared,
+    pub inheritance: &'a mut Inheritance,
+    /// The newest configuration epoch; a reload that is undone has had one, too.
+    pub epoch: &'a mut u64,
     /// How many workers more each pool is to have than its configuration says.
     pub scaled: i64,
     pub news: &'a mut Vec<Event>,
@@ -74,7 +76,7 @@ impl Rollout {
         target: &mut Target<'_>,
         now: Moment,
     ) -> Rollout {
-        let Target { pools, log, shared, scaled, news, .. } = target;
+        let Target { pools, log, inheritance, epoch, scaled, news, .. } = target;
         news.extend(plan.news);
         let changes: BTreeMap<String, Change> = {
             let running =
@@ -88,21 +90,21 @@ impl Rollout {
             });
             changes.into_iter().map(|(name, change)| (name.to_owned(), change)).collect()
         };
-        shared.generation += 1;
+        **epoch += 1;
         let undo = Undo { log: log.clone() };
-        change_log(log, plan.log, plan.sink, shared, news);
+        change_log(log, plan.log, plan.sink, inheritance, news);
         for (blueprint, listener) in plan.pools {
             let running = pools.iter_mut().find(|pool| pool.name() == blueprint.config.name);
             match (changes.get(&blueprint.config.name), running) {
                 (Some(Change::Renew), Some(pool)) => {
                     pool.try_out(blueprint, listener, now);
                     pool.scale_trial(*scaled, now);
-                    pool.set_epoch(shared.generation);
+                    pool.set_epoch(**epoch);
                 }
                 (Some(Change::Add), None) => {
                     let mut pool = Pool::new(blueprint, listener, Gate::Shut);
                     pool.scale_trial(*scaled, now);
-                    pool.set_epoch(shared.generation);
+                    pool.set_epoch(**epoch);
                     pools.push(pool);
                 }
                 _ => {}
@@ -123,8 +125,8 @@ impl Rollout {
 
     /// All of it is put in force. Gives the pools that go, and what has changed.
     pub fn commit(self, target: &mut Target<'_>, now: Moment) -> (Vec<Pool>, Reloaded) {
-        let Target { pools, daemon, shared, scaled, news, .. } = target;
-        let reloaded = Reloaded::new(shared.generation, &self.changes);
+        let Target { pools, daemon, epoch, scaled, news, .. } = target;
+        let reloaded = Reloaded::new(**epoch, &self.changes);
         let change = |pool: &Pool| self.changes.get(pool.name()).copied();
         let gone = pools.extract_if(.., |pool| change(pool) == Some(Change::Remove)).collect();
         **daemon = self.config.daemon;
@@ -140,7 +142,7 @@ impl Rollout {
                 Some(config) => pool.resize_to(config, *scaled, now),
                 None => pool.commit(now),
             }
-            pool.set_epoch(shared.generation);
+            pool.set_epoch(**epoch);
             adjust(pool, news);
         }
         pools.sort_by(|one, other| one.name().cmp(other.name()));
@@ -149,10 +151,10 @@ impl Rollout {
 
     /// None of it is put in force. Gives the pools that go.
     pub fn undo(self, target: &mut Target<'_>, now: Moment) -> Vec<Pool> {
-        let Target { pools, log, shared, news, .. } = target;
+        let Target { pools, log, inheritance, news, .. } = target;
         if **log != self.undo.log {
             let sink = open_log(Kind::of(&self.undo.log)).ok();
-            change_log(log, self.undo.log, sink, shared, news);
+            change_log(log, self.undo.log, sink, inheritance, news);
         }
         pools.iter_mut().for_each(|pool| pool.revert(now));
         let is_new = |pool: &Pool| self.changes.get(pool.name()) == Some(&Change::Add);
@@ -256,18 +258,18 @@ fn change_log(
     log: &mut config::Log,
     wanted: config::Log,
     sink: Option<Sink>,
-    shared: &mut Shared,
+    inheritance: &mut Inheritance,
     news: &mut Vec<Event>,
 ) {
     if *log == wanted {
         return;
     }
     if let Some(sink) = sink
-        && let Err(error) = shared.sink.become_like(sink)
+        && let Err(error) = inheritance.sink.become_like(sink)
     {
         news.push(Event::CouldNotChangeLog { reason: reason(&error) });
     }
-    shared.log = log::logger(&wanted, &shared.sink);
+    inheritance.log = log::logger(&wanted, &inheritance.sink);
     *log = wanted;
 }
 

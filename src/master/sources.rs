@@ -1,4 +1,4 @@
-//! What the master's one wait is for, each source with its name.
+//! The one wait of the master, and its sources, each with its name.
 #![forbid(unsafe_code)]
 
 use std::io;
@@ -7,16 +7,18 @@ use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags};
 
-use crate::pool::Shared;
+use crate::error::reason;
+use crate::log::event::Event;
+use crate::pool::Pool;
 use crate::sys::clock::Moment;
 use crate::sys::signal::Waiting;
 
-use super::control::{Caller, Control};
-use super::scout::Scouts;
+use super::Master;
+use super::control::Caller;
 
-/// Something that can end the wait, beside a signal and a deadline.
+/// Something that can end the wait, as a signal and a deadline can.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Source {
+enum Source {
     /// Workers have got as far as accepting.
     Arrivals,
     /// The kernel may have killed for want of memory.
@@ -31,40 +33,96 @@ pub enum Source {
 /// memory for the wait, or somebody has lowered the limit of descriptors.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Sleeps a little, or until a signal comes, in place of [`wait`]. Gives the sources
-/// that can be looked at without knowing that they have something.
-pub fn pause(signals: &Waiting) -> Vec<Source> {
+impl Master<'_> {
+    /// Sleeps until a signal, a worker that is ready, a kill for want of memory,
+    /// a command or a deadline. Gives those that have called over the control socket.
+    pub(super) fn wait(&mut self) -> Vec<Caller> {
+        let now = Moment::now();
+        let timeout = self.deadline(now).map(|deadline| deadline - now);
+        let ready = match self.ready(timeout, now) {
+            Ok(ready) => {
+                self.cannot_wait = false;
+                ready
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut self.cannot_wait, true) {
+                    self.news.push(Event::CouldNotWait { reason: reason(&error) });
+                }
+                pause(&self.signals)
+            }
+        };
+        let mut callers = Vec::new();
+        for source in ready {
+            match source {
+                Source::Arrivals => {
+                    let pools = &mut self.pools;
+                    self.inheritance.arrivals.take(|pid| {
+                        if let Some(pool) = pools.iter_mut().find(|pool| pool.has(pid)) {
+                            pool.note_arrival(pid);
+                        }
+                    });
+                }
+                // Heard once a turn in any case.
+                Source::Scout => {}
+                Source::OomKills => self.oom_kills.look(Moment::now()),
+                Source::Control(caller) => callers.push(caller),
+            }
+        }
+        if !callers.is_empty() {
+            // A signal that came before a command is obeyed before it.
+            self.signals.let_in();
+        }
+        callers
+    }
+
+    /// When there is something to do without being asked.
+    fn deadline(&self, now: Moment) -> Option<Moment> {
+        let pools = self.pools.iter().filter_map(|pool| {
+            let due = pool.deadline()?;
+            Some(if pool.may_fill() { self.fork_pause.unwrap_or(due) } else { due })
+        });
+        let removed = self.removed.iter().filter_map(Pool::deadline);
+        let others = [
+            self.oom_kills.deadline(now),
+            self.phase.deadline(),
+            self.scouts.deadline(),
+            self.control.deadline(),
+            self.herald.observer.deadline(),
+        ];
+        pools.chain(removed).chain(others.into_iter().flatten()).min()
+    }
+
+    /// Sleeps until a signal comes, a source has something, or the time is over. Gives the
+    /// sources that have.
+    ///
+    /// # Errors
+    ///
+    /// Those of ppoll(2), except EINTR.
+    fn ready(&self, timeout: Option<Duration>, now: Moment) -> io::Result<Vec<Source>> {
+        let Master { signals, inheritance, oom_kills, scouts, control, .. } = self;
+        let arrivals = PollFd::new(inheritance.arrivals.as_fd(), PollFlags::POLLIN);
+        let oom_kills = oom_kills.watched(now).map(|fd| PollFd::new(fd, PollFlags::POLLPRI));
+        let scout = scouts.watched().map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+        let (sources, mut descriptors): (Vec<_>, Vec<_>) = [(Source::Arrivals, arrivals)]
+            .into_iter()
+            .chain(oom_kills.map(|descriptor| (Source::OomKills, descriptor)))
+            .chain(scout.map(|descriptor| (Source::Scout, descriptor)))
+            .chain(
+                control.watched().map(|(caller, descriptor)| (Source::Control(caller), descriptor)),
+            )
+            .unzip();
+        signals.wait(&mut descriptors, timeout)?;
+        // What cannot be told counts as ready: who looks finds out.
+        let is_ready = |descriptor: &PollFd<'_>| descriptor.any() != Some(false);
+        let ready = sources.into_iter().zip(&descriptors).filter(|(_, it)| is_ready(it));
+        Ok(ready.map(|(source, _)| source).collect())
+    }
+}
+
+/// Sleeps a little, or until a signal comes, where the sources cannot be waited for. Gives
+/// those that can be looked at without knowing that they have something.
+fn pause(signals: &Waiting) -> Vec<Source> {
     // Without a descriptor there is nothing that could fail.
     let _ = signals.wait(&mut [], Some(PAUSE));
     vec![Source::Arrivals, Source::OomKills, Source::Scout]
-}
-
-/// Sleeps until a signal comes, a source has something, or the time is over. Gives the
-/// sources that have.
-///
-/// # Errors
-///
-/// Those of ppoll(2), but for EINTR.
-pub fn wait(
-    signals: &Waiting,
-    shared: &Shared,
-    scouts: &Scouts,
-    control: &Control,
-    timeout: Option<Duration>,
-    now: Moment,
-) -> io::Result<Vec<Source>> {
-    let arrivals = PollFd::new(shared.arrivals.as_fd(), PollFlags::POLLIN);
-    let oom_kills = shared.oom_kills.watched(now).map(|fd| PollFd::new(fd, PollFlags::POLLPRI));
-    let scout = scouts.watched().map(|fd| PollFd::new(fd, PollFlags::POLLIN));
-    let (sources, mut descriptors): (Vec<_>, Vec<_>) = [(Source::Arrivals, arrivals)]
-        .into_iter()
-        .chain(oom_kills.map(|descriptor| (Source::OomKills, descriptor)))
-        .chain(scout.map(|descriptor| (Source::Scout, descriptor)))
-        .chain(control.watched().map(|(caller, descriptor)| (Source::Control(caller), descriptor)))
-        .unzip();
-    signals.wait(&mut descriptors, timeout)?;
-    // What cannot be told counts as ready: who looks finds out.
-    let is_ready = |descriptor: &PollFd<'_>| descriptor.any() != Some(false);
-    let ready = sources.into_iter().zip(&descriptors).filter(|(_, it)| is_ready(it));
-    Ok(ready.map(|(source, _)| source).collect())
 }

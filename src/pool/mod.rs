@@ -15,12 +15,12 @@ mod death;
 mod drain;
 mod filing;
 mod generation;
+mod inheritance;
 mod mend;
 mod oom_kills;
 mod overdue;
 mod rates;
 mod retirement;
-mod shared;
 mod slot;
 mod spawn;
 mod throttle;
@@ -44,8 +44,9 @@ use crate::sys::clock::Moment;
 pub use blueprint::Blueprint;
 pub use cause::Asked;
 pub use generation::{Gate, Standing};
+pub use inheritance::Inheritance;
 pub use mend::Mending;
-pub use shared::Shared;
+pub use oom_kills::OomKills;
 
 use agenda::{Agenda, Task};
 use drain::Closing;
@@ -264,7 +265,7 @@ impl Pool {
     pub fn fill(
         &mut self,
         now: Moment,
-        shared: &mut Shared,
+        inheritance: &mut Inheritance,
         events: &mut Vec<Event>,
     ) -> io::Result<usize> {
         self.tell_held_back(events);
@@ -274,7 +275,7 @@ impl Pool {
         let vacant = self.generations().map(|generation| generation.vacancies()).sum();
         let mut started = Vec::with_capacity(vacant);
         self.workers.reserve(vacant);
-        let filled = self.fork_all(now, shared, &mut started);
+        let filled = self.fork_all(now, inheritance, &mut started);
         for &(pid, kind) in &started {
             match self.rates.start(kind, now) {
                 Some(held_back) => events.extend(self.started(pid, held_back)),
@@ -287,7 +288,7 @@ impl Pool {
     fn fork_all(
         &mut self,
         now: Moment,
-        shared: &mut Shared,
+        inheritance: &mut Inheritance,
         started: &mut Vec<(Pid, StartKind)>,
     ) -> io::Result<()> {
         let mut room = self.room();
@@ -295,7 +296,7 @@ impl Pool {
             while room > 0
                 && let Some((slot, kind)) = generation.next_to_fill(now)
             {
-                let worker = spawn(generation, slot, shared)?;
+                let worker = spawn(generation, slot, inheritance)?;
                 generation.fill(slot, worker.pid);
                 started.push((worker.pid, kind));
                 self.workers.insert(worker.pid, worker);

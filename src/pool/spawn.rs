@@ -9,8 +9,8 @@ use crate::sys::fork::Fork;
 use crate::worker::{self, Assignment, Entrance};
 
 use super::generation::{Gate, Generation};
+use super::inheritance::Inheritance;
 use super::overdue::Watch;
-use super::shared::Shared;
 use super::worker::{Place, Terms, Untold, Worker};
 
 /// Forks the worker of a slot.
@@ -18,13 +18,17 @@ use super::worker::{Place, Terms, Untold, Worker};
 /// # Errors
 ///
 /// fork failed, or there is no page for it: there is no child.
-pub fn spawn(generation: &mut Generation, slot: u32, shared: &mut Shared) -> io::Result<Worker> {
+pub fn spawn(
+    generation: &mut Generation,
+    slot: u32,
+    inheritance: &mut Inheritance,
+) -> io::Result<Worker> {
     // Borrowed: to count a reference would copy a page into each worker.
     let Some(listener) = generation.listener.as_ref() else {
         return Err(io::Error::other("the pool has let go of its listener"));
     };
-    generation.blueprint.open_stderr(&shared.log);
-    let seat = shared.scoreboard.seat()?;
+    generation.blueprint.open_stderr(&inheritance.log);
+    let seat = inheritance.scoreboard.seat()?;
     if generation.gate == Gate::Draining {
         seat.drain();
     }
@@ -58,14 +62,14 @@ pub fn spawn(generation: &mut Generation, slot: u32, shared: &mut Shared) -> io:
                     Gate::Open | Gate::Draining => Entrance::Open,
                     Gate::Shut => Entrance::Shut,
                 },
-                dead: shared.dead.as_fd(),
-                ready: shared.arrivals.announcer(),
+                dead: inheritance.dead.as_fd(),
+                ready: inheritance.arrivals.announcer(),
                 stderr: generation.blueprint.stderr.descriptor(),
                 seat: &seat,
-                log: &shared.log,
-                log_number: shared.sink.number(),
-                log_path: shared.sink.c_path(),
-                master: shared.master,
+                log: &inheritance.log,
+                log_number: inheritance.sink.number(),
+                log_path: inheritance.sink.c_path(),
+                master: inheritance.master,
             },
         ),
     }

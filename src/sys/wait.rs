@@ -103,7 +103,7 @@ pub enum Halt {
 
 /// What has become of a child.
 #[derive(Clone, Copy, Debug)]
-pub enum Change {
+pub enum Fate {
     /// It has ended, and stays in the process table until it is reaped. So its pid, and
     /// its process group's number, are nobody else's until then.
     Ended(Ended),
@@ -116,7 +116,7 @@ pub enum Change {
 /// Does not block (WNOHANG). SIGCHLD coalesces, so the caller repeats this until it gives
 /// None. One call looks for all kinds of changes, because the kernel visits each child
 /// for it, until it has found one.
-pub fn changed_child() -> io::Result<Option<Change>> {
+pub fn changed_child() -> io::Result<Option<Fate>> {
     let all = libc::WEXITED | libc::WSTOPPED | libc::WCONTINUED | libc::WNOWAIT;
     loop {
         let Some(info) = waitid(libc::P_ALL, 0, all)? else { return Ok(None) };
@@ -126,12 +126,12 @@ pub fn changed_child() -> io::Result<Option<Change>> {
             libc::CLD_CONTINUED => (Halt::Resumed, libc::WCONTINUED),
             _ => {
                 let by_sigkill = code == libc::CLD_KILLED && status == libc::SIGKILL;
-                return Ok(Some(Change::Ended(Ended { pid, by_sigkill })));
+                return Ok(Some(Fate::Ended(Ended { pid, by_sigkill })));
             }
         };
         // Taken, lest it is found again. It may be another change by now.
         if waitid(libc::P_PID, pid.as_raw() as libc::id_t, kind)?.is_some() {
-            return Ok(Some(Change::Halted(pid, halt)));
+            return Ok(Some(Fate::Halted(pid, halt)));
         }
     }
 }

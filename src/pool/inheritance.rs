@@ -1,4 +1,4 @@
-//! What the workers of all pools have in common.
+//! What every worker inherits of the master, whatever its pool.
 #![forbid(unsafe_code)]
 
 use std::io;
@@ -9,14 +9,12 @@ use slog::Logger;
 
 use crate::listener;
 use crate::log::sink::Sink;
-
 use crate::scoreboard::Scoreboard;
 
 use super::arrivals::Arrivals;
-use super::oom_kills::OomKills;
 
-/// What every fork needs beside the pool.
-pub struct Shared {
+/// What each fork needs next to the pool.
+pub struct Inheritance {
     /// The scoreboard.
     pub scoreboard: Scoreboard,
     /// What takes the place of the listener in a worker that retires.
@@ -25,27 +23,21 @@ pub struct Shared {
     pub arrivals: Arrivals,
     /// The log.
     pub log: Logger,
-    /// Where it goes.
+    /// Where the log goes.
     pub sink: Sink,
-    /// The configuration epoch.
-    pub generation: u64,
-    /// The kernel's kills for want of memory.
-    pub oom_kills: OomKills,
     /// The pid of this process.
     pub master: Pid,
 }
 
-impl Shared {
-    /// What the first generation has in common.
+impl Inheritance {
+    /// The inheritance of the workers of this process.
     pub fn new(log: Logger, sink: Sink) -> io::Result<Self> {
-        Ok(Shared {
+        Ok(Inheritance {
             scoreboard: Scoreboard::new()?,
             dead: listener::dead()?,
             arrivals: Arrivals::new()?,
             log,
             sink,
-            generation: 1,
-            oom_kills: OomKills::of_this_process(),
             master: getpid(),
         })
     }
