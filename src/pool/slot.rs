@@ -133,6 +133,10 @@ impl Slot {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use End::{AtWork, Lived, Young};
+    use Next::{Fill, Stay, Wait};
+    use Sign::{Accepts, Fails, Open};
+    use StartKind::{First, Replacement, Retry};
 
     const NOW: Moment = Moment::from_nanos(5_000_000_000);
     const PID: Pid = Pid::from_raw(7);
@@ -141,7 +145,7 @@ mod tests {
     fn after(shown: Sign, ends: &[End]) -> Slot {
         ends.iter().fold(Slot::default(), |slot, &end| {
             let slot = slot.filled(PID);
-            let slot = if shown == Sign::Accepts { slot.accepting() } else { slot };
+            let slot = if shown == Accepts { slot.accepting() } else { slot };
             slot.vacated(end, NOW, 100).0
         })
     }
@@ -150,57 +154,21 @@ mod tests {
     fn what_a_slot_does_next_follows_from_its_state() {
         let later = NOW + std::time::Duration::from_millis(100);
         let cases = [
-            ("new", Slot::default(), NOW, Next::Fill(StartKind::First), Sign::Open),
-            ("starting", Slot::default().filled(PID), NOW, Next::Stay, Sign::Open),
-            ("serving", Slot::default().filled(PID).accepting(), NOW, Next::Stay, Sign::Accepts),
-            (
-                "one died young",
-                after(Sign::Open, &[End::Young]),
-                NOW,
-                Next::Fill(StartKind::First),
-                Sign::Open,
-            ),
-            (
-                "two died young",
-                after(Sign::Open, &[End::Young; 2]),
-                NOW,
-                Next::Wait(later),
-                Sign::Fails,
-            ),
-            (
-                "its delay is over",
-                after(Sign::Open, &[End::Young; 2]),
-                later,
-                Next::Fill(StartKind::Retry),
-                Sign::Fails,
-            ),
-            (
-                "the retry starts",
-                after(Sign::Open, &[End::Young; 2]).filled(PID),
-                later,
-                Next::Stay,
-                Sign::Fails,
-            ),
-            (
-                "one crashed at work",
-                after(Sign::Accepts, &[End::AtWork]),
-                NOW,
-                Next::Fill(StartKind::Replacement),
-                Sign::Accepts,
-            ),
-            (
-                "two died idle and young",
-                after(Sign::Accepts, &[End::Young; 2]),
-                NOW,
-                Next::Wait(later),
-                Sign::Accepts,
-            ),
+            ("new", Slot::default(), NOW, Fill(First), Open),
+            ("starting", Slot::default().filled(PID), NOW, Stay, Open),
+            ("serving", Slot::default().filled(PID).accepting(), NOW, Stay, Accepts),
+            ("one died young", after(Open, &[Young]), NOW, Fill(First), Open),
+            ("two died young", after(Open, &[Young; 2]), NOW, Wait(later), Fails),
+            ("its delay is over", after(Open, &[Young; 2]), later, Fill(Retry), Fails),
+            ("the retry starts", after(Open, &[Young; 2]).filled(PID), later, Stay, Fails),
+            ("one crashed at work", after(Accepts, &[AtWork]), NOW, Fill(Replacement), Accepts),
+            ("two died idle and young", after(Accepts, &[Young; 2]), NOW, Wait(later), Accepts),
             (
                 "one lived after two that did not",
-                after(Sign::Accepts, &[End::Young, End::Young, End::Lived]),
+                after(Accepts, &[Young, Young, Lived]),
                 NOW,
-                Next::Fill(StartKind::Replacement),
-                Sign::Accepts,
+                Fill(Replacement),
+                Accepts,
             ),
         ];
         for (what, slot, now, next, sign) in cases {
