@@ -5,6 +5,7 @@
 
 mod access;
 mod hand;
+mod privileges;
 mod profile;
 mod quota;
 mod serve;
@@ -12,7 +13,7 @@ mod settle;
 
 use std::convert::Infallible;
 use std::ffi::CStr;
-use std::os::fd::{BorrowedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 
 use nix::unistd::Pid;
 use slog::Logger;
@@ -54,6 +55,15 @@ pub struct Assignment<'a> {
     pub log_path: Option<&'static CStr>,
     /// The master's pid.
     pub master: Pid,
+}
+
+impl Assignment<'_> {
+    /// The descriptors above 2 that the worker keeps.
+    fn descriptors(&self) -> [RawFd; 4] {
+        let [listener, dead, ready] =
+            [self.listener, self.dead, self.ready].map(|descriptor| descriptor.as_raw_fd());
+        [listener, dead, ready, self.log_number]
+    }
 }
 
 /// Whether a worker may accept as soon as it can.
