@@ -15,6 +15,7 @@ use super::agenda::Task;
 use super::cause::Killer;
 use super::death::Death;
 use super::generation::Gate;
+use super::worker::Place;
 use super::{Asked, Pool};
 
 /// For how long a listener stays open at least: a client whose handshake was under way
@@ -39,15 +40,18 @@ enum Drain {
     No,
     /// It is closed.
     Closed,
-    /// It drains since then. The last worker that ended has found the queue empty, or
-    /// has not.
-    Since(Moment, LastWorker),
+    /// It drains since then.
+    Since(Moment, Seen),
 }
 
+/// What is known of a queue into which nobody comes any more, where only accept can
+/// tell. Once it was empty, it stays so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum LastWorker {
-    Done,
-    Failed,
+enum Seen {
+    /// Somebody may wait.
+    Waiting,
+    /// A worker has found its end, or nobody was in it.
+    Empty,
 }
 
 impl Closing {
@@ -66,14 +70,19 @@ impl Closing {
         self.drain = Drain::Closed;
     }
 
-    /// A worker has ended.
-    pub fn note_death(&mut self, look: Look, death: &Death) {
+    /// A worker has ended, in this place.
+    pub fn note_death(&mut self, look: Look, place: Place, death: &Death) {
         if look.has_cut || death.killer == Killer::Master && look.in_hand.is_some() {
             self.cut.insert(death.pid);
         }
-        if let Drain::Since(_, last) = &mut self.drain {
+        if let Drain::Since(_, seen) = &mut self.drain {
+            // One that retires does not look at the queue, nor does one that was asked
+            // before it could accept.
+            let has_looked = place != Place::Leaving && look.is_accepting;
             let is_done = death.exit == Exit::Code(0) && look.leaving == Some(Leaving::Asked);
-            *last = if is_done { LastWorker::Done } else { LastWorker::Failed };
+            if has_looked && is_done {
+                *seen = Seen::Empty;
+            }
         }
     }
 }
@@ -83,19 +92,29 @@ impl Pool {
     /// the listener then. One that stays open for the next daemon is left at once, and
     /// connections over which nothing was transferred get `idle_stop`.
     pub fn drain(&mut self, now: Moment) {
-        let Some(listener) = self.serving.listener.clone() else { return };
+        let Some(listener) = self.serving.listener.clone() else {
+            // A worker had shut it down, and its name was not free since.
+            return self.close(Asked::Stop, now);
+        };
         let is_ours = !listener.stays_open();
         if is_ours {
-            // First, so that a worker which finds the end of the queue knows why.
-            self.workers.values().for_each(|worker| worker.seat.drain());
+            // First, so that a worker which finds the end of the queue knows why. Who was
+            // asked to retire goes by that, though its signal may still be on its way.
+            let serving = self.workers.values().filter(|worker| worker.place != Place::Leaving);
+            serving.for_each(|worker| worker.seat.drain());
         }
+        // Of a Unix socket that drains, the kernel does not tell.
+        let seen = match listener.queue() {
+            Queue::Empty => Seen::Empty,
+            Queue::Waiting | Queue::Unknown => Seen::Waiting,
+        };
         if !is_ours || listener.begin_drain().is_err() {
             self.close(Asked::Stop, now);
             self.agenda.add(now + self.config().idle_stop, Task::Unused);
             return;
         }
         self.serving.gate = Gate::Draining;
-        self.closing.drain = Drain::Since(now, LastWorker::Done);
+        self.closing.drain = Drain::Since(now, seen);
         for worker in self.workers.values_mut() {
             worker.drain(Asked::Stop);
         }
@@ -104,12 +123,12 @@ impl Pool {
 
     /// Closes the listener if nobody waits there any more.
     pub(super) fn look_at_queue(&mut self, now: Moment) {
-        let Drain::Since(since, last) = self.closing.drain else { return };
+        let Drain::Since(since, seen) = self.closing.drain else { return };
         let queue = self.queue();
         let is_empty = match queue {
             Some(Queue::Waiting) => false,
             Some(Queue::Empty) => now >= since + HANDSHAKE,
-            Some(Queue::Unknown) => self.workers.is_empty() && last == LastWorker::Done,
+            Some(Queue::Unknown) => self.workers.is_empty() && seen == Seen::Empty,
             None => true,
         };
         if is_empty {
@@ -122,12 +141,12 @@ impl Pool {
     /// Whether a new worker would have something to do: at the end, only if somebody
     /// waits.
     pub(super) fn has_use_for_workers(&self) -> bool {
-        let Drain::Since(_, last) = self.closing.drain else {
+        let Drain::Since(_, seen) = self.closing.drain else {
             return self.serving.listener.is_some();
         };
         match self.queue() {
             Some(Queue::Waiting) => true,
-            Some(Queue::Unknown) => self.workers.is_empty() && last == LastWorker::Failed,
+            Some(Queue::Unknown) => seen == Seen::Waiting,
             Some(Queue::Empty) | None => false,
         }
     }

@@ -10,7 +10,7 @@ use crate::sys::wait::{Exit, Reaped};
 
 use super::Pool;
 use super::agenda::Task;
-use super::cause::{Cause, Killer};
+use super::cause::{Asked, Cause, Killer};
 use super::death::{Death, Unfinished};
 use super::oom_kills::OomKills;
 use super::throttle::End;
@@ -38,7 +38,7 @@ impl Pool {
         }
         let mut is_retry = false;
         let mut delay = None;
-        self.closing.note_death(look, &death);
+        self.closing.note_death(look, place, &death);
         self.suspect();
         if let Some(generation) = self.generation_at(place) {
             if look.is_accepting {
@@ -80,6 +80,9 @@ impl Pool {
             (true, false) if oom_kills.take_one(now) => Killer::Kernel,
             _ => Killer::Unknown,
         };
+        // A successor that was forked at the stop knows from the start that it is to go.
+        let is_asked = worker.asked.is_none() && self.closing.has_begun();
+        let asked = if is_asked { Some(Asked::Stop) } else { worker.asked };
         let unfinished = |it: InHand| Unfinished {
             peer: worker.seat.peer().to_string(),
             elapsed: now - it.began,
@@ -90,7 +93,7 @@ impl Pool {
             pid: worker.pid,
             generation: worker.generation,
             exit: reaped.exit,
-            cause: Cause::of(reaped.exit, worker.asked, killer, look.leaving),
+            cause: Cause::of(reaped.exit, asked, killer, look.leaving),
             killer,
             uptime: now - worker.started,
             served: look.served,

@@ -56,6 +56,39 @@ fn no_client_is_served_by_a_generation_that_is_not_committed() {
     until("the new generation serves", || ask(&address, "env\n").contains("ROUND=2").then_some(()));
 }
 
+/// The workers of `round` on trial that wait to be let in, beside these old ones.
+#[track_caller]
+fn waiting_on_trial(daemon: &Daemon, old: &[i32]) -> Vec<i32> {
+    until("the new workers wait to be let in", || {
+        let tried = daemon.workers("round").into_iter().filter(|pid| !old.contains(pid));
+        let tried: Vec<_> = tried.filter(|&pid| procfs::is_in_ppoll(pid)).collect();
+        (tried.len() == 2).then_some(tried)
+    })
+}
+
+#[test]
+fn a_stop_does_not_wait_for_workers_on_trial() {
+    let (address, slow) = (Address::fresh(), Address::fresh());
+    let daemon = start_rounds(&address, &slow);
+    let endless = |round| {
+        format!("[daemon]\nstop_timeout = \"1h\"\n{}", rounds(&daemon, round, &address, &slow))
+    };
+    daemon.reload(&endless(0));
+    let old = daemon.wait_for_idle("round", 2);
+    daemon.directory().write("gate", "");
+    daemon.rewrite_config(&endless(1));
+    daemon.signal(Signal::SIGHUP);
+    let tried = waiting_on_trial(&daemon, &old);
+    // They get their signal when the master has long begun to drain.
+    tried.iter().for_each(|&pid| procfs::send(pid, Signal::SIGSTOP));
+    daemon.expect(&["worker stopped"]);
+    daemon.signal(Signal::SIGTERM);
+    daemon.log().wait_for("stopping", |_| true);
+    daemon.wait_until_obeyed();
+    tried.iter().for_each(|&pid| procfs::send(pid, Signal::SIGCONT));
+    daemon.wait_for_code(0);
+}
+
 #[test]
 fn a_worker_on_trial_does_not_wake_up_and_goes_with_its_master() {
     let (address, slow) = (Address::fresh(), Address::fresh());
@@ -64,11 +97,7 @@ fn a_worker_on_trial_does_not_wake_up_and_goes_with_its_master() {
     daemon.directory().write("gate", "");
     daemon.rewrite_config(&rounds(&daemon, 1, &address, &slow));
     daemon.signal(Signal::SIGHUP);
-    let tried = until("the new workers wait to be let in", || {
-        let tried = daemon.workers("round").into_iter().filter(|pid| !old.contains(pid));
-        let tried: Vec<_> = tried.filter(|&pid| procfs::is_in_ppoll(pid)).collect();
-        (tried.len() == 2).then_some(tried)
-    });
+    let tried = waiting_on_trial(&daemon, &old);
     let switches =
         || -> Vec<_> { tried.iter().map(|&pid| procfs::context_switches(pid)).collect() };
     let before = switches();

@@ -69,6 +69,98 @@ fn a_worker_that_dies_while_it_drains_leaves_nobody_waiting() {
             assert!(client.rest().ends_with('\n'), "{address}");
         }
         daemon.wait_for_code(0);
+        // Its successor was asked for nothing, and left for the stop all the same.
+        for end in daemon.log().events().iter().filter(|event| event.number("code") == Some(0)) {
+            assert_eq!(end.text("cause"), Some("stopped"), "{end}");
+        }
+    }
+}
+
+// A worker that serves an old connection knows nothing of the queue.
+#[test]
+fn a_retired_worker_keeps_nobody_waiting_at_a_stop() {
+    for kind in 0..3 {
+        let setup = Setup::example("testsvc");
+        let address = addresses(setup.directory().path())[kind].clone();
+        let config = command(&address, 1);
+        let daemon = setup.config(&config).start();
+        daemon.expect(&["worker exited"]);
+        let mut old = Client::connect(&address);
+        old.send("echo\n");
+        old.ping("in hand");
+        daemon.reload(&format!("{config}env.NEW = \"1\"\n"));
+        let mut crasher = Client::connect(&address);
+        until("the new one is busy", || {
+            let workers = daemon.workers("echo");
+            let idle = workers.iter().filter(|&&pid| procfs::is_in_accept(pid)).count();
+            (workers.len() == 2 && idle == 0 && workers.iter().all(|&pid| procfs::is_settled(pid)))
+                .then_some(())
+        });
+        let mut waiting: Vec<_> = (0..5).map(|_| Client::connect(&address)).collect();
+        daemon.signal(Signal::SIGTERM);
+        daemon.log().wait_for("stopping", |_| true);
+        daemon.wait_until_obeyed();
+        crasher.send("exit 3\n");
+        for client in &mut waiting {
+            client.send("pid\n");
+            assert!(client.rest().ends_with('\n'), "{address}");
+        }
+        old.ping("still in hand");
+        drop(old);
+        daemon.wait_for_code(0);
+    }
+}
+
+#[test]
+fn clients_of_workers_that_have_not_started_are_served_at_a_stop() {
+    for kind in 0..3 {
+        let setup = Setup::example("testsvc");
+        let address = addresses(setup.directory().path())[kind].clone();
+        let gate = setup.directory().write("gate", "");
+        let service = format!(
+            "service.die_at_start = {{ gate = \"{}\", while_exists = \"/nowhere/at/all\" }}",
+            gate.display()
+        );
+        let daemon =
+            setup.config(&echo(&address, 2).replace("service = \"echo\"", &service)).launch();
+        daemon.log().wait_count(daemon.log().start(), 2, "workers", |event| {
+            event.message() == "worker started"
+        });
+        let mut client = Client::connect(&address);
+        client.send("pid\n");
+        daemon.signal(Signal::SIGTERM);
+        daemon.log().wait_for("stopping", |_| true);
+        daemon.wait_until_obeyed();
+        std::fs::remove_file(gate).expect("open the gate");
+        assert!(client.rest().ends_with('\n'), "{address}");
+        daemon.wait_for_code(0);
+    }
+}
+
+#[test]
+fn clients_of_workers_that_fail_are_served_at_a_stop_if_that_can_be() {
+    for kind in 0..3 {
+        let setup = Setup::example("testsvc");
+        let address = addresses(setup.directory().path())[kind].clone();
+        let broken = setup.directory().write("broken", "");
+        let config = format!(
+            "{}[pool.broken]\nlisten = \"{address}\"\nworkers = 1\n\
+             service.die_at_start = {{ while_exists = \"{}\", code = 3 }}\n",
+            echo(&Address::fresh(), 1),
+            broken.display()
+        );
+        let daemon = setup.config(&config).launch();
+        daemon.expect(&["worker exited", "respawn throttled"]);
+        daemon.log().wait_for("respawn throttled", |_| true);
+        daemon.log().wait_for("ready", |_| true);
+        let mut client = Client::connect(&address);
+        client.send("pid\n");
+        daemon.signal(Signal::SIGTERM);
+        daemon.log().wait_for("stopping", |_| true);
+        daemon.wait_until_obeyed();
+        std::fs::remove_file(broken).expect("mend the service");
+        assert!(client.rest().ends_with('\n'), "{address}");
+        daemon.wait_for_code(0);
     }
 }
 
@@ -177,4 +269,25 @@ fn a_listener_that_a_worker_shut_down_is_mended() {
         daemon.stop();
         assert_refuses(&address);
     }
+}
+
+// An abstract name is free only when nobody has the old socket any more.
+#[test]
+fn a_pool_that_has_lost_its_listener_stops() {
+    let address = Address::unnamed();
+    let config = format!("[daemon]\nstop_timeout = \"1h\"\n{}", command(&address, 2));
+    let daemon = Daemon::start_example("testsvc", &config);
+    daemon.expect(&["worker exited", "respawn throttled", "could not adjust listener"]);
+    daemon.wait_for_idle("echo", 2);
+    let mut busy = Client::connect(&address);
+    busy.send("echo\n");
+    busy.ping("in hand");
+    ask(&address, "deafen\n");
+    daemon.log().wait_for("could not adjust listener", |_| true);
+    daemon.signal(Signal::SIGTERM);
+    daemon.log().wait_for("stopping", |_| true);
+    daemon.wait_until_obeyed();
+    busy.ping("still in hand");
+    drop(busy);
+    daemon.wait_for_code(0);
 }
