@@ -90,6 +90,11 @@ impl Generation {
         self.census.standing(self.slots.len(), held_back)
     }
 
+    /// Whether one of its workers has got as far as accepting and is there.
+    pub fn has_worker(&self) -> bool {
+        self.slots.iter().any(|slot| matches!(slot, Slot::Serving(..)))
+    }
+
     /// How many slots back off.
     pub fn backing_off(&self) -> usize {
         self.slots.iter().filter(|slot| slot.pid().is_none() && slot.backs_off()).count()

@@ -26,7 +26,12 @@ impl Pool {
     pub fn trial(&self) -> Option<Standing> {
         let tried =
             self.next.as_ref().or((self.serving.gate == Gate::Shut).then_some(&self.serving));
-        tried.map(|generation| generation.standing(self.room()))
+        let tried = tried?;
+        match tried.standing(self.room()) {
+            // Those who got ready have died since: nobody would be there to take over.
+            Standing::Ready if !tried.has_worker() => Some(Standing::Starting),
+            standing => Some(standing),
+        }
     }
 
     /// The configuration epoch that new workers belong to from now on.

@@ -90,6 +90,35 @@ fn a_stop_does_not_wait_for_workers_on_trial() {
 }
 
 #[test]
+fn a_generation_without_a_worker_is_not_committed() {
+    let (address, slow) = (Address::fresh(), Address::fresh());
+    let daemon = start_rounds(&address, &slow);
+    daemon.expect(&["worker killed", "respawn throttled"]);
+    let old = daemon.wait_for_idle("round", 2);
+    let gate = daemon.directory().write("gate", "");
+    let pool = "[pool.round]\nmin_uptime = \"1h\"\n";
+    daemon.rewrite_config(&rounds(&daemon, 1, &address, &slow).replace("[pool.round]\n", pool));
+    daemon.signal(Signal::SIGHUP);
+    waiting_on_trial(&daemon, &old);
+    let others: Vec<_> = daemon.workers("slow").into_iter().chain(old).collect();
+    // Not by the log, which does not tell of each of them.
+    let on_trial = || daemon.children().into_iter().filter(|pid| !others.contains(pid));
+    // They were ready once. Then they die until their slots wait for long.
+    for _ in 0..6 {
+        let tried = until("two wait to be let in", || {
+            let tried: Vec<_> = on_trial().filter(|&pid| procfs::is_in_ppoll(pid)).collect();
+            (tried.len() == 2).then_some(tried)
+        });
+        tried.iter().for_each(|&pid| procfs::send(pid, Signal::SIGKILL));
+        until("they are dead", || on_trial().all(|pid| !tried.contains(&pid)).then_some(()));
+    }
+    fs::remove_file(gate).expect("open the gate");
+    daemon.log().wait_for("reloaded", |event| event.text("renewed").is_some());
+    assert_ne!(on_trial().count(), 0, "workers of the new generation");
+    until("the new generation serves", || ask(&address, "env\n").contains("ROUND=1").then_some(()));
+}
+
+#[test]
 fn a_worker_on_trial_does_not_wake_up_and_goes_with_its_master() {
     let (address, slow) = (Address::fresh(), Address::fresh());
     let daemon = start_rounds(&address, &slow);
