@@ -167,7 +167,7 @@ impl Pool {
 
     /// Keeps so many workers more or less, also after a reload that is under way.
     pub fn scale(&mut self, step: i64, now: Moment) {
-        self.resize(scaled(self.serving.target(), step), now);
+        self.resize(scaled(self.config(), self.serving.target(), step), now);
         if self.next.is_some() {
             self.scale_trial(step, now);
         }
@@ -176,7 +176,7 @@ impl Pool {
     /// The same for what a reload tries.
     pub fn scale_trial(&mut self, step: i64, now: Moment) {
         let tried = self.next.as_mut().unwrap_or(&mut self.serving);
-        let surplus = tried.resize(scaled(tried.target(), step));
+        let surplus = tried.resize(scaled(&tried.blueprint.config, tried.target(), step));
         self.retire(surplus, Asked::Retire, now);
     }
 
@@ -340,10 +340,14 @@ impl Pool {
         self.max_workers().map_or(usize::MAX, |most| most.saturating_sub(self.workers.len()))
     }
 
-    /// `max_workers` of the newest configuration.
+    /// `max_workers`. Of two configurations during a reload the larger one, for the older
+    /// is still in force, and its workers stay until the new ones are ready.
     fn max_workers(&self) -> Option<usize> {
-        let newest = self.next.as_ref().unwrap_or(&self.serving);
-        newest.blueprint.config.max_workers.as_ref().map(|most| *most.get_ref() as usize)
+        let most = self.generations().map(|it| {
+            let most = it.blueprint.config.max_workers.as_ref();
+            most.map_or(usize::MAX, |most| *most.get_ref() as usize)
+        });
+        most.max().filter(|&most| most < usize::MAX)
     }
 
     /// Tells, once for each generation, that it waits for older workers to leave.
@@ -375,7 +379,10 @@ impl Pool {
     }
 }
 
-/// So many workers more or less than `workers`, as far as there may be.
-fn scaled(workers: u32, step: i64) -> u32 {
-    (i64::from(workers) + step).clamp(1, i64::from(config::MOST_WORKERS)) as u32
+/// So many workers more or less than `workers`, as far as there may be. Within
+/// `max_workers` one place stays free, for the first worker of the next reload.
+fn scaled(config: &config::Pool, workers: u32, step: i64) -> u32 {
+    let max_workers = config.max_workers.as_ref();
+    let most = max_workers.map_or(config::MOST_WORKERS, |most| most.get_ref() - 1);
+    (i64::from(workers) + step).clamp(1, i64::from(most.min(config::MOST_WORKERS))) as u32
 }

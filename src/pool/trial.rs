@@ -60,7 +60,7 @@ impl Pool {
     /// Takes over what the configuration says of a pool that keeps its workers, as far
     /// as there is room for them; `step` is how many workers more it is to have.
     pub fn resize_to(&mut self, config: config::Pool, step: i64, now: Moment) {
-        self.resize(scaled(config.workers, step), now);
+        self.resize(scaled(&config, config.workers, step), now);
         self.serving.blueprint.config = config;
     }
 

@@ -255,3 +255,24 @@ fn max_workers_bounds_all_processes_of_a_pool() {
     daemon.wait_for_children(4);
     daemon.wait_for_idle("echo", 4);
 }
+
+#[test]
+fn max_workers_never_leaves_a_reload_without_room_for_ever() {
+    let address = Address::fresh();
+    let config = |round: usize, bounds: &str| {
+        format!("{}env.ROUND = \"{round}\"\n{bounds}\n", echo("echo", &address, 4))
+    };
+    let daemon = Daemon::start(&config(0, "max_workers = 5"));
+    daemon.expect(&["reload held back"]);
+    for _ in 0..3 {
+        daemon.signal(Signal::SIGTTIN);
+        daemon.wait_until_obeyed();
+    }
+    assert_serves(&address);
+    daemon.reload(&config(1, "max_workers = 5"));
+    daemon.wait_for_idle("echo", 4);
+    // The bound is below what serves now.
+    daemon.reload(&config(2, "").replace("workers = 4", "workers = 2\nmax_workers = 3"));
+    daemon.wait_for_children(2);
+    daemon.wait_for_idle("echo", 2);
+}
