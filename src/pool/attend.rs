@@ -41,12 +41,24 @@ impl Pool {
         let pace = of_generations.chain(of_workers).min();
         let is_quicker = pace.is_some_and(|pace| self.pace.is_none_or(|before| pace < before));
         self.pace = pace;
-        if let (true, Some(pace)) = (is_quicker, pace) {
-            self.agenda.add(now + pace, Task::Connections);
+        if is_quicker {
+            self.plan_look(now);
+        }
+    }
+
+    /// Plans the next look at the connections, in the place of one that was planned.
+    fn plan_look(&mut self, now: Moment) {
+        self.next_look = self.pace.map(|pace| now + pace);
+        if let Some(at) = self.next_look {
+            self.agenda.add(at, Task::Connections);
         }
     }
 
     fn look_at_connections(&mut self, now: Moment, events: &mut Vec<Event>) {
+        // One that gave way to another stays in the agenda, and would bring a further one.
+        if self.next_look.is_none_or(|at| at > now) {
+            return;
+        }
         let mut due = Vec::new();
         for (&pid, worker) in &mut self.workers {
             let Some(request_timeout) = worker.terms.request_timeout else { continue };
@@ -59,9 +71,7 @@ impl Pool {
         }
         due.into_iter().for_each(|pid| self.attend_to(pid, now, events));
         self.keep_pace(now);
-        if let Some(pace) = self.pace {
-            self.agenda.add(now + pace, Task::Connections);
-        }
+        self.plan_look(now);
     }
 
     fn attend_to(&mut self, pid: Pid, now: Moment, events: &mut Vec<Event>) {

@@ -70,6 +70,8 @@ pub struct Pool {
     agenda: Agenda,
     /// How often to look for connections that may become overdue.
     pace: Option<Duration>,
+    /// When to do so next.
+    next_look: Option<Moment>,
     rates: Rates,
     /// The last generation of which the log was told that `max_workers` holds it back.
     told_held_back: Option<u64>,
@@ -103,6 +105,7 @@ impl Pool {
             generations: 1,
             agenda: Agenda::default(),
             pace: None,
+            next_look: None,
             rates: Rates::new(),
             told_held_back: None,
             health: Health::Trusted,

@@ -31,3 +31,31 @@ fn an_idle_master_is_not_scheduled_once_in_two_seconds() {
     thread::sleep(Duration::from_secs(2));
     assert_eq!(count(), before, "context switches of the workers and of the master");
 }
+
+#[test]
+fn the_looks_for_overdue_connections_stay_as_few_however_often_their_pace_changes() {
+    let address = Address::fresh();
+    // An old worker is looked at once more after `kill_timeout`.
+    let config = |time: &str| {
+        let pool = echo(&address, 1);
+        format!("{pool}kill_timeout = \"1h\"\nrequest_timeout = \"{time}\"\n")
+    };
+    let daemon = Daemon::start(&config("200ms"));
+    for _ in 0..8 {
+        for time in ["100ms", "200ms"] {
+            daemon.reload(&config(time));
+            daemon.wait_for_children(1);
+            // The old pace is forgotten at the next look.
+            thread::sleep(Duration::from_millis(230));
+        }
+    }
+    daemon.reload(&config("1s"));
+    daemon.wait_for_children(1);
+    let count = || procfs::context_switches(daemon.pid()).expect("the master");
+    thread::sleep(Duration::from_millis(500));
+    let before = count();
+    // The time is what is tried here. A look once a second is due.
+    thread::sleep(Duration::from_secs(2));
+    let looks = count() - before;
+    assert!(looks <= 6, "{looks}");
+}
