@@ -118,8 +118,7 @@ impl Control {
             };
             (Caller::Known(index), PollFd::new(client.stream.as_fd(), events))
         });
-        let has_room = self.clients.len() < MOST_CLIENTS;
-        let listener = self.listener.as_ref().filter(|_| self.pause.is_none() && has_room);
+        let listener = self.listener.as_ref().filter(|_| self.pause.is_none() && self.has_room());
         let listener = listener
             .map(|listener| (Caller::New, PollFd::new(listener.as_fd(), PollFlags::POLLIN)));
         clients.chain(listener)
@@ -167,13 +166,30 @@ impl Control {
         });
     }
 
+    /// Whether one more may connect: if need be in the place of a silent one.
+    fn has_room(&self) -> bool {
+        self.clients.len() < MOST_CLIENTS || self.oldest_silent().is_some()
+    }
+
+    fn oldest_silent(&self) -> Option<usize> {
+        self.clients.iter().position(|client| matches!(client.state, State::Speaking(_)))
+    }
+
     fn accept(&mut self, now: Moment) {
-        let Some(listener) = &self.listener else { return };
+        // The last one may have taken the room since this was watched.
+        let Some(listener) = self.listener.as_ref().filter(|_| self.has_room()) else { return };
         let accepted = accept(listener.as_fd()).map(|(stream, _)| UnixStream::from(stream));
         match accepted {
             // One that could make us wait is not served.
             Ok(stream) if stream.set_nonblocking(true).is_err() => {}
-            Ok(stream) => self.clients.push(Client { stream, state: State::Speaking(Vec::new()) }),
+            Ok(stream) => {
+                if self.clients.len() >= MOST_CLIENTS
+                    && let Some(silent) = self.oldest_silent()
+                {
+                    self.clients.remove(silent);
+                }
+                self.clients.push(Client { stream, state: State::Speaking(Vec::new()) });
+            }
             Err(Errno::EAGAIN | Errno::EINTR | Errno::ECONNABORTED) => {}
             Err(_) => self.pause = Some(now + ACCEPT_PAUSE),
         }
