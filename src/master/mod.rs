@@ -83,7 +83,7 @@ pub struct Master<'a> {
     log: config::Log,
     signals: Waiting,
     inheritance: Inheritance,
-    /// The kernel's kills for want of memory.
+    /// The OOM kills of the kernel.
     oom_kills: OomKills,
     /// The newest configuration epoch.
     epoch: u64,

@@ -1,4 +1,4 @@
-//! Who else is told of the master's life, beside the log.
+//! The observer, who hears of the master's life as the log does.
 #![forbid(unsafe_code)]
 
 use std::fmt;

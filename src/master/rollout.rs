@@ -1,7 +1,7 @@
 //! A reload under way: one value, from its first fork to its end.
 //!
 //! What can fail without a worker has failed before ([`Plan`]). Here new generations
-//! start beside those that serve, and do not accept. Then all is committed in one turn
+//! start next to those that serve, and do not accept. Then all is committed in one turn
 //! of the loop, or all is undone.
 #![forbid(unsafe_code)]
 
@@ -30,7 +30,7 @@ pub struct Rollout {
     config: Config,
     /// What becomes of each pool, by name.
     changes: BTreeMap<String, Change>,
-    /// What it takes to undo it, beside what the pools know.
+    /// What it takes to undo it; the pools know the rest.
     undo: Undo,
 }
 

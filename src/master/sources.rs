@@ -21,7 +21,7 @@ use super::control::Caller;
 enum Source {
     /// Workers have got as far as accepting.
     Arrivals,
-    /// The kernel may have killed for want of memory.
+    /// The kernel may have killed a process because memory was short.
     OomKills,
     /// The child that reads the configuration.
     Scout,
@@ -34,8 +34,8 @@ enum Source {
 const PAUSE: Duration = Duration::from_millis(100);
 
 impl Master<'_> {
-    /// Sleeps until a signal, a worker that is ready, a kill for want of memory,
-    /// a command or a deadline. Gives those that have called over the control socket.
+    /// Sleeps until a signal, a source or a deadline ends the sleep. Gives those that have
+    /// called over the control socket.
     pub(super) fn wait(&mut self) -> Vec<Caller> {
         let now = Moment::now();
         let timeout = self.deadline(now).map(|deadline| deadline - now);

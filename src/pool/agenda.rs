@@ -1,6 +1,6 @@
 //! What a pool has to do at which moment.
 //!
-//! An entry is no more than a reason to look: who acts on it asks what it names
+//! An entry is only a reason to look: who acts on it asks what it names
 //! whether something is due. So nothing has to be taken out when plans change.
 #![forbid(unsafe_code)]
 

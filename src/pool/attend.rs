@@ -15,7 +15,7 @@ use super::{Asked, Pool};
 use super::{overdue, retirement};
 
 impl Pool {
-    /// Does all whose time has come, but for filling slots.
+    /// Does all whose time has come, except filling slots.
     pub fn attend(&mut self, now: Moment, events: &mut Vec<Event>) {
         while let Some(task) = self.agenda.take_due(now) {
             match task {

@@ -24,7 +24,7 @@ pub enum Asked {
 pub enum Killer {
     /// The master.
     Master,
-    /// The kernel, for want of memory.
+    /// The kernel, because memory was short.
     Kernel,
     /// Anybody.
     Unknown,
@@ -45,7 +45,7 @@ pub enum Cause {
     Suspended,
     /// It failed.
     Crashed,
-    /// The kernel killed it for want of memory.
+    /// The kernel killed it because memory was short.
     OutOfMemory,
     /// Somebody else sent it a signal.
     Killed,

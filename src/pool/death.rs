@@ -57,14 +57,15 @@ impl Death {
     /// What the death means for the successor, by the terms of the dead worker and the
     /// last look at its page.
     pub fn end(&self, look: Look, terms: Terms) -> End {
-        // A worker that leaves by itself and says why has not failed, whoever wanted it.
+        // A worker that leaves by itself and says why has not failed, even if somebody wanted it
+        // to leave.
         let left = self.exit == Exit::Code(0) && look.leaving.is_some();
         if left && look.leaving == Some(Leaving::Recycled) && terms.max_requests > 0 {
             return End::Recycled;
         }
-        // One that somebody has ended did not fail.
+        // A worker that somebody has ended did not fail.
         let failed = matches!(self.cause, Cause::Crashed | Cause::OutOfMemory | Cause::Unknown);
-        // However long it took: one that failed before its first accept died young.
+        // A worker that failed before its first accept died young, however long that took.
         let never_accepted = failed && !look.is_accepting;
         let is_early = self.uptime < terms.min_uptime || never_accepted;
         let is_idle = look.in_hand.is_none() && self.served == 0;
@@ -128,6 +129,80 @@ impl Death {
             (Exit::Code(0), _) if self.cause.is_wanted() => Level::Info,
             (Exit::Code(_), _) | (Exit::Signal { .. }, Killer::Master) => Level::Warning,
             (Exit::Signal { .. }, Killer::Kernel | Killer::Unknown) => Level::Error,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config;
+    use crate::scoreboard::InHand;
+    use crate::sys::clock::Moment;
+
+    const CRASH: Exit = Exit::Signal { number: 11, core_dumped: false };
+    const LATE: Duration = Duration::from_secs(1);
+    const EARLY: Duration = Duration::from_millis(999);
+
+    fn death(exit: Exit, cause: Cause, uptime: Duration, served: u64) -> Death {
+        Death {
+            pool: String::new(),
+            slot: 0,
+            pid: Pid::from_raw(7),
+            generation: 1,
+            exit,
+            cause,
+            killer: Killer::Unknown,
+            uptime,
+            served,
+            in_hand: None,
+            usage: Usage::default(),
+            reason: None,
+        }
+    }
+
+    #[test]
+    fn what_a_death_means_for_the_successor() {
+        let idle =
+            Look { is_accepting: true, served: 0, in_hand: None, leaving: None, has_cut: false };
+        let starting = Look { is_accepting: false, ..idle };
+        let connection = InHand { serial: 1, began: Moment::default() };
+        let busy = Look { in_hand: Some(connection), ..idle };
+        let left = |leaving| Look { leaving: Some(leaving), ..idle };
+        let recycled = left(Leaving::Recycled);
+        let config = "[pool.a]\nlisten = \"@a\"\nservice = \"echo\"\nmin_uptime = \"1s\"";
+        let terms = Terms::of(&config::pool(config));
+        let with_quota = Terms { max_requests: 5, ..terms };
+        for (what, death, look, terms, end) in [
+            ("idle and early", death(CRASH, Cause::Crashed, EARLY, 0), idle, terms, End::Young),
+            ("idle and late", death(CRASH, Cause::Crashed, LATE, 0), idle, terms, End::Lived),
+            ("never accepted", death(CRASH, Cause::Crashed, LATE, 0), starting, terms, End::Young),
+            ("killed late", death(CRASH, Cause::Killed, LATE, 0), starting, terms, End::Lived),
+            ("after some", death(CRASH, Cause::Crashed, EARLY, 3), idle, terms, End::Lived),
+            ("at work", death(CRASH, Cause::Crashed, EARLY, 0), busy, terms, End::AtWork),
+            (
+                "its quota",
+                death(Exit::Code(0), Cause::Recycled, EARLY, 5),
+                recycled,
+                with_quota,
+                End::Recycled,
+            ),
+            (
+                "a quota that nobody set",
+                death(Exit::Code(0), Cause::Recycled, EARLY, 5),
+                recycled,
+                terms,
+                End::Lived,
+            ),
+            (
+                "asked to go",
+                death(Exit::Code(0), Cause::Stopped, EARLY, 0),
+                left(Leaving::Asked),
+                terms,
+                End::Lived,
+            ),
+        ] {
+            assert_eq!(death.end(look, terms), end, "{what}");
         }
     }
 }

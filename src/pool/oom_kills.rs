@@ -1,4 +1,4 @@
-//! Whether the kernel has killed for want of memory.
+//! The OOM kills: whether the kernel has killed a process because memory was short.
 //!
 //! Nothing in the end of a process tells the OOM killer's SIGKILL from that of
 //! a person. The kernel counts its own in memory.events of the cgroup, and a
@@ -201,7 +201,7 @@ mod tests {
         let (mut kills, set) = counter(directory.path());
         let now = Moment::from_nanos(1 << 40);
         assert!(kills.watched(now).is_some() && kills.deadline(now).is_none());
-        // The file has told of something, and the count has not moved.
+        // Something was written to the file, and the count has not moved.
         kills.look(now);
         assert!(kills.watched(now).is_none());
         assert_eq!(kills.deadline(now), Some(now + PAUSE));

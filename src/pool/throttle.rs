@@ -22,11 +22,11 @@ const STOCK: Duration = Duration::from_secs(1);
 pub enum End {
     /// It failed before its first accept, or died idle and young.
     Young,
-    /// It died while it served a connection, or young after it had served some.
+    /// It died while it served a connection.
     AtWork,
     /// It left by itself, for it had served its quota.
     Recycled,
-    /// It had lived for long enough, or was asked to go.
+    /// It had lived for long enough, had served a connection, or was asked to go.
     Lived,
 }
 

@@ -1,4 +1,4 @@
-//! A pool during a reload: what is tried beside what serves, until it is kept or
+//! A pool during a reload: what is tried next to what serves, until the trial is kept or
 //! taken back.
 #![forbid(unsafe_code)]
 
@@ -14,7 +14,7 @@ use super::generation::{Gate, Generation, Standing};
 use super::{Asked, Blueprint, Pool, scaled};
 
 impl Pool {
-    /// Starts a new generation beside the one that serves. Its workers get ready, and
+    /// Starts a new generation next to the one that serves. Its workers get ready, and
     /// wait for [`commit`](Self::commit) before they accept.
     pub fn try_out(&mut self, blueprint: Blueprint, listener: Rc<Listener>, now: Moment) {
         self.next = Some(Generation::new(self.generations, blueprint, listener, Gate::Shut));

@@ -36,7 +36,7 @@ pub struct Worker {
     pub(super) suspended: Option<Moment>,
     pub(super) watch: Watch,
     pub(super) terms: Terms,
-    /// It accepts, and the log has not been told of it: it may die like those before.
+    /// Whether the log still waits to hear of it: the worker may die as those before it did.
     pub(super) untold: Untold,
 }
 

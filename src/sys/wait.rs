@@ -129,7 +129,7 @@ pub fn changed_child() -> io::Result<Option<Fate>> {
                 return Ok(Some(Fate::Ended(Ended { pid, by_sigkill })));
             }
         };
-        // Taken, lest it is found again. It may be another change by now.
+        // Taken, so that it is not found again. It may be another change by now.
         if waitid(libc::P_PID, pid.as_raw() as libc::id_t, kind)?.is_some() {
             return Ok(Some(Fate::Halted(pid, halt)));
         }

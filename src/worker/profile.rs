@@ -131,30 +131,30 @@ impl Profile {
     }
 }
 
-/// Whom the configuration asks for, and how to say that it cannot be had.
-struct Asked<'a> {
+/// The user that the configuration asks for, and how to say that there is no such user.
+struct Wanted<'a> {
     name: &'a str,
     problem: Box<dyn Fn(String) -> Problem + 'a>,
 }
 
 /// The user that a pool asks for. A daemon that is root gives nobody root by default.
-fn asked_user(pool: &Pool) -> Option<Asked<'_>> {
+fn asked_user(pool: &Pool) -> Option<Wanted<'_>> {
     match &pool.user {
         Some(name) => {
             let problem = |what| pool.problem("user", name.span(), what);
-            Some(Asked { name: name.get_ref(), problem: Box::new(problem) })
+            Some(Wanted { name: name.get_ref(), problem: Box::new(problem) })
         }
         None if geteuid().is_root() => {
             let hint = format!("pool \"{}\" has no user of its own", pool.name);
             let problem = move |what| pool.default_user.problem(what).with_hint(&hint);
-            Some(Asked { name: pool.default_user.name(), problem: Box::new(problem) })
+            Some(Wanted { name: pool.default_user.name(), problem: Box::new(problem) })
         }
         None => None,
     }
 }
 
-fn find_user(asked: &Asked<'_>) -> Result<Account, Problem> {
-    let Asked { name, problem } = asked;
+fn find_user(asked: &Wanted<'_>) -> Result<Account, Problem> {
+    let Wanted { name, problem } = asked;
     accounts::user(name)
         .map_err(|error| problem(format!("could not find user \"{name}\": {}", reason(&error))))
 }
