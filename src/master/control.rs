@@ -156,6 +156,17 @@ impl Control {
         }
     }
 
+    /// Ties those who wait for an `earlier` reload, which has given way, to this one.
+    pub fn expect_instead(&mut self, earlier: u64, reload: u64) {
+        for client in &mut self.clients {
+            if let State::Waiting(number) = &mut client.state
+                && *number == earlier
+            {
+                *number = reload;
+            }
+        }
+    }
+
     /// Answers those who wait for a reload of which `ended` knows.
     pub fn answer(&mut self, ended: impl Fn(u64) -> Option<Reply>) {
         self.clients.retain_mut(|client| {

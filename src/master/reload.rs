@@ -26,6 +26,10 @@ impl Master<'_> {
         self.herald.reloading();
         self.pools.iter_mut().for_each(Pool::suspect);
         let number = self.answers.ask();
+        if let Some(earlier) = self.scouts.request() {
+            // That one ends here. Should this one be refused, nobody else would tell.
+            self.control.expect_instead(earlier, number);
+        }
         self.scaled = 0;
         if let Err(error) = self.scouts.send(number, &self.file, &self.services, now) {
             self.refuse_reload(number, error);

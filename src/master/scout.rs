@@ -99,6 +99,11 @@ impl Scouts {
         self.current.is_some()
     }
 
+    /// The request that the present one is for.
+    pub fn request(&self) -> Option<u64> {
+        self.current.as_ref().map(|scout| scout.number)
+    }
+
     /// When the time of the present one is over.
     pub fn deadline(&self) -> Option<Moment> {
         self.current.as_ref().map(|scout| scout.until)

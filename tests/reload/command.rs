@@ -125,7 +125,7 @@ fn the_question_waits_for_the_reload_that_runs() {
     daemon.rewrite_config(&slow);
     // One that asks, one that asks for the result, one that hangs up.
     let mut asking = ask(&daemon, "reload");
-    until("the reload runs", || (daemon.children().len() == 3).then_some(()));
+    wait_until_tried(&daemon);
     let mut waiting = ask(&daemon, "result");
     drop(ask(&daemon, "result"));
     // A signal begins another reload: they are told of what is in force then.
@@ -171,6 +171,12 @@ fn with_slow(daemon: &Daemon, good: &str) -> (String, PathBuf) {
     (config, gate)
 }
 
+/// Waits until the reload has been read, and its pool `slow` is tried.
+#[track_caller]
+fn wait_until_tried(daemon: &Daemon) {
+    daemon.log().wait_for("worker started", |event| event.is_of_pool("slow"));
+}
+
 // Each is told of its own reload, and not of one that runs meanwhile.
 #[test]
 fn a_reload_that_is_refused_says_so_while_another_runs() {
@@ -181,7 +187,7 @@ fn a_reload_that_is_refused_says_so_while_another_runs() {
     let (slow, gate) = with_slow(&daemon, &good);
     daemon.rewrite_config(&slow);
     let mut first = ask(&daemon, "reload");
-    until("the reload runs", || (daemon.children().len() == 3).then_some(()));
+    wait_until_tried(&daemon);
     daemon.rewrite_config(&format!("{good}wokers = 3\n"));
     let refused = reload(&daemon, &[]);
     assert_eq!(refused.code, Some(78), "{refused:?}");
@@ -192,6 +198,31 @@ fn a_reload_that_is_refused_says_so_while_another_runs() {
     fs::remove_file(gate).expect("open the gate");
     assert_eq!(first.rest(), "0 reloaded, generation: 2, added: slow");
     assert_eq!(reload(&daemon, &["--result"]), refused, "the last one was that");
+}
+
+// The process that reads for the first one gives way to that of the second.
+#[test]
+fn a_reload_that_gives_way_while_it_is_read_ends_as_its_successor() {
+    let good = echo("echo", &Address::fresh(), 2);
+    let daemon = Setup::example("testsvc").config(&good).start();
+    daemon.expect(&["reload failed"]);
+    daemon.rewrite_config(&format!(
+        "{good}[pool.stuck]\nlisten = \"{}\"\nservice.stuck.how = \"hang\"\n",
+        Address::fresh()
+    ));
+    let mut first = ask(&daemon, "reload");
+    until("a process reads the configuration", || {
+        let children = procfs::children(daemon.pid());
+        children.iter().any(|child| child.name == "preforkd-reload").then_some(())
+    });
+    let mut waiting = ask(&daemon, "result");
+    daemon.rewrite_config(&format!("{good}wokers = 3\n"));
+    let refused = reload(&daemon, &[]);
+    assert_eq!(refused.code, Some(78), "{refused:?}");
+    for client in [&mut first, &mut waiting] {
+        let answer = client.rest();
+        assert!(answer.starts_with("78 ") && answer.contains("wokers"), "{answer}");
+    }
 }
 
 // The old workers begin to accept while the new ones are on trial: that they do
@@ -240,7 +271,7 @@ fn there_is_room_for_few_who_wait() {
     let (slow, gate) = with_slow(&daemon, &good);
     daemon.rewrite_config(&slow);
     let mut first = ask(&daemon, "reload");
-    until("the reload runs", || (daemon.children().len() == 3).then_some(()));
+    wait_until_tried(&daemon);
     let used = procfs::descriptors(daemon.pid()).len();
     let mut clients: Vec<_> = (0..100).map(|_| ask(&daemon, "result")).collect();
     // It takes in what it has room for, and then sleeps.
@@ -284,7 +315,7 @@ fn who_waits_is_told_of_a_stop() {
     busy.ping("hello");
     thread::scope(|scope| {
         let asking = scope.spawn(|| reload(&daemon, &[]));
-        until("the reload runs", || (daemon.children().len() == 2).then_some(()));
+        wait_until_tried(&daemon);
         let connected = procfs::descriptors(daemon.pid()).len();
         let mut waiting = ask(&daemon, "result");
         until("both are heard", || {
