@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use nix::unistd::Pid;
 
 use crate::sys::clock::Moment;
+use crate::sys::handler::YES;
 use crate::sys::pages::{Page, Pages, SharedPage};
 use crate::sys::socket::Peer;
 
@@ -41,7 +42,7 @@ mod word {
     pub const ASKED: usize = 10;
     /// The pid of the program that serves the connection in hand, 0 if there is none.
     pub const PROGRAM: usize = 11;
-    /// Written by the master: not 0 once the worker is to accept until the queue of the
+    /// Written by the master: 1 once the worker is to accept until the queue of the
     /// listener is empty, and to leave then.
     pub const DRAINING: usize = 12;
     /// Written by the master: the number of a connection that goes if nothing was
@@ -164,7 +165,7 @@ impl Seat {
 
     /// Lets the worker drain its listener; SIGTERM follows.
     pub fn drain(&self) {
-        self.0.write(word::DRAINING, 1);
+        self.0.write(word::DRAINING, YES);
     }
 
     /// Tells the worker to end this connection if nothing was transferred over it;
@@ -257,7 +258,7 @@ impl OwnPage {
 
     /// Whether the worker is to drain its listener.
     pub fn is_draining(self) -> bool {
-        self.draining().load(Ordering::Acquire) != 0
+        self.draining().load(Ordering::Acquire) == YES
     }
 
     /// The word that says so.

@@ -49,7 +49,7 @@ pub fn check(config: Config, services: &Services) -> Result<(), Problems> {
 }
 
 /// Draws the pools of a configuration, and checks what of it a reload may change.
-pub fn draw(config: Config, services: &Services) -> Result<Vec<Blueprint>, Problems> {
+fn draw(config: Config, services: &Services) -> Result<Vec<Blueprint>, Problems> {
     let mut problems = Vec::new();
     if let Err(error) = check_log(&Kind::of(&config.log)) {
         problems.push(Problem::new(&error).with_code(error.code()));
@@ -69,6 +69,25 @@ pub fn draw(config: Config, services: &Services) -> Result<Vec<Blueprint>, Probl
     Problems::unless_empty(problems, blueprints)
 }
 
+/// Draws the pools of a configuration for a daemon that runs with the pools `running`.
+///
+/// # Errors
+///
+/// All that is wrong with it. Then its new addresses are looked at, too, and not bound:
+/// clients would connect to what is refused.
+pub fn draw_reload(
+    config: &Config,
+    services: &Services,
+    running: &[Pool],
+) -> Result<Vec<Blueprint>, Problems> {
+    draw(config.clone(), services).map_err(|mut problems| {
+        let is_new =
+            |pool: &&config::Pool| binding::find(running, &pool.listen.get_ref().address).is_none();
+        problems.extend(config.pools.iter().filter(is_new).filter_map(binding::probe));
+        problems
+    })
+}
+
 impl Plan {
     /// Makes a plan of this configuration. A listener whose address one of the
     /// `running` pools has is kept, the others are bound.
@@ -83,14 +102,7 @@ impl Plan {
         inherited: &[Inherited],
         log: Option<&Kind>,
     ) -> Result<Self, Error> {
-        let blueprints = draw(config.clone(), services).map_err(|mut problems| {
-            // What is wrong already is not bound as well: clients would connect.
-            let is_new = |pool: &&config::Pool| {
-                binding::find(running, &pool.listen.get_ref().address).is_none()
-            };
-            problems.extend(config.pools.iter().filter(is_new).filter_map(binding::probe));
-            problems
-        })?;
+        let blueprints = draw_reload(&config, services, running)?;
         let Config { daemon, log: new_log, .. } = config;
         let kind = Kind::of(&new_log);
         let mut pools = Vec::with_capacity(blueprints.len());

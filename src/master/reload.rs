@@ -31,7 +31,7 @@ impl Master<'_> {
             self.control.expect_instead(earlier, number);
         }
         self.scaled = 0;
-        if let Err(error) = self.scouts.send(number, &self.file, &self.services, now) {
+        if let Err(error) = self.scouts.send(number, &self.file, &self.services, &self.pools, now) {
             self.refuse_reload(number, error);
         }
     }

@@ -20,6 +20,7 @@ use nix::unistd::{Pid, pipe2};
 use crate::accounts::{self, Found};
 use crate::config::{self, Gathered, MainFile};
 use crate::error::{Code, Error, reason};
+use crate::pool::Pool;
 use crate::service::Services;
 use crate::sys::clock::Moment;
 use crate::sys::descriptor;
@@ -77,6 +78,7 @@ impl Scouts {
         number: u64,
         file: &Path,
         services: &Services,
+        running: &[Pool],
         now: Moment,
     ) -> Result<(), Error> {
         self.recall();
@@ -90,7 +92,7 @@ impl Scouts {
                 self.current = Some(Scout { number, pid, answer, bytes: Vec::new(), until });
                 Ok(())
             }
-            Fork::Child(_) => read_for_master(file, services, its.into()),
+            Fork::Child(_) => read_for_master(file, services, running, its.into()),
         }
     }
 
@@ -170,13 +172,13 @@ impl Scout {
 }
 
 /// The child: reads, checks, answers and leaves.
-fn read_for_master(file: &Path, services: &Services, mut answer: File) -> ! {
+fn read_for_master(file: &Path, services: &Services, running: &[Pool], mut answer: File) -> ! {
     // What is the master's is not to be held open by a process that may hang.
     let prepared = descriptor::close_all_but(&mut [answer.as_raw_fd()])
         .and_then(|()| Ok(prctl::set_pdeathsig(Signal::SIGKILL)?))
         .and_then(|()| Ok(prctl::set_name(c"preforkd-reload")?));
     let found = match prepared {
-        Ok(()) => find(file, services),
+        Ok(()) => find(file, services, running),
         Err(error) => Err(Error::system("read configuration", &error)),
     };
     // The pipe may be full, and the master reads at its own pace.
@@ -186,11 +188,11 @@ fn read_for_master(file: &Path, services: &Services, mut answer: File) -> ! {
     fork::leave(if sent.is_ok() { 0 } else { Code::Os as u8 });
 }
 
-fn find(file: &Path, services: &Services) -> Result<Findings, Error> {
+fn find(file: &Path, services: &Services, running: &[Pool]) -> Result<Findings, Error> {
     accounts::remember(Found::default());
     let gathered = config::gather(file, MainFile::Regular);
     let config = config::parse(gathered.clone())?;
-    plan::draw(config, services)?;
+    plan::draw_reload(&config, services, running)?;
     Ok(Findings { gathered, accounts: accounts::found() })
 }
 

@@ -59,6 +59,10 @@ static USED: AtomicBool = AtomicBool::new(false);
 /// Where the master writes the number of a connection that is overdue.
 static OVERDUE: AtomicPtr<AtomicU64> = AtomicPtr::new(ptr::null_mut());
 
+/// What the master writes to a word that says yes. A worker gone wild may have written
+/// anything there, and must not retire any less for that.
+pub const YES: u64 = 1;
+
 /// The descriptors and words that the handlers work on.
 pub struct Targets<'a> {
     /// The listener that is taken away at SIGTERM.
@@ -71,7 +75,7 @@ pub struct Targets<'a> {
     pub log_path: Option<&'static CStr>,
     /// Not 0 once SIGTERM has come.
     pub asked: &'static AtomicU64,
-    /// Not 0 once SIGTERM is to leave the listener where it is: who accepts finds the
+    /// [`YES`] once SIGTERM is to leave the listener where it is: who accepts finds the
     /// end of its queue.
     pub draining: &'static AtomicU64,
     /// The number of a connection that SIGALRM ends if nothing was transferred over it,
@@ -227,7 +231,7 @@ extern "C" fn handle_retire(_: c_int) {
     keep_errno(|| {
         write(&ASKED, 1);
         // Who has not got as far as accepting goes at once either way.
-        if read(&DRAINING) == 0 || !ACCEPTING.load(Relaxed) {
+        if read(&DRAINING) != YES || !ACCEPTING.load(Relaxed) {
             retire();
         }
     });
