@@ -110,12 +110,12 @@ Master tells {
     ReloadFailed = "reload failed", Error, "50361e2685c54c54ad3e52b64941c8b3" {
         reason: String,
     }
-    /// A pool has all the processes that `max_workers` allows. Its new workers start as
-    /// the old ones leave.
+    /// A pool has had all the processes that `max_workers` allows for longer than
+    /// `kill_timeout`. Its new workers start as the old ones leave.
     ReloadHeldBack = "reload held back", Warning, "16c66de92bb170fe1c2b6b020809372a" {
         pool: String, max_workers: u32, workers: u32,
     }
-    /// `SIGTTIN` or `SIGTTOU` changed the size of the pools.
+    /// `SIGTTIN` or `SIGTTOU` came. All pools together now keep this many workers.
     Scaled = "scaled", Info, "fa2d02ca5e7340e38099eab1d58b4931" {
         workers: u32,
     }

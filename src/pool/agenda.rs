@@ -15,6 +15,8 @@ use crate::sys::clock::Moment;
 pub enum Task {
     /// All connections in hand, for those that may become overdue.
     Connections,
+    /// Whether older workers still take the room of newer ones.
+    Room,
     /// The queue of a listener that drains.
     Queue,
     /// All connections in hand, for those over which nothing was transferred.

@@ -19,6 +19,8 @@ impl Pool {
     pub fn attend(&mut self, now: Moment, events: &mut Vec<Event>) {
         while let Some(task) = self.agenda.take_due(now) {
             match task {
+                // Filling slots looks at it.
+                Task::Room => {}
                 Task::Queue => self.look_at_queue(now),
                 Task::Unused => self.end_unused(now),
                 Task::Connections => self.look_at_connections(now, events),

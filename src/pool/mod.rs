@@ -21,6 +21,7 @@ mod oom_kills;
 mod overdue;
 mod rates;
 mod retirement;
+mod room;
 mod slot;
 mod spawn;
 mod throttle;
@@ -53,6 +54,7 @@ use drain::Closing;
 use generation::Generation;
 use mend::Health;
 use rates::Rates;
+use room::Shortage;
 use slot::StartKind;
 use spawn::spawn;
 use worker::{Place, Untold, Worker};
@@ -73,8 +75,8 @@ pub struct Pool {
     /// When to do so next.
     next_look: Option<Moment>,
     rates: Rates,
-    /// The last generation of which the log was told that `max_workers` holds it back.
-    told_held_back: Option<u64>,
+    /// The last generation that `max_workers` held back.
+    shortage: Option<Shortage>,
     health: Health,
     /// Its end, once it has begun.
     closing: Closing,
@@ -107,7 +109,7 @@ impl Pool {
             pace: None,
             next_look: None,
             rates: Rates::new(),
-            told_held_back: None,
+            shortage: None,
             health: Health::Trusted,
             closing: Closing::default(),
             last_failure: None,
@@ -271,7 +273,7 @@ impl Pool {
         inheritance: &mut Inheritance,
         events: &mut Vec<Event>,
     ) -> io::Result<usize> {
-        self.tell_held_back(events);
+        self.tell_of_shortage(now, events);
         if !self.may_fill() {
             return Ok(0);
         }
@@ -335,34 +337,6 @@ impl Pool {
                     self.agenda.add(at, Task::Worker(pid));
                 }
             }
-        }
-    }
-
-    /// How many more workers it may have; those on their way out count.
-    fn room(&self) -> usize {
-        self.max_workers().map_or(usize::MAX, |most| most.saturating_sub(self.workers.len()))
-    }
-
-    /// `max_workers`. Of two configurations during a reload the larger one, for the older
-    /// is still in force, and its workers stay until the new ones are ready.
-    fn max_workers(&self) -> Option<usize> {
-        let most = self.generations().map(|it| {
-            let most = it.blueprint.config.max_workers.as_ref();
-            most.map_or(usize::MAX, |most| *most.get_ref() as usize)
-        });
-        most.max().filter(|&most| most < usize::MAX)
-    }
-
-    /// Tells, once for each generation, that it waits for older workers to leave.
-    fn tell_held_back(&mut self, events: &mut Vec<Event>) {
-        let newest = self.next.as_ref().unwrap_or(&self.serving);
-        let is_held_back = self.room() == 0 && newest.vacancies() > 0;
-        if is_held_back && self.told_held_back != Some(newest.id) {
-            self.told_held_back = Some(newest.id);
-            let pool = self.name().to_owned();
-            let max_workers = self.max_workers().unwrap_or_default() as u32;
-            let workers = self.workers.len() as u32;
-            events.push(Event::ReloadHeldBack { pool, max_workers, workers });
         }
     }
 

@@ -276,3 +276,19 @@ fn max_workers_never_leaves_a_reload_without_room_for_ever() {
     daemon.wait_for_children(2);
     daemon.wait_for_idle("echo", 2);
 }
+
+#[test]
+fn a_reload_of_idle_workers_without_much_room_warns_of_nothing() {
+    let address = Address::fresh();
+    let config = |round: usize| {
+        format!("{}env.ROUND = \"{round}\"\nmax_workers = 3\n", echo("echo", &address, 2))
+    };
+    let daemon = Daemon::start(&config(0));
+    let old = daemon.wait_for_idle("echo", 2);
+    daemon.reload(&config(1));
+    until("the old workers are gone", || {
+        (!old.iter().any(|&pid| procfs::is_alive(pid))).then_some(())
+    });
+    daemon.wait_for_idle("echo", 2);
+    assert_serves(&address);
+}
