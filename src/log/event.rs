@@ -230,7 +230,8 @@ Master tells {
         pool: String, slot: u32, pid: Pid, elapsed_ms: Duration, peer: String,
         held_back: HeldBack,
     }
-    /// A signal such as `SIGSTOP` halted a worker.
+    /// A signal such as `SIGSTOP` halted a worker. Without `SIGCONT` it is killed after
+    /// `kill_timeout`.
     WorkerStopped = "worker stopped", Warning, "69f4d4bd13db4bec8473881cb9bb0f1f" {
         pool: String, slot: u32, pid: Pid, generation: u64, held_back: HeldBack,
     }
@@ -239,7 +240,8 @@ Master tells {
         pool: String, slot: u32, pid: Pid, generation: u64, elapsed_ms: Duration,
         held_back: HeldBack,
     }
-    /// The master ended a connection that a worker had in hand.
+    /// The master ended a connection that a worker had in hand, because the time-out
+    /// that the reason names has run out.
     ConnectionCut = "connection cut", Warning, "af11e3156b3a9b9423a265f2f73d76eb" {
         pool: String, slot: u32, pid: Pid, peer: String, elapsed_ms: Duration, reason: String,
         held_back: HeldBack,
