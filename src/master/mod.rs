@@ -106,7 +106,7 @@ pub struct Master<'a> {
     /// The last wait has failed, and the log knows.
     cannot_wait: bool,
     /// How many workers more each pool is to have than its configuration says, by the
-    /// signals that came since a reload was asked for.
+    /// signals that came since the last reload was asked for.
     scaled: i64,
     /// Why the daemon stops.
     cause: &'static str,
@@ -348,6 +348,7 @@ impl<'a> Master<'a> {
 
     fn scale(&mut self, step: i64, now: Moment) {
         self.scaled += step;
+        self.rollout.iter_mut().for_each(|rollout| rollout.scaled += step);
         self.pools.iter_mut().for_each(|pool| pool.scale(step, now));
         self.news.push(Event::Scaled { workers: self.pools.iter().map(Pool::target).sum() });
     }

@@ -26,6 +26,9 @@ use super::plan::{Plan, open_log};
 pub struct Rollout {
     /// The last request that it answers.
     pub number: u64,
+    /// How many workers more each pool is to have than the configuration says, by the
+    /// signals that came since it was asked for.
+    pub scaled: i64,
     /// What is tried.
     config: Config,
     /// What becomes of each pool, by name.
@@ -62,7 +65,7 @@ pub struct Target<'a> {
     pub inheritance: &'a mut Inheritance,
     /// The newest configuration epoch; a reload that is undone has had one, too.
     pub epoch: &'a mut u64,
-    /// How many workers more each pool is to have than its configuration says.
+    /// What [`Rollout::scaled`] begins with.
     pub scaled: i64,
     pub news: &'a mut Vec<Event>,
 }
@@ -110,7 +113,7 @@ impl Rollout {
                 _ => {}
             }
         }
-        Rollout { number, config, changes, undo }
+        Rollout { number, scaled: *scaled, config, changes, undo }
     }
 
     /// Whether another reload that wants this may join.
@@ -125,7 +128,7 @@ impl Rollout {
 
     /// All of it is put in force. Gives the pools that go, and what has changed.
     pub fn commit(self, target: &mut Target<'_>, now: Moment) -> (Vec<Pool>, Reloaded) {
-        let Target { pools, daemon, epoch, scaled, news, .. } = target;
+        let Target { pools, daemon, epoch, news, .. } = target;
         let reloaded = Reloaded::new(**epoch, &self.changes);
         let change = |pool: &Pool| self.changes.get(pool.name()).copied();
         let gone = pools.extract_if(.., |pool| change(pool) == Some(Change::Remove)).collect();
@@ -139,7 +142,7 @@ impl Rollout {
             .collect();
         for pool in pools.iter_mut() {
             match resized.remove(pool.name()) {
-                Some(config) => pool.resize_to(config, *scaled, now),
+                Some(config) => pool.resize_to(config, self.scaled, now),
                 None => pool.commit(now),
             }
             pool.set_epoch(**epoch);

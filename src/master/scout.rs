@@ -15,7 +15,7 @@ use std::time::Duration;
 use nix::fcntl::OFlag;
 use nix::sys::prctl;
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::{Pid, pipe2};
+use nix::unistd::{Pid, getpid, getppid, pipe2};
 
 use crate::accounts::{self, Found};
 use crate::config::{self, Gathered, MainFile};
@@ -85,6 +85,7 @@ impl Scouts {
         let failed = |error: io::Error| Error::system("start a process for the reload", &error);
         let (ours, its) =
             pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).map_err(|errno| failed(errno.into()))?;
+        let master = getpid();
         match fork().map_err(failed)? {
             Fork::Parent(pid) => {
                 let (answer, until) = (ours.into(), now + TIMEOUT);
@@ -92,7 +93,7 @@ impl Scouts {
                 self.current = Some(Scout { number, pid, answer, bytes: Vec::new(), until });
                 Ok(())
             }
-            Fork::Child(_) => read_for_master(file, services, running, its.into()),
+            Fork::Child(_) => read_for_master(file, services, running, master, its.into()),
         }
     }
 
@@ -172,11 +173,21 @@ impl Scout {
 }
 
 /// The child: reads, checks, answers and leaves.
-fn read_for_master(file: &Path, services: &Services, running: &[Pool], mut answer: File) -> ! {
+fn read_for_master(
+    file: &Path,
+    services: &Services,
+    running: &[Pool],
+    master: Pid,
+    mut answer: File,
+) -> ! {
     // What is the master's is not to be held open by a process that may hang.
     let prepared = descriptor::close_all_but(&mut [answer.as_raw_fd()])
         .and_then(|()| Ok(prctl::set_pdeathsig(Signal::SIGKILL)?))
         .and_then(|()| Ok(prctl::set_name(c"preforkd-reload")?));
+    // The master may have died before it could end this process.
+    if getppid() != master {
+        fork::leave(Code::Unavailable as u8);
+    }
     let found = match prepared {
         Ok(()) => find(file, services, running),
         Err(error) => Err(Error::system("read configuration", &error)),

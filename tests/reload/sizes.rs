@@ -5,7 +5,7 @@ use nix::sys::signal::Signal;
 use super::echo;
 use super::snapshot::Snapshot;
 use support::client::{assert_refuses, assert_serves};
-use support::{Address, Daemon, Event};
+use support::{Address, Daemon, Event, Setup};
 
 #[test]
 fn a_hundred_reloads_that_succeed_leak_nothing() {
@@ -107,4 +107,37 @@ fn sigttin_and_sigttou_change_every_pool_until_the_next_reload() {
     daemon.reload(&config);
     daemon.wait_for_idle("first", 2);
     daemon.wait_for_idle("second", 3);
+}
+
+// Whichever of the two comes first, and whatever becomes of another reload meanwhile.
+#[test]
+fn a_worker_more_that_is_asked_for_during_a_reload_is_there_after_it() {
+    let (address, slow) = (Address::fresh(), Address::fresh());
+    let setup = Setup::example("testsvc");
+    let gate = setup.directory().write("gate", "");
+    let config = |workers: usize, round: usize| {
+        format!(
+            "{}[pool.slow]\nlisten = \"{slow}\"\nworkers = 1\nenv.ROUND = \"{round}\"\n\
+             service.die_at_start = {{ gate = \"{}\", while_exists = \"/nowhere/at/all\" }}\n",
+            echo("echo", &address, workers),
+            gate.display()
+        )
+    };
+    std::fs::remove_file(&gate).expect("open the gate");
+    let daemon = setup.config(&config(2, 0)).start();
+    daemon.expect(&["reload failed"]);
+    daemon.wait_for_idle("echo", 2);
+    daemon.directory().write("gate", "");
+    daemon.rewrite_config(&config(4, 1));
+    daemon.signal(Signal::SIGHUP);
+    daemon.wait_until_obeyed();
+    daemon.signal(Signal::SIGTTIN);
+    daemon.log().wait_for("scaled", |_| true);
+    // One that is refused takes nothing from the one on trial.
+    daemon.rewrite_config("[pool.bad]\n");
+    daemon.fail_to_reload();
+    std::fs::remove_file(&gate).expect("open the gate");
+    daemon.log().wait_for("reloaded", |_| true);
+    daemon.wait_for_idle("echo", 5);
+    daemon.wait_for_idle("slow", 2);
 }
