@@ -184,7 +184,8 @@ Master tells {
         reason: String,
     }
     /// A worker died, and the daemon may not end the program that it had running, because
-    /// the program has changed its user and the daemon is not root.
+    /// the program has changed its user and the daemon is not root. The reason names the
+    /// process of the program.
     CouldNotEndProgram = "could not end program", Warning, "972a6907ae4c443995f0bca1582f4821" {
         pid: Pid, reason: String,
     }

@@ -31,8 +31,8 @@ impl Master<'_> {
                 Err(error) => break Err(error),
             };
             let pid = ended.pid;
-            if let Err(error) = self.end_program_of(pid) {
-                events.push(Event::CouldNotEndProgram { pid, reason: reason(&error) });
+            if let Err(reason) = self.end_program_of(pid) {
+                events.push(Event::CouldNotEndProgram { pid, reason });
             }
             let mut pools = self.pools.iter_mut().chain(&mut self.removed);
             let pool = pools.find(|pool| pool.has(pid));
@@ -63,11 +63,16 @@ impl Master<'_> {
 
     /// Ends the program that a dead worker had running. The worker is not reaped yet, so
     /// that its page is still there.
-    fn end_program_of(&self, worker: Pid) -> std::io::Result<()> {
+    ///
+    /// # Errors
+    ///
+    /// The reason, with the number of the program: somebody else has to end it.
+    fn end_program_of(&self, worker: Pid) -> Result<(), String> {
         let pools = || self.pools.iter().chain(&self.removed);
         match pools().find_map(|pool| pool.program_of(worker)) {
             Some(claimed) if !pools().any(|pool| pool.has(claimed)) => {
-                orphans::end_program(claimed, worker)
+                let ended = orphans::end_program(claimed, worker);
+                ended.map_err(|error| format!("process {claimed}: {}", reason(&error)))
             }
             _ => Ok(()),
         }

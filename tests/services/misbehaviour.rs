@@ -389,6 +389,18 @@ fn a_killed_worker_takes_along_a_program_that_has_changed_its_user() {
     assert!(left.is_alive());
 }
 
+/// A command that changes all of its ids, says its number and its user, and runs on.
+fn as_another_user(setup: &Setup) -> [String; 7] {
+    let helper = setup.directory().join("setpriv").display().to_string();
+    let copy = "cp \"$(command -v setpriv)\" \"$0\"";
+    let status = Command::new("sh").args(["-c", copy, &helper]).status();
+    assert!(status.is_ok_and(|status| status.success()), "copy setpriv");
+    fs::set_permissions(&helper, fs::Permissions::from_mode(0o4755)).expect("make it setuid");
+    let script = "trap '' TERM; echo $$ $(id -u); while :; do sleep 1; done";
+    let words = [&helper, "--reuid=1", "--regid=1", "--clear-groups", "/bin/sh", "-c", script];
+    words.map(str::to_owned)
+}
+
 // The worker may not, because the program has changed all of its ids.
 #[test]
 fn a_program_that_its_worker_may_not_kill_is_ended_by_the_master() {
@@ -397,15 +409,10 @@ fn a_program_that_its_worker_may_not_kill_is_ended_by_the_master() {
     }
     let setup = Setup::new();
     let address = Address::fresh();
-    let helper = setup.directory().join("setpriv").display().to_string();
-    let copy = "cp \"$(command -v setpriv)\" \"$0\"";
-    let status = Command::new("sh").args(["-c", copy, &helper]).status();
-    assert!(status.is_ok_and(|status| status.success()), "copy setpriv");
-    fs::set_permissions(&helper, fs::Permissions::from_mode(0o4755)).expect("make it setuid");
-    let script = "trap '' TERM; echo $$ $(id -u); while :; do sleep 1; done";
-    let command = [&helper, "--reuid=1", "--regid=1", "--clear-groups", "/bin/sh", "-c", script];
+    let command = as_another_user(&setup);
     let keys = "user = \"nobody\"\nkill_timeout = \"200ms\"\nmin_uptime = \"0s\"";
-    let daemon = setup.config(&exec(&address, 1, &command, keys)).start();
+    let daemon =
+        setup.config(&exec(&address, 1, &command.each_ref().map(String::as_str), keys)).start();
     daemon.expect(&["worker exited"]);
     let worker = the_worker(&daemon, "exec");
     let mut client = Client::connect(&address);
@@ -417,4 +424,31 @@ fn a_program_that_its_worker_may_not_kill_is_ended_by_the_master() {
     assert!(reason.contains("could not end program"), "{end}");
     wait_for_end_of_group(program);
     assert_ne!(the_worker(&daemon, "exec"), worker);
+}
+
+// Somebody has to end it by hand, and needs its number for that.
+#[test]
+fn a_program_that_the_daemon_may_not_end_is_told_by_its_number() {
+    if !provided(is_root(), "root") {
+        return;
+    }
+    let setup = Setup::new();
+    let address = Address::fresh();
+    let command = as_another_user(&setup);
+    let daemon = setup
+        .config(&exec(&address, 1, &command.each_ref().map(String::as_str), ""))
+        .user(65534)
+        .start();
+    daemon.expect(&["worker killed", "could not end program"]);
+    let worker = the_worker(&daemon, "exec");
+    let mut client = Client::connect(&address);
+    let [program, user] = numbers(&mut client);
+    assert_eq!(user, 1, "it has not changed its user");
+    procfs::send(worker, Signal::SIGKILL);
+    let told = daemon.log().wait_for("could not end program", |_| true);
+    procfs::send(program, Signal::SIGKILL);
+    assert_eq!(told.pid(), worker, "{told}");
+    let reason = told.text("reason").unwrap_or_default();
+    assert!(reason.contains(&format!("process {program}:")), "{told}");
+    wait_for_end_of_group(program);
 }
