@@ -27,19 +27,21 @@ use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction
 
 use super::signal::set_disposition;
 
-static LISTENER: AtomicI32 = AtomicI32::new(-1);
-static DEAD: AtomicI32 = AtomicI32::new(-1);
+// All of them begin as zeroes, so that they share a page: each page that a worker writes
+// is one of its own.
+static LISTENER: Descriptor = Descriptor::none();
+static DEAD: Descriptor = Descriptor::none();
 static RETIRING: AtomicBool = AtomicBool::new(false);
 static ACCEPTING: AtomicBool = AtomicBool::new(false);
 
-static LOG: AtomicI32 = AtomicI32::new(-1);
+static LOG: Descriptor = Descriptor::none();
 static LOG_PATH: AtomicPtr<c_char> = AtomicPtr::new(ptr::null_mut());
 static LOG_LOST: AtomicBool = AtomicBool::new(false);
 
 /// The number of the connection in hand, 0 while there is none.
 static SERIAL: AtomicU64 = AtomicU64::new(0);
-/// Its descriptor, -1 once it is closed.
-static CONNECTION: AtomicI32 = AtomicI32::new(-1);
+/// Its descriptor, none once it is closed.
+static CONNECTION: Descriptor = Descriptor::none();
 /// The leader of the process group that serves it, 0 if there is none.
 static PROGRAM: AtomicI32 = AtomicI32::new(0);
 /// Where the master reads it, should this process die.
@@ -62,6 +64,28 @@ static OVERDUE: AtomicPtr<AtomicU64> = AtomicPtr::new(ptr::null_mut());
 /// What the master writes to a word that says yes. A worker gone wild may have written
 /// anything there, and must not retire any less for that.
 pub const YES: u64 = 1;
+
+/// The number of a descriptor, or none. What is stored is one more, so that none is 0.
+struct Descriptor(AtomicI32);
+
+impl Descriptor {
+    const fn none() -> Self {
+        Descriptor(AtomicI32::new(0))
+    }
+
+    fn set(&self, number: RawFd) {
+        self.0.store(number + 1, Relaxed);
+    }
+
+    fn forget(&self) {
+        self.0.store(0, Relaxed);
+    }
+
+    /// The number; for none it is -1, which no system call takes.
+    fn number(&self) -> RawFd {
+        self.0.load(Relaxed) - 1
+    }
+}
 
 /// The descriptors and words that the handlers work on.
 pub struct Targets<'a> {
@@ -93,9 +117,9 @@ pub struct Targets<'a> {
 /// connection. What else the master listens to is ignored, so that a signal to
 /// the whole process group (Ctrl-C, `pkill -HUP`) is the master's to obey.
 pub fn install(targets: &Targets<'_>) -> io::Result<()> {
-    LISTENER.store(targets.listener.as_raw_fd(), Relaxed);
-    DEAD.store(targets.dead.as_raw_fd(), Relaxed);
-    LOG.store(targets.log, Relaxed);
+    LISTENER.set(targets.listener.as_raw_fd());
+    DEAD.set(targets.dead.as_raw_fd());
+    LOG.set(targets.log);
     LOG_PATH
         .store(targets.log_path.map_or(ptr::null_mut(), |path| path.as_ptr().cast_mut()), Relaxed);
     ASKED.store(ptr::from_ref(targets.asked).cast_mut(), Relaxed);
@@ -175,7 +199,7 @@ pub fn log_lost() -> bool {
 /// Tells the handlers which connection is in hand. `serial` is never 0.
 pub fn begin_connection(serial: u64, connection: RawFd) {
     USED.store(false, Relaxed);
-    CONNECTION.store(connection, Relaxed);
+    CONNECTION.set(connection);
     SERIAL.store(serial, Relaxed);
 }
 
@@ -188,13 +212,13 @@ pub fn note_transfer() {
 /// Tells the handlers that the descriptor of the connection is about to close,
 /// and that its number may soon mean something else.
 pub fn forget_descriptor() {
-    CONNECTION.store(-1, Relaxed);
+    CONNECTION.forget();
 }
 
 /// Tells the handlers that no connection is in hand.
 pub fn end_connection() {
     SERIAL.store(0, Relaxed);
-    CONNECTION.store(-1, Relaxed);
+    CONNECTION.forget();
 }
 
 /// Whether SIGALRM has come for the connection in hand.
@@ -255,13 +279,13 @@ fn retire() {
         super::fork::leave(0);
     }
     RETIRING.store(true, Relaxed);
-    let listener = LISTENER.load(Relaxed);
+    let listener = LISTENER.number();
     // SAFETY: integers; dup3 is the system call, like dup2. The number stays
     // owned by whoever owned the listener. It is closed only where dup3 refuses
     // it, because it is beyond limits.nofile: nothing can get that number again,
     // and its owner is an object of the parent, which is never dropped here.
     unsafe {
-        if libc::dup3(DEAD.load(Relaxed), listener, libc::O_CLOEXEC) < 0 {
+        if libc::dup3(DEAD.number(), listener, libc::O_CLOEXEC) < 0 {
             libc::close(listener);
         }
     }
@@ -286,7 +310,7 @@ extern "C" fn handle_reopen(_: c_int) {
         // async-signal-safe, and the new descriptor is nobody else's.
         let reopened = unsafe {
             let fd = libc::open(path, flags, 0o640);
-            let done = fd >= 0 && libc::dup3(fd, LOG.load(Relaxed), libc::O_CLOEXEC) >= 0;
+            let done = fd >= 0 && libc::dup3(fd, LOG.number(), libc::O_CLOEXEC) >= 0;
             if fd >= 0 {
                 libc::close(fd);
             }
@@ -319,7 +343,7 @@ extern "C" fn handle_overdue(_: c_int) {
         // The second time for the same connection, ask no more.
         let signal =
             if ALARMED.swap(serial, Relaxed) == serial { libc::SIGKILL } else { libc::SIGTERM };
-        let (connection, program) = (CONNECTION.load(Relaxed), PROGRAM.load(Relaxed));
+        let (connection, program) = (CONNECTION.number(), PROGRAM.load(Relaxed));
         // SAFETY: integers; shutdown and kill are async-signal-safe. The
         // descriptor is open, for it is forgotten before it closes; the group
         // exists, for its leader is forgotten before it is reaped.
@@ -336,7 +360,7 @@ extern "C" fn handle_overdue(_: c_int) {
 
 /// Ends the connection in hand, if nothing was transferred over it.
 fn end_unused(serial: u64) {
-    let connection = CONNECTION.load(Relaxed);
+    let connection = CONNECTION.number();
     if connection < 0 || read(&CUT) == serial {
         return;
     }
