@@ -24,7 +24,7 @@ const LONGEST: Duration = Duration::from_secs(5);
 const MOST_BYTES: usize = 64 << 20;
 
 /// How much is dropped at a time.
-const CHUNK_BYTES: usize = 16 * 1024;
+const CHUNK_BYTES: usize = 4096;
 
 /// Waits until the client has closed its side, if a reset could cut its reply: it has sent
 /// what was not read, or part of the reply has still to be sent. SIGALRM for the connection
@@ -37,6 +37,13 @@ pub fn linger(socket: BorrowedFd<'_>, idle_timeout: Option<Duration>) {
     if handler::is_alarmed() || is_safe() {
         return;
     }
+    await_close(socket, idle_timeout);
+}
+
+/// Apart, so that a worker which never waits has no room on its stack for what it drops.
+#[cold]
+#[inline(never)]
+fn await_close(socket: BorrowedFd<'_>, idle_timeout: Option<Duration>) {
     let until = Moment::now() + idle_timeout.map_or(LONGEST, |longest| longest.min(LONGEST));
     let mut left = MOST_BYTES;
     let _ = shutdown(socket.as_raw_fd(), Shutdown::Write);
