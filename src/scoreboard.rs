@@ -90,13 +90,17 @@ impl Scoreboard {
         Pages::new().map(Scoreboard)
     }
 
-    /// An empty page for a worker.
-    ///
-    /// # Errors
-    ///
-    /// There is no memory for it, or there are as many as there can be.
-    pub fn seat(&self) -> io::Result<Seat> {
-        self.0.take().map(Seat)
+    /// An empty page for each of so many workers. A failure leaves out the last of them:
+    /// there is no memory, or there are as many pages as there can be.
+    pub fn seats(&self, count: usize) -> (Vec<Seat>, io::Result<()>) {
+        let mut seats = Vec::with_capacity(count);
+        for _ in 0..count {
+            match self.0.take() {
+                Ok(page) => seats.push(Seat(page)),
+                Err(error) => return (seats, Err(error)),
+            }
+        }
+        (seats, Ok(()))
     }
 }
 
@@ -294,7 +298,7 @@ mod tests {
 
     /// A seat seen from both sides, in one process.
     fn seated() -> (Seat, OwnPage) {
-        let seat = Scoreboard::new().unwrap().seat().unwrap();
+        let seat = Scoreboard::new().unwrap().seats(1).0.pop().unwrap();
         let own = seat.map().unwrap();
         (seat, own)
     }

@@ -93,7 +93,7 @@ impl Scouts {
                 self.current = Some(Scout { number, pid, answer, bytes: Vec::new(), until });
                 Ok(())
             }
-            Fork::Child(_) => read_for_master(file, services, running, master, its.into()),
+            Fork::Child => read_for_master(file, services, running, master, its.into()),
         }
     }
 

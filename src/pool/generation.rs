@@ -122,20 +122,27 @@ impl Generation {
         self.due.len()
     }
 
-    /// The next slot to be filled, and what it has been through.
-    pub(super) fn next_to_fill(&mut self, now: Moment) -> Option<(u32, StartKind)> {
-        while let Some(&index) = self.due.front() {
-            match self.slots.get(index as usize).map(|slot| slot.next(now)) {
-                Some(Next::Fill(kind)) => return Some((index, kind)),
-                Some(Next::Stay | Next::Wait(_)) | None => drop(self.due.pop_front()),
+    /// Takes the next slots to be filled, so many at most, each with what it has been
+    /// through. Each of them has to be [filled](Self::fill) or [given back](Self::put_back).
+    pub(super) fn take_due(&mut self, most: usize, now: Moment) -> Vec<(u32, StartKind)> {
+        let mut taken = Vec::with_capacity(most.min(self.due.len()));
+        while taken.len() < most
+            && let Some(index) = self.due.pop_front()
+        {
+            if let Some(Next::Fill(kind)) = self.slots.get(index as usize).map(|it| it.next(now)) {
+                taken.push((index, kind));
             }
         }
-        None
+        taken
+    }
+
+    /// These slots stay the next to be filled.
+    pub(super) fn put_back(&mut self, slots: &[u32]) {
+        slots.iter().rev().for_each(|&index| self.due.push_front(index));
     }
 
     /// That slot has got this worker.
     pub(super) fn fill(&mut self, index: u32, pid: Pid) {
-        self.due.pop_front();
         self.change(index, |slot| (slot.filled(pid), ()));
     }
 

@@ -41,6 +41,7 @@ use crate::listener::Listener;
 use crate::log::event::Event;
 use crate::log::rate::HeldBack;
 use crate::sys::clock::Moment;
+use crate::sys::fork::LONGEST_ROW;
 
 pub use blueprint::Blueprint;
 pub use cause::Asked;
@@ -261,9 +262,6 @@ impl Pool {
 
     /// Fills the vacant slots whose time has come, and tells how many.
     ///
-    /// Nothing but the forks in a row: what is allocated between two of them
-    /// is memory that a worker no longer shares.
-    ///
     /// # Errors
     ///
     /// fork failed; the slots that are still vacant stay so.
@@ -277,9 +275,7 @@ impl Pool {
         if !self.may_fill() {
             return Ok(0);
         }
-        let vacant = self.generations().map(|generation| generation.vacancies()).sum();
-        let mut started = Vec::with_capacity(vacant);
-        self.workers.reserve(vacant);
+        let mut started = Vec::new();
         let filled = self.fork_all(now, inheritance, &mut started);
         for &(pid, kind) in &started {
             match self.rates.start(kind, now) {
@@ -298,14 +294,21 @@ impl Pool {
     ) -> io::Result<()> {
         let mut room = self.room();
         for generation in [Some(&mut self.serving), self.next.as_mut()].into_iter().flatten() {
-            while room > 0
-                && let Some((slot, kind)) = generation.next_to_fill(now)
-            {
-                let worker = spawn(generation, slot, inheritance)?;
-                generation.fill(slot, worker.pid);
-                started.push((worker.pid, kind));
-                self.workers.insert(worker.pid, worker);
-                room -= 1;
+            loop {
+                let (slots, kinds): (Vec<_>, Vec<_>) =
+                    generation.take_due(room.min(LONGEST_ROW), now).into_iter().unzip();
+                if slots.is_empty() {
+                    break;
+                }
+                let (workers, done) = spawn(generation, &slots, inheritance);
+                generation.put_back(&slots[workers.len()..]);
+                room -= workers.len();
+                for (worker, kind) in workers.into_iter().zip(kinds) {
+                    generation.fill(worker.slot, worker.pid);
+                    started.push((worker.pid, kind));
+                    self.workers.insert(worker.pid, worker);
+                }
+                done?;
             }
         }
         Ok(())

@@ -1,11 +1,11 @@
-//! Forking a worker.
+//! Forking workers.
 #![forbid(unsafe_code)]
 
 use std::io;
 use std::os::fd::AsFd;
 
+use crate::scoreboard::Seat;
 use crate::sys::clock::Moment;
-use crate::sys::fork::Fork;
 use crate::worker::{self, Assignment, Entrance};
 
 use super::generation::{Gate, Generation};
@@ -13,29 +13,52 @@ use super::inheritance::Inheritance;
 use super::overdue::Watch;
 use super::worker::{Place, Terms, Untold, Worker};
 
-/// Forks the worker of a slot.
-///
-/// # Errors
-///
-/// fork failed, or there is no page for it: there is no child.
+/// Forks the workers of these slots, in a row: all that has to be written for them is
+/// written before the first fork and after the last. They are in order; a failure leaves
+/// out the last of them.
 pub fn spawn(
     generation: &mut Generation,
-    slot: u32,
+    slots: &[u32],
     inheritance: &mut Inheritance,
-) -> io::Result<Worker> {
-    // Borrowed: to count a reference would copy a page into each worker.
+) -> (Vec<Worker>, io::Result<()>) {
     let Some(listener) = generation.listener.as_ref() else {
-        return Err(io::Error::other("the pool has let go of its listener"));
+        return (Vec::new(), Err(io::Error::other("the pool has let go of its listener")));
     };
     generation.blueprint.open_stderr(&inheritance.log);
-    let seat = inheritance.scoreboard.seat()?;
+    let (seats, taken) = inheritance.scoreboard.seats(slots.len());
     if generation.gate == Gate::Draining {
-        seat.drain();
+        seats.iter().for_each(Seat::drain);
     }
     let started = Moment::now();
     let terms = Terms::of(&generation.blueprint.config);
-    match generation.blueprint.profile.fork()? {
-        Fork::Parent(pid) => Ok(Worker {
+    let blueprint = &mut generation.blueprint;
+    let forked = blueprint.profile.fork_row(seats.len(), |place| {
+        worker::run(Assignment {
+            pool: &blueprint.config.name,
+            slot: slots[place],
+            profile: &blueprint.profile,
+            service: &mut *blueprint.service,
+            listener: listener.as_fd(),
+            entrance: match generation.gate {
+                Gate::Open | Gate::Draining => Entrance::Open,
+                Gate::Shut => Entrance::Shut,
+            },
+            dead: inheritance.dead.as_fd(),
+            ready: inheritance.arrivals.announcer(),
+            stderr: blueprint.stderr.descriptor(),
+            seat: &seats[place],
+            log: &inheritance.log,
+            log_number: inheritance.sink.number(),
+            log_path: inheritance.sink.c_path(),
+            master: inheritance.master,
+        })
+    });
+    let children = match forked {
+        Ok(children) => children,
+        Err(error) => return (Vec::new(), Err(error)),
+    };
+    let workers =
+        children.pids().iter().zip(slots).zip(seats).map(|((&pid, &slot), seat)| Worker {
             pid,
             slot,
             generation: generation.epoch,
@@ -49,28 +72,6 @@ pub fn spawn(
             watch: Watch::default(),
             terms,
             untold: Untold::No,
-        }),
-        Fork::Child(newborn) => worker::run(
-            newborn,
-            Assignment {
-                pool: &generation.blueprint.config.name,
-                slot,
-                profile: &generation.blueprint.profile,
-                service: &mut *generation.blueprint.service,
-                listener: listener.as_fd(),
-                entrance: match generation.gate {
-                    Gate::Open | Gate::Draining => Entrance::Open,
-                    Gate::Shut => Entrance::Shut,
-                },
-                dead: inheritance.dead.as_fd(),
-                ready: inheritance.arrivals.announcer(),
-                stderr: generation.blueprint.stderr.descriptor(),
-                seat: &seat,
-                log: &inheritance.log,
-                log_number: inheritance.sink.number(),
-                log_path: inheritance.sink.c_path(),
-                master: inheritance.master,
-            },
-        ),
-    }
+        });
+    (workers.collect(), children.failure().map_or(taken, Err))
 }

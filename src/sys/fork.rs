@@ -1,12 +1,20 @@
 //! fork(2), and the one way out of a forked child.
 
+use std::convert::Infallible;
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::thread;
 
+use nix::errno::Errno;
 use nix::libc;
 use nix::unistd::{ForkResult, Pid};
+
+/// How many children [`Alone::fork_row`] makes at most.
+pub const LONGEST_ROW: usize = 64;
+
+/// The exit code of a process whose life ends with a panic (EX_SOFTWARE).
+const PANICKED: u8 = 70;
 
 /// Which of the two processes this is after a fork.
 #[derive(Debug)]
@@ -14,12 +22,31 @@ pub enum Fork {
     /// The process that called; its new child is the pid.
     Parent(Pid),
     /// The new process.
-    Child(Newborn),
+    Child,
 }
 
-/// The proof that a process is a child fresh from its fork, with one thread.
+/// The children of a row, in order.
 #[derive(Debug)]
-pub struct Newborn(());
+pub struct Children {
+    pids: [Pid; LONGEST_ROW],
+    count: usize,
+    failure: Option<Errno>,
+}
+
+impl Children {
+    /// Their pids.
+    pub fn pids(&self) -> &[Pid] {
+        &self.pids[..self.count]
+    }
+
+    /// Why there are fewer than were asked for: that of fork(2).
+    pub fn failure(&self) -> Option<io::Error> {
+        self.failure.map(io::Error::from)
+    }
+}
+
+/// The proof that this process has one thread. Its holder makes no other.
+pub(super) struct Alone(());
 
 /// Makes a child process (fork(2)), after a check that this process has one
 /// thread only.
@@ -29,24 +56,70 @@ pub struct Newborn(());
 /// That of fork(2), such as EAGAIN at a limit; or there are threads, or /proc
 /// is not there to tell.
 pub fn fork() -> io::Result<Fork> {
-    check_threads()?;
-    // SAFETY: there is one thread, this one, and it makes no other until here.
-    unsafe { fork_unchecked() }
+    Ok(Alone::check()?.fork()?)
 }
 
-/// Makes a child process (fork(2)).
-///
-/// # Safety
-///
-/// The calling process must have one thread only. In the child of a threaded
-/// process every lock that another thread held stays locked for ever, the
-/// allocator's included.
-unsafe fn fork_unchecked() -> io::Result<Fork> {
-    // SAFETY: fork's contract is the one thread, which our caller promises.
-    match unsafe { nix::unistd::fork() }? {
-        ForkResult::Parent { child } => Ok(Fork::Parent(child)),
-        ForkResult::Child => Ok(Fork::Child(Newborn(()))),
+impl Alone {
+    /// Looks at how many threads there are.
+    ///
+    /// # Errors
+    ///
+    /// There are others, or /proc is not there to tell.
+    pub(super) fn check() -> io::Result<Alone> {
+        match thread_count()? {
+            1 => Ok(Alone(())),
+            _ => Err(io::Error::other("the process has threads, which a fork would not copy")),
+        }
     }
+
+    /// Makes so many children in a row, [`LONGEST_ROW`] at most; a failure ends the row.
+    /// Each child lives `life`, which is given its place in the row.
+    ///
+    /// Each page that the parent writes between two forks is copied, and the child before
+    /// keeps the old one for itself. So the parent writes to its stack only: a child
+    /// writes there, too.
+    pub(super) fn fork_row(
+        &self,
+        count: usize,
+        life: impl FnOnce(usize) -> Infallible,
+    ) -> Children {
+        let mut row = Children { pids: [Pid::from_raw(0); LONGEST_ROW], count: 0, failure: None };
+        while row.count < count.min(LONGEST_ROW) {
+            match self.fork() {
+                Ok(Fork::Parent(child)) => row.pids[row.count] = child,
+                Ok(Fork::Child) => live(|| life(row.count)),
+                Err(errno) => {
+                    row.failure = Some(errno);
+                    break;
+                }
+            }
+            row.count += 1;
+        }
+        row
+    }
+
+    fn fork(&self) -> nix::Result<Fork> {
+        // SAFETY: there is one thread, as `self` proves. In the child of a threaded
+        // process every lock that another thread held would stay locked for ever, the
+        // allocator's included.
+        Ok(match unsafe { nix::unistd::fork() }? {
+            ForkResult::Parent { child } => Fork::Parent(child),
+            ForkResult::Child => Fork::Child,
+        })
+    }
+}
+
+/// Lives `life` to its end; a panic ends it, too. So whatever the caller has borrowed stays
+/// borrowed as long as the process lives.
+fn live(life: impl FnOnce() -> Infallible) -> ! {
+    struct Last;
+    impl Drop for Last {
+        fn drop(&mut self) {
+            leave(PANICKED);
+        }
+    }
+    let _last = Last;
+    match life() {}
 }
 
 /// Whether [`fork`] will not always fail. Whoever has joined a thread goes on a moment
@@ -58,19 +131,12 @@ unsafe fn fork_unchecked() -> io::Result<Fork> {
 pub fn check() -> io::Result<()> {
     const LOOKS: usize = 1_000;
     for _ in 1..LOOKS {
-        if check_threads().is_ok() {
+        if Alone::check().is_ok() {
             return Ok(());
         }
         thread::yield_now();
     }
-    check_threads()
-}
-
-fn check_threads() -> io::Result<()> {
-    match thread_count()? {
-        1 => Ok(()),
-        _ => Err(io::Error::other("the process has threads, which a fork would not copy")),
-    }
+    Alone::check().map(drop)
 }
 
 /// How many threads this process has (proc(5): /proc/self/task holds a

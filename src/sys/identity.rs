@@ -6,12 +6,13 @@ use std::convert::Infallible;
 use std::ffi::{CString, c_char};
 use std::fs;
 use std::io;
+use std::ptr;
 
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::prctl;
 
-use super::fork::{self, Fork, Newborn};
+use super::fork::{Alone, Children};
 use super::unshared::Unshared;
 
 /// Sets the nice value of this process (setpriority(2)), -20 to 19.
@@ -84,13 +85,9 @@ pub fn leave_terminal() -> io::Result<()> {
     Ok(())
 }
 
-/// The exit code of a process whose life ends with a panic (EX_SOFTWARE).
-const PANICKED: u8 = 70;
-
 /// An environment, `NAME=value` each, ready to be made the process's own.
 ///
-/// It is built once, before any fork, so that a child only stores a pointer; and only the
-/// children that it is for have it.
+/// It is built once, before any fork; and only the children that it is for have it.
 pub struct Environment {
     /// Pointers to the entries, a null pointer, and the entries.
     block: Unshared,
@@ -115,32 +112,31 @@ impl Environment {
         Ok(Environment { block })
     }
 
-    /// Forks a child that has it.
+    /// Forks children in a row that have it, [`LONGEST_ROW`](super::fork::LONGEST_ROW) at most. Each of them
+    /// lives `life`, which is given its place in the row.
     ///
     /// # Errors
     ///
-    /// Those of [`fork::fork`], or there is no memory to hand it over.
-    pub fn fork(&self) -> io::Result<Fork> {
-        self.block.share_with(fork::fork)
-    }
-
-    /// Makes this the environment of the calling process (environ(7)) for the
-    /// rest of its life, which is `life`.
-    pub fn live_with(&self, _: Newborn, life: impl FnOnce() -> Infallible) -> ! {
-        /// A panic that got out of `life` would end the borrow of `self`.
-        struct Last;
-        impl Drop for Last {
-            fn drop(&mut self) {
-                fork::leave(PANICKED);
-            }
-        }
-        let _last = Last;
-        // SAFETY: a newborn has one thread, so nobody reads environ meanwhile.
-        // `self` is borrowed until the process ends, since `life` does not
-        // return, so the array stays. Should the C library extend the
-        // environment, it copies an array that it did not allocate itself.
-        unsafe { environ = self.block.start().as_ptr().cast() };
-        match life() {}
+    /// There are threads, or there is no memory to hand it over: then there is no child.
+    pub fn fork_row(
+        &self,
+        count: usize,
+        life: impl FnOnce(usize) -> Infallible,
+    ) -> io::Result<Children> {
+        let alone = Alone::check()?;
+        self.block.share()?;
+        // It is the parent's meanwhile (environ(7)): where each child set its own, it would
+        // have a page of the C library for itself.
+        // SAFETY: there is one thread, which does nothing but fork until the old value is
+        // back. A child keeps the new one; it lives with `self` borrowed, so the array
+        // stays. Should the C library extend the environment, it copies an array that it
+        // did not allocate itself.
+        let before = unsafe { ptr::replace(&raw mut environ, self.block.start().as_ptr().cast()) };
+        let children = alone.fork_row(count, life);
+        // SAFETY: see above.
+        unsafe { environ = before };
+        self.block.unshare();
+        Ok(children)
     }
 }
 

@@ -38,17 +38,19 @@ impl Unshared {
         Ok(copy)
     }
 
-    /// Gives them to the child that `fork` makes, and to no other.
+    /// Gives them to the children that are forked from here on.
     ///
     /// # Errors
     ///
-    /// That of `fork`, or of madvise(2): then there is no child.
-    pub fn share_with<T>(&self, fork: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
-        self.advise(MmapAdvise::MADV_DOFORK)?;
-        let forked = fork();
+    /// That of madvise(2).
+    pub fn share(&self) -> io::Result<()> {
+        self.advise(MmapAdvise::MADV_DOFORK)
+    }
+
+    /// Gives them to no child any more.
+    pub fn unshare(&self) {
         // The kernel has nothing to allocate for it, so that it cannot fail.
         let _ = self.advise(MmapAdvise::MADV_DONTFORK);
-        forked
     }
 
     /// Where they are.

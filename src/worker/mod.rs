@@ -21,7 +21,7 @@ use slog::Logger;
 use crate::error::{Code, Error};
 use crate::scoreboard::Seat;
 use crate::service::{Context, Service, panic};
-use crate::sys::fork::{self, Newborn};
+use crate::sys::fork;
 
 pub use profile::Profile;
 
@@ -77,12 +77,7 @@ pub enum Entrance {
 }
 
 /// Lives the life of a worker; signals are blocked when it begins.
-pub fn run(newborn: Newborn, assignment: Assignment<'_>) -> ! {
-    let environment = &assignment.profile.environment;
-    environment.live_with(newborn, || live(assignment))
-}
-
-fn live(assignment: Assignment<'_>) -> Infallible {
+pub fn run(assignment: Assignment<'_>) -> Infallible {
     let Ok(page) = assignment.seat.map() else { fork::leave(Code::Os as u8) };
     // Above us are the master's frames, which must not be unwound in a child.
     let end = panic::catch(|| {

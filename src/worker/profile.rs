@@ -1,6 +1,7 @@
 //! The profile of a pool's workers: what each of them is to be, with all names looked up.
 #![forbid(unsafe_code)]
 
+use std::convert::Infallible;
 use std::env;
 use std::ffi::CString;
 use std::io;
@@ -15,7 +16,7 @@ use crate::accounts::{self, Account};
 use crate::config::{self, Peers, Pool, Problem, Problems};
 use crate::error::{Code, Error, reason};
 use crate::service::SEARCH_PATH;
-use crate::sys::fork::Fork;
+use crate::sys::fork::Children;
 use crate::sys::identity::Environment;
 
 /// What the environment of every worker holds, where the daemon's has it.
@@ -111,13 +112,18 @@ impl Profile {
         Problems::unless_empty(problems, profile)
     }
 
-    /// Forks a worker, which alone gets their environment.
+    /// Forks workers in a row, which alone get their environment. Each of them lives
+    /// `life`, which is given its place in the row.
     ///
     /// # Errors
     ///
-    /// There is no child: fork(2) or madvise(2) failed.
-    pub fn fork(&self) -> io::Result<Fork> {
-        self.environment.fork()
+    /// There is no child: the process has threads, or madvise(2) failed.
+    pub fn fork_row(
+        &self,
+        count: usize,
+        life: impl FnOnce(usize) -> Infallible,
+    ) -> io::Result<Children> {
+        self.environment.fork_row(count, life)
     }
 
     /// The name of the user that the workers run as.
