@@ -4,6 +4,7 @@
 //! elsewhere: [`phase`], [`changes`], and the policies of a pool.
 #![forbid(unsafe_code)]
 
+mod ahead;
 mod answers;
 mod binding;
 mod changes;
@@ -131,6 +132,7 @@ impl<'a> Master<'a> {
         observer: &'a mut dyn Observer,
     ) -> Result<Self, Error> {
         let signals = become_supervisor()?;
+        ahead::look_up(&config);
         let mut plan = Plan::make(config, &services, &[], &inherited, None)?;
         // What no pool wants of what was stored for us is closed.
         inherited.retain(|socket| !is_stored(&socket.name));

@@ -100,7 +100,7 @@ impl Pool {
         if matches!(worker.untold, Untold::Until(until) if until <= now) {
             worker.untold = Untold::No;
             if let Some(held_back) = rates.recovery(now) {
-                let Worker { slot, generation, .. } = *worker;
+                let Worker { slot, generation, .. } = **worker;
                 let pool = pool.clone();
                 events.push(Event::WorkerStarted { pool, slot, pid, generation, held_back });
             }
@@ -120,7 +120,7 @@ impl Pool {
                 let until = now + worker.terms.kill_timeout;
                 worker.suspended = Some(until);
                 self.agenda.add(until, Task::Worker(pid));
-                let Worker { slot, generation, .. } = *worker;
+                let Worker { slot, generation, .. } = **worker;
                 if let Some(held_back) = self.rates.halt(now) {
                     let pool = self.name().to_owned();
                     events.push(Event::WorkerStopped { pool, slot, pid, generation, held_back });

@@ -60,6 +60,15 @@ impl Blueprint {
         }
     }
 
+    /// Looks up whom a pool names, and no more. What is found is remembered.
+    pub fn look_up(config: &Pool) {
+        drop(check_owner(config));
+        // Its other problems are told when the blueprint is drawn.
+        if let Ok(profile) = Profile::resolve(config) {
+            drop(profile.user());
+        }
+    }
+
     /// Lets go of what is not for the workers of other pools, once nothing is left to
     /// find fault with.
     ///

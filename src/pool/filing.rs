@@ -30,7 +30,7 @@ impl Pool {
         let Some(worker) = self.workers.remove(&reaped.pid) else { return };
         let (place, slot, terms) = (worker.place, worker.slot, worker.terms);
         let look = worker.seat.look();
-        let death = self.explain(worker, look, reaped, now, oom_kills);
+        let death = self.explain(*worker, look, reaped, now, oom_kills);
         let end = death.end(look, terms);
         if end == End::Young && place != Place::Leaving {
             let reason = death.reason.as_ref().map_or_else(String::new, |it| format!(": {it}"));

@@ -63,8 +63,9 @@ use worker::{Place, Untold, Worker};
 /// The workers of one `[pool.NAME]`, of the generation that serves, of one that a reload
 /// tries, and of older ones that are on their way out.
 pub struct Pool {
-    /// All of them, also those on their way out.
-    workers: HashMap<Pid, Worker>,
+    /// All of them, also those on their way out. The table is small without them, because
+    /// each fork copies the mappings of its pages.
+    workers: HashMap<Pid, Box<Worker>>,
     serving: Generation,
     /// The generation that takes over if the reload is committed.
     next: Option<Generation>,
@@ -306,7 +307,7 @@ impl Pool {
                 for (worker, kind) in workers.into_iter().zip(kinds) {
                     generation.fill(worker.slot, worker.pid);
                     started.push((worker.pid, kind));
-                    self.workers.insert(worker.pid, worker);
+                    self.workers.insert(worker.pid, Box::new(worker));
                 }
                 done?;
             }
@@ -320,7 +321,7 @@ impl Pool {
     }
 
     fn started(&self, pid: Pid, held_back: HeldBack) -> Option<Event> {
-        let Worker { slot, generation, .. } = *self.workers.get(&pid)?;
+        let Worker { slot, generation, .. } = **self.workers.get(&pid)?;
         let pool = self.name().to_owned();
         Some(Event::WorkerStarted { pool, slot, pid, generation, held_back })
     }

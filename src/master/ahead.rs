@@ -1,0 +1,47 @@
+//! Looking up the users and groups of a start, ahead and in a child.
+//!
+//! For its database the C library loads further libraries (nsswitch.conf(5)), and keeps
+//! them. In the master they would be mappings that each fork has to copy.
+#![forbid(unsafe_code)]
+
+use std::io::{self, Read, Write};
+
+use crate::accounts::{self, Found};
+use crate::config::Config;
+use crate::pool::Blueprint;
+use crate::sys::fork::{self, Fork, fork};
+use crate::sys::wait::reap;
+
+/// Looks up whom the pools name. If that fails, the master looks for itself later on, and
+/// tells why there is nobody of that name.
+pub fn look_up(config: &Config) {
+    if let Ok(answer) = ask(config)
+        && let Ok(found) = toml::from_str(&answer)
+    {
+        accounts::remember(found);
+    }
+}
+
+fn ask(config: &Config) -> io::Result<String> {
+    let (mut ours, its) = io::pipe()?;
+    match fork()? {
+        Fork::Parent(pid) => {
+            drop(its);
+            let mut answer = String::new();
+            let read = ours.read_to_string(&mut answer);
+            reap(pid)?;
+            read.map(|_| answer)
+        }
+        Fork::Child => answer(config, its),
+    }
+}
+
+/// The child.
+fn answer(config: &Config, mut master: io::PipeWriter) -> ! {
+    accounts::remember(Found::default());
+    config.pools.iter().for_each(Blueprint::look_up);
+    let answer = toml::to_string(&accounts::found()).unwrap_or_default();
+    // The end of the pipe says enough.
+    let _ = master.write_all(answer.as_bytes());
+    fork::leave(0)
+}
