@@ -109,6 +109,8 @@ pub struct Master<'a> {
     /// How many workers more each pool is to have than its configuration says, by the
     /// signals that came since the last reload was asked for.
     scaled: i64,
+    /// SIGCHLD has come, or may have come before there was a handler.
+    owes_reaping: bool,
     /// Why the daemon stops.
     cause: &'static str,
     /// The listeners are kept open over the end of the daemon.
@@ -171,6 +173,7 @@ impl<'a> Master<'a> {
             fork_failures: 0,
             cannot_wait: false,
             scaled: 0,
+            owes_reaping: true,
             cause: "",
             listeners_stay: false,
             news: plan.news,
@@ -202,7 +205,9 @@ impl<'a> Master<'a> {
             }
             let callers = self.wait();
             let now = Moment::now();
-            self.obey(Received::take(), now);
+            let received = Received::take();
+            self.owes_reaping |= received.has(Signal::SIGCHLD) || self.cannot_wait;
+            self.obey(received, now);
             self.hear(&callers, now);
             self.hear_scout(now);
             self.reap(now);

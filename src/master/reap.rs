@@ -12,9 +12,13 @@ use super::Master;
 use super::orphans;
 
 impl Master<'_> {
-    /// Takes every ended child out of the process table. SIGCHLD coalesces, so
-    /// this goes on until there is none, whether the signal came or not.
+    /// Takes every ended child out of the process table, once SIGCHLD has come. The
+    /// signal coalesces, so this goes on until there is none. Each look is at all children,
+    /// so there is none at a turn without the signal; after a failure there is.
     pub(super) fn reap(&mut self, now: Moment) {
+        if !self.owes_reaping {
+            return;
+        }
         let mut orphans = 0;
         let mut events = Vec::new();
         let result = loop {
@@ -51,6 +55,7 @@ impl Master<'_> {
                 Err(error) => break Err(error),
             }
         };
+        self.owes_reaping = result.is_err();
         if let Err(error) = result {
             self.news.push(Event::CouldNotReap { reason: reason(&error) });
         }
