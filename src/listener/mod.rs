@@ -181,7 +181,11 @@ impl Listener {
             return Ok(());
         }
         if self.is_internet() {
-            drop_newcomers(self.as_fd())?;
+            if drop_newcomers(self.as_fd()).is_err() {
+                // A sandbox may forbid a filter. A queue without length keeps newcomers
+                // out for as long as somebody waits in it.
+                listen(&self.socket, Backlog::new(0)?)?;
+            }
             let flags = OFlag::from_bits_retain(fcntl(&self.socket, FcntlArg::F_GETFL)?);
             fcntl(&self.socket, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
             return Ok(());

@@ -13,7 +13,7 @@ use super::echo;
 use super::snapshot::Snapshot;
 use support::client::assert_serves;
 use support::command::{Finished, finish, preforkd};
-use support::{Address, Client, Daemon, Setup, procfs, until};
+use support::{Address, Client, Daemon, Setup, is_root, procfs, provided, until};
 
 /// Runs `preforkd reload` for the daemon.
 #[track_caller]
@@ -265,6 +265,9 @@ fn a_start_is_over_after_a_reload_that_was_undone() {
 
 #[test]
 fn there_is_room_for_few_who_wait() {
+    if !provided(is_root(), "root, to see into the daemon") {
+        return;
+    }
     let good = echo("echo", &Address::fresh(), 2);
     let daemon = Setup::example("testsvc").config(&good).start();
     daemon.wait_for_idle("echo", 2);
@@ -305,6 +308,9 @@ fn a_daemon_answers_for_its_own_configuration() {
 
 #[test]
 fn who_waits_is_told_of_a_stop() {
+    if !provided(is_root(), "root, to see into the daemon") {
+        return;
+    }
     let address = Address::fresh();
     let good = echo("echo", &address, 1);
     let daemon = Setup::example("testsvc").config(&good).start();
@@ -389,6 +395,9 @@ fn strange_clients_disturb_nobody() {
 
 #[test]
 fn without_descriptors_it_waits_for_some() {
+    if !provided(is_root(), "root, to see into the daemon") {
+        return;
+    }
     let address = Address::fresh();
     let daemon = Daemon::start(&echo("echo", &address, 2));
     daemon.wait_for_idle("echo", 2);
@@ -411,6 +420,9 @@ fn without_descriptors_it_waits_for_some() {
 
 #[test]
 fn only_the_master_has_the_socket() {
+    if !provided(is_root(), "root, to see into the daemon") {
+        return;
+    }
     let daemon = Daemon::start(&echo("echo", &Address::fresh(), 2));
     let workers = daemon.wait_for_idle("echo", 2);
     let path = daemon.directory().join("control.sock");

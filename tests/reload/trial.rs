@@ -246,7 +246,7 @@ fn max_workers_bounds_all_processes_of_a_pool() {
         daemon.rewrite_config(&config(round));
         daemon.signal(Signal::SIGHUP);
         daemon.wait_until_obeyed();
-        assert!(daemon.children().len() <= 5, "{:?}", daemon.children());
+        assert!(daemon.workers("echo").len() <= 5, "{:?}", daemon.workers("echo"));
         assert_serves(&address);
     }
     clients.iter_mut().for_each(|client| client.ping("still in hand"));

@@ -3,11 +3,14 @@
 use nix::sys::signal::Signal;
 
 use super::{assert_explained, command, echo};
-use support::{Address, Client, Daemon, procfs, until};
+use support::{Address, Client, Daemon, is_root, procfs, provided, until};
 
 // PEERS: "SIGKILL never sent after the deadline".
 #[test]
 fn a_worker_that_ignores_the_stop_is_killed_after_stop_timeout() {
+    if !provided(is_root(), "root, to see into the daemon") {
+        return;
+    }
     let address = Address::fresh();
     let config = format!("[daemon]\nstop_timeout = \"500ms\"\n{}", command(&address, 3));
     for request in ["sleep\n", "spin\n"] {
@@ -58,6 +61,9 @@ fn busy_for_ever() -> (Daemon, Client) {
 
 #[test]
 fn a_second_sigterm_stops_at_once() {
+    if !provided(is_root(), "root, to see into the daemon") {
+        return;
+    }
     let (daemon, _client) = busy_for_ever();
     daemon.signal(Signal::SIGTERM);
     daemon.log().wait_for("stopping", |_| true);
@@ -68,6 +74,9 @@ fn a_second_sigterm_stops_at_once() {
 
 #[test]
 fn sigint_and_sigquit_stop_at_once() {
+    if !provided(is_root(), "root, to see into the daemon") {
+        return;
+    }
     for signal in [Signal::SIGINT, Signal::SIGQUIT] {
         let (daemon, _client) = busy_for_ever();
         daemon.signal(signal);

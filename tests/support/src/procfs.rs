@@ -116,8 +116,13 @@ pub fn is_settled(pid: i32) -> bool {
     status(pid, "SigBlk").is_some_and(|mask| mask.chars().all(|digit| digit == '0'))
 }
 
+/// Whether a process waits in ppoll. Only root may see that of a master; whoever else runs
+/// the tests sees that it sleeps, and blocks no signal, as only there.
 pub fn is_in_ppoll(pid: i32) -> bool {
-    system_call(pid) == Some(libc::SYS_ppoll)
+    match system_call(pid) {
+        Some(number) => number == libc::SYS_ppoll,
+        None => Process::of(pid).is_some_and(|process| process.state == 'S') && is_settled(pid),
+    }
 }
 
 /// A value in `/proc/PID/status`.
@@ -211,8 +216,13 @@ pub fn send_if_there(pid: i32, signal: Signal) {
 }
 
 /// Whether the process has the reading end of a pipe, as the master has while a process
-/// reads the configuration for it. Standard input does not count.
+/// reads the configuration for it. Standard input does not count. Only root may see that;
+/// whoever else runs the tests sees that process.
 pub fn reads_a_pipe(pid: i32) -> bool {
+    if !super::is_root() {
+        let reads = |child: &Process| child.name == "preforkd-reload";
+        return children(pid).iter().any(reads);
+    }
     let is_pipe = |target: &str| target.starts_with("pipe:");
     let pipes = descriptors(pid).into_iter().filter(|(fd, target)| *fd > 2 && is_pipe(target));
     let reads = |fd: i32| {
