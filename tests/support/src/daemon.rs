@@ -357,7 +357,12 @@ impl Daemon {
     /// The children that ended and were not reaped.
     #[track_caller]
     pub fn zombies(&self) -> Vec<i32> {
-        let children = procfs::children(self.pid());
+        // The one that has read the configuration for a reload may just have ended.
+        let is_reader = |child: &Process| child.name == "preforkd-reload";
+        let children = until("who read for a reload is reaped", || {
+            let children = procfs::children(self.pid());
+            (!children.iter().any(is_reader)).then_some(children)
+        });
         children.iter().filter(|child| child.is_zombie()).map(|child| child.pid).collect()
     }
 
