@@ -8,7 +8,7 @@ use super::echo;
 use super::snapshot::Snapshot;
 use nix::sys::signal::Signal;
 use support::client::{assert_refuses, assert_serves};
-use support::{Address, Daemon, procfs, until};
+use support::{Address, Daemon, is_root, procfs, provided, until};
 
 /// A configuration that cannot be had, and a word that has to be in the reason.
 struct Fault {
@@ -245,4 +245,28 @@ fn a_reload_whose_reader_dies_is_refused() {
     let event = daemon.fail_to_reload();
     assert!(event.text("reason").is_some_and(|it| it.contains(&fault.reason)), "{event}");
     assert_eq!(Snapshot::of(&daemon), before);
+}
+
+#[test]
+fn a_reload_without_a_descriptor_for_its_reader_is_refused_and_the_next_one_works() {
+    if !provided(is_root(), "root, to see into the daemon") {
+        return;
+    }
+    let address = Address::fresh();
+    let daemon = Daemon::start(&echo("echo", &address, 2));
+    daemon.wait_for_idle("echo", 2);
+    let before = Snapshot::of(&daemon);
+    // All below it are taken.
+    let free = (0..).find(|number| !before.descriptors.contains_key(number)).expect("a number");
+    let limit = procfs::limit(daemon.pid(), None, "nofile", &free.to_string());
+    let event = daemon.fail_to_reload();
+    assert_eq!(
+        event.text("reason"),
+        Some("could not start a process for the reload: too many open files"),
+        "{event}"
+    );
+    assert_eq!(Snapshot::of(&daemon), before);
+    procfs::limit(daemon.pid(), None, "nofile", &limit);
+    daemon.reload(&echo("echo", &address, 3));
+    daemon.wait_for_idle("echo", 3);
 }
