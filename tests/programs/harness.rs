@@ -1,8 +1,10 @@
 //! One program under one server, and its clients.
 
+use std::cell::Cell;
 use std::fs::{self, File};
+use std::io::Read;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use nix::libc;
@@ -11,7 +13,7 @@ use nix::unistd::{User, geteuid};
 
 use support::command::{Finished, finish};
 use support::procfs::{self, Process};
-use support::{Address, Daemon, Directory, Setup, provided, until};
+use support::{Address, Daemon, Directory, PATIENCE, provided, until};
 
 /// Who accepts the connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +62,8 @@ impl<'a> Task<'a> {
 pub struct Served {
     address: Address,
     server: Server,
+    config: String,
+    round: Cell<u32>,
 }
 
 enum Server {
@@ -103,6 +107,26 @@ impl Served {
         }
     }
 
+    /// Has the server read its configuration again. Under ours this replaces all workers,
+    /// twice, since the environment of the pool changes.
+    #[track_caller]
+    pub fn renew(&self) {
+        match &self.server {
+            Server::Ours(daemon) => {
+                for _ in 0..2 {
+                    self.round.set(self.round.get() + 1);
+                    let line = format!("env.ROUND = \"{}\"\n", self.round.get());
+                    daemon.reload(&format!("{}{line}", self.config));
+                }
+            }
+            Server::Peer(peer) if peer.under == Under::Inetd => {
+                procfs::send(self.pid(), Signal::SIGHUP);
+            }
+            // The others read nothing again that concerns a connection.
+            Server::Peer(_) => {}
+        }
+    }
+
     /// All processes that the server has started and their descendants. Whatever loses
     /// its parent becomes a child of the server, under each of them.
     pub fn descendants(&self) -> Vec<Process> {
@@ -131,27 +155,23 @@ impl Under {
     /// until it listens.
     #[track_caller]
     pub fn serve(self, task: &Task) -> Served {
-        self.serve_with(task, |setup| setup)
-    }
-
-    /// The same; `change` can change how ours is started.
-    #[track_caller]
-    pub fn serve_with(self, task: &Task, change: impl FnOnce(Setup) -> Setup) -> Served {
         let address = Address::fresh();
+        let config = task.config(&address);
         let server = match self {
             Under::Ours => {
-                let daemon = change(Setup::new().config(&task.config(&address))).start();
+                let daemon = Daemon::start(&config);
                 daemon.wait_for_idle("program", task.workers);
                 Server::Ours(Box::new(daemon))
             }
             peer => Server::Peer(Peer::start(peer, task, &address)),
         };
-        Served { address, server }
+        Served { address, server, config, round: Cell::new(0) }
     }
 }
 
 /// A peer that runs, with the folder that has its configuration and what it says.
 struct Peer {
+    under: Under,
     child: Child,
     directory: Directory,
 }
@@ -180,7 +200,7 @@ impl Peer {
         unsafe { command.pre_exec(become_reaper) };
         let child =
             command.spawn().unwrap_or_else(|error| panic!("could not run {words:?}: {error}"));
-        let mut peer = Peer { child, directory };
+        let mut peer = Peer { under, child, directory };
         until(&format!("{words:?} listens"), || {
             let ended = peer.child.try_wait().expect("wait for the peer");
             assert!(ended.is_none(), "{words:?} has ended: {ended:?}\n{}", peer.story());
@@ -338,10 +358,42 @@ pub fn find(name: &str) -> Option<PathBuf> {
     places.into_iter().map(|place| place.join(name)).find(|file| file.is_file())
 }
 
+/// A command that is killed when it hangs.
+pub fn client(words: &[&str]) -> Command {
+    let mut command = Command::new("timeout");
+    command.args(["--kill-after=1", &PATIENCE.as_secs().to_string()]).args(words);
+    command.stdin(Stdio::null());
+    command
+}
+
 /// Runs a client to its end, and expects success of it.
 #[track_caller]
 pub fn run(command: &mut Command) -> Finished {
     let finished = finish(command);
     assert_eq!(finished.code, Some(0), "{command:?}: {}{}", finished.out, finished.err);
     finished
+}
+
+/// Runs a [`client`] that writes a lot to its standard output, and gives what it wrote.
+/// `meanwhile` runs when the beginning has come. The rest is read after that, so the client
+/// is in the middle of its transfer for as long as it takes.
+#[track_caller]
+pub fn run_through(mut command: Command, meanwhile: impl FnOnce()) -> Vec<u8> {
+    let mut child = command.stdout(Stdio::piped()).spawn().expect("run the client");
+    let mut stdout = child.stdout.take().expect("its output");
+    let mut output = vec![0; 1024];
+    stdout.read_exact(&mut output).expect("read what comes first");
+    meanwhile();
+    stdout.read_to_end(&mut output).expect("read the rest");
+    let status = child.wait().expect("wait for the client");
+    assert!(status.success(), "{command:?}: {status}");
+    output
+}
+
+/// Makes a file of so many bytes that nothing can compress.
+#[track_caller]
+pub fn random_file(path: &Path, bytes: u64) {
+    let mut from = File::open("/dev/urandom").expect("open the random numbers").take(bytes);
+    let mut to = File::create(path).expect("create a file");
+    std::io::copy(&mut from, &mut to).expect("write the file");
 }

@@ -16,12 +16,20 @@
 //! 4. [`Under::serve`] runs a [`Task`]; what it gives back has the address, and ends all of
 //!    it when it is dropped. Files of the case go into a `support::Directory` that is made
 //!    before.
-//! 5. [`run`] runs a client to its end, within bounds. `served.daemon()` is the daemon in
-//!    the case of [`Under::Ours`]: for its log, a reload, its workers.
+//! 5. [`run`] runs a client to its end, within bounds. [`run_through`] does something in the
+//!    middle of a transfer, such as `served.renew()`, which replaces all workers of ours.
+//!    `served.daemon()` is the daemon in the case of [`Under::Ours`]: for its log and more.
 //! 6. A new Debian package goes into `packages` in `.ci/run` and into the list in
 //!    CONTRIBUTING.md.
 //!
 //! `cargo test --test programs -- NAME::` runs the cases of one file.
+//!
+//! [`Under`]: harness::Under
+//! [`Under::serve`]: harness::Under::serve
+//! [`Under::Ours`]: harness::Under::Ours
+//! [`Task`]: harness::Task
+//! [`run`]: harness::run
+//! [`run_through`]: harness::run_through
 
 /// Makes of each function that takes an `Under` a test for each server in the brackets.
 macro_rules! run_under {
@@ -40,5 +48,8 @@ macro_rules! run_under {
     };
 }
 
+mod busybox;
 mod cat;
+mod git;
 mod harness;
+mod ssh;
