@@ -86,6 +86,11 @@ impl Child {
         }
     }
 
+    /// Takes note that its client was sent away: it has had its time.
+    pub fn client_sent_away(&mut self, now: Moment) {
+        self.client_left(now, Duration::ZERO);
+    }
+
     /// When [`escalate`](Self::escalate) has something to do.
     pub fn deadline(&self) -> Option<Moment> {
         self.ending.deadline()

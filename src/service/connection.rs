@@ -37,6 +37,8 @@ pub struct Connection {
     socket: OwnedFd,
     peer: Peer,
     idle_timeout: Option<Duration>,
+    /// The socket has the time limit, which it gets at its first use here.
+    is_limited: AtomicBool,
     /// The service has read to the end: nothing more can come from the client.
     at_end: AtomicBool,
 }
@@ -57,11 +59,32 @@ impl Connection {
     /// The connection on this socket. A client that sends or takes nothing for
     /// `idle_timeout` ends a read or a write.
     pub(crate) fn new(socket: OwnedFd, peer: Peer, idle_timeout: Option<Duration>) -> Self {
-        if let Some(longest) = idle_timeout {
-            // It cannot fail on a socket; were it to, the client gets more time.
-            let _ = socket::set_timeouts(socket.as_fd(), longest);
+        let is_limited = AtomicBool::new(idle_timeout.is_none());
+        Connection { socket, peer, idle_timeout, is_limited, at_end: AtomicBool::new(false) }
+    }
+
+    /// How long the client may send or take nothing.
+    pub(crate) fn idle_timeout(&self) -> Option<Duration> {
+        self.idle_timeout
+    }
+
+    /// The socket without a time limit, for a program: a call of its own would fail where
+    /// a limit ends it. What is transferred by it is not seen here.
+    pub(crate) fn socket(&self) -> BorrowedFd<'_> {
+        handler::note_transfer();
+        self.socket.as_fd()
+    }
+
+    /// The socket with the time limit.
+    fn limited(&self) -> BorrowedFd<'_> {
+        if !self.is_limited.load(Ordering::Relaxed) {
+            self.is_limited.store(true, Ordering::Relaxed);
+            if let Some(longest) = self.idle_timeout {
+                // It cannot fail on a socket; were it to, the client gets more time.
+                let _ = socket::set_timeouts(self.socket.as_fd(), longest);
+            }
         }
-        Connection { socket, peer, idle_timeout, at_end: AtomicBool::new(false) }
+        self.socket.as_fd()
     }
 
     /// Who is at the other end.
@@ -76,7 +99,7 @@ impl Connection {
 
     /// Whom the client on a Unix socket was running as when it connected.
     pub fn credentials(&self) -> io::Result<Credentials> {
-        let credentials = getsockopt(self, sockopt::PeerCredentials)?;
+        let credentials = getsockopt(&self.socket, sockopt::PeerCredentials)?;
         Ok(Credentials { pid: credentials.pid(), uid: credentials.uid(), gid: credentials.gid() })
     }
 
@@ -100,7 +123,7 @@ impl Connection {
     ) -> io::Result<usize> {
         let until = self.idle_timeout.map(|longest| Moment::now() + longest);
         loop {
-            match call(self.socket.as_raw_fd()) {
+            match call(self.limited().as_raw_fd()) {
                 Ok(count) => {
                     handler::note_transfer();
                     return Ok(count);
@@ -134,7 +157,7 @@ impl Connection {
     /// Whether the service has made the socket non-blocking. EAGAIN then says nothing of
     /// a time limit.
     fn is_non_blocking(&self) -> bool {
-        let flags = fcntl(self, FcntlArg::F_GETFL).map(OFlag::from_bits_retain);
+        let flags = fcntl(&self.socket, FcntlArg::F_GETFL).map(OFlag::from_bits_retain);
         flags.is_ok_and(|flags| flags.contains(OFlag::O_NONBLOCK))
     }
 }
@@ -153,14 +176,13 @@ impl AsFd for Connection {
     /// What is transferred by it is not seen here.
     fn as_fd(&self) -> BorrowedFd<'_> {
         handler::note_transfer();
-        self.socket.as_fd()
+        self.limited()
     }
 }
 
 impl AsRawFd for Connection {
     fn as_raw_fd(&self) -> RawFd {
-        handler::note_transfer();
-        self.socket.as_raw_fd()
+        self.as_fd().as_raw_fd()
     }
 }
 

@@ -9,6 +9,7 @@ mod child;
 mod connection;
 mod echo;
 mod exec;
+mod idle;
 mod lines;
 mod linger;
 pub(crate) mod panic;

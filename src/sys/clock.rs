@@ -31,6 +31,12 @@ impl Moment {
         self.0
     }
 
+    /// The moment `span` ago, as seen from this one; boot, if that is later.
+    pub fn before(self, span: Duration) -> Moment {
+        let nanos = u64::try_from(span.as_nanos()).unwrap_or(u64::MAX);
+        Moment(self.0.saturating_sub(nanos))
+    }
+
     /// The time from `earlier` to this moment, zero if it is not earlier.
     pub fn since(self, earlier: Moment) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))

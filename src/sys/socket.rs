@@ -6,6 +6,7 @@ use std::mem::{self, MaybeUninit};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::libc;
@@ -129,17 +130,23 @@ pub fn unsent(connection: BorrowedFd<'_>) -> usize {
     count(connection, SIOCOUTQNSD)
 }
 
+/// How many bytes of memory hold what was written and the client has not taken yet
+/// (SIOCOUTQ of tcp(7) and unix(7)).
+pub fn untaken(connection: BorrowedFd<'_>) -> usize {
+    count(connection, libc::TIOCOUTQ)
+}
+
 /// What the kernel counts for a socket; 0 where it does not.
 fn count(connection: BorrowedFd<'_>, what: libc::Ioctl) -> usize {
     let mut count: libc::c_int = 0;
-    // SAFETY: both requests write one int to the pointer, which is to a live local.
+    // SAFETY: each request writes one int to the pointer, which is to a live local.
     let done = unsafe { libc::ioctl(connection.as_raw_fd(), what, &raw mut count) };
     if done < 0 { 0 } else { usize::try_from(count).unwrap_or(0) }
 }
 
 /// Bounds how long a receive or a send may wait for the other side
 /// (SO_RCVTIMEO and SO_SNDTIMEO of socket(7)); the call then fails with EAGAIN.
-pub fn set_timeouts(connection: BorrowedFd<'_>, longest: std::time::Duration) -> io::Result<()> {
+pub fn set_timeouts(connection: BorrowedFd<'_>, longest: Duration) -> io::Result<()> {
     let time = libc::timeval {
         tv_sec: libc::time_t::try_from(longest.as_secs()).unwrap_or(libc::time_t::MAX),
         // A wait of zero would mean for ever, so round up to a microsecond.
@@ -160,13 +167,14 @@ pub fn set_timeouts(connection: BorrowedFd<'_>, longest: std::time::Duration) ->
     Ok(())
 }
 
-/// Whether any data came or went over a TCP connection (TCP_INFO of tcp(7)); None where
-/// the kernel does not say. For a signal handler: getsockopt is async-signal-safe.
-pub fn has_transferred(connection: RawFd) -> Option<bool> {
-    /// Where the kernel's struct tcp_info has `tcpi_data_segs_in`, in 32-bit words;
-    /// `tcpi_data_segs_out` follows. Since Linux 4.6.
-    const DATA_SEGMENTS: usize = 38;
-    let mut info = [0u32; DATA_SEGMENTS + 2];
+/// How many 32-bit words of the kernel's struct tcp_info are read: up to
+/// `tcpi_data_segs_out`, which is there since Linux 4.6.
+const TCP_INFO_WORDS: usize = 40;
+
+/// What the kernel says of a TCP connection (TCP_INFO of tcp(7)); None where it does not.
+/// For a signal handler, too: getsockopt is async-signal-safe.
+fn tcp_info(connection: RawFd) -> Option<[u32; TCP_INFO_WORDS]> {
+    let mut info = [0u32; TCP_INFO_WORDS];
     let mut length = mem::size_of_val(&info) as libc::socklen_t;
     // SAFETY: the kernel writes at most `length` bytes, which is the room there.
     let result = unsafe {
@@ -179,5 +187,47 @@ pub fn has_transferred(connection: RawFd) -> Option<bool> {
         )
     };
     let is_whole = result == 0 && length as usize == mem::size_of_val(&info);
-    is_whole.then(|| info[DATA_SEGMENTS..].iter().any(|&segments| segments > 0))
+    is_whole.then_some(info)
+}
+
+/// Whether any data came or went over a TCP connection; None where the kernel does not
+/// say. For a signal handler, too.
+pub fn has_transferred(connection: RawFd) -> Option<bool> {
+    /// Where `tcpi_data_segs_in` is; `tcpi_data_segs_out` follows.
+    const DATA_SEGMENTS: usize = 38;
+    let info = tcp_info(connection)?;
+    Some(info[DATA_SEGMENTS..].iter().any(|&segments| segments > 0))
+}
+
+/// What a TCP client has done so far.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Traffic {
+    /// How many bytes it has sent.
+    pub sent: u64,
+    /// How many bytes it has taken: its kernel has acknowledged them.
+    pub taken: u64,
+    /// How long ago it last sent data.
+    pub since_sent: Duration,
+    /// How long ago it last acknowledged anything, a probe of ours included.
+    pub since_acknowledged: Duration,
+}
+
+/// What the client has done so far; None where the kernel does not say.
+pub fn traffic(connection: BorrowedFd<'_>) -> Option<Traffic> {
+    /// Where `tcpi_last_data_recv` is, in milliseconds; `tcpi_last_ack_recv` follows.
+    const LAST: usize = 13;
+    /// Where the 64 bits of `tcpi_bytes_acked` are; those of `tcpi_bytes_received` follow.
+    const BYTES: usize = 30;
+    let info = tcp_info(connection.as_raw_fd())?;
+    let millis = |at: usize| Duration::from_millis(info[at].into());
+    let bytes = |at: usize| {
+        let halves = [info[at].to_ne_bytes(), info[at + 1].to_ne_bytes()];
+        u64::from_ne_bytes(halves.concat().try_into().unwrap_or_default())
+    };
+    Some(Traffic {
+        sent: bytes(BYTES + 2),
+        taken: bytes(BYTES),
+        since_sent: millis(LAST),
+        since_acknowledged: millis(LAST + 1),
+    })
 }

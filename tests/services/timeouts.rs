@@ -5,7 +5,7 @@
 //! before its connect: the daemon counts from its accept. A daemon that cuts
 //! after a fraction of a second is right to cut a test that is as slow.
 
-use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -297,21 +297,108 @@ fn idle_timeout_lets_a_client_be_that_is_slow_and_not_idle() {
     panic!("this machine is too busy to write a few bytes each half second");
 }
 
+/// Programs that would wait for their client for ever, each in its own way: in a read, in
+/// poll(2), without a look at it, deaf to SIGTERM, in a write.
+const PATIENT: [&[&str]; 5] = [
+    &["cat"],
+    &[
+        "perl",
+        "-e",
+        "sysread(STDIN, $_, 5); vec($r, 0, 1) = 1; $| = 1; print qq(hello); 1 while select($s = $r, undef, undef, 0.05) <= 0",
+    ],
+    &["sh", "-c", "printf hello; while :; do sleep 0.05; done"],
+    &["sh", "-c", "trap '' TERM; printf hello; while :; do sleep 0.05; done"],
+    &["sh", "-c", "printf hello; exec cat /dev/zero"],
+];
+
 #[test]
-fn idle_timeout_ends_a_program_that_waits_for_its_client() {
-    let address = Address::fresh();
-    let daemon = Daemon::start(&super::exec(&address, 1, &["cat"], "idle_timeout = \"300ms\""));
-    // cat says that its input is unavailable, and exits with 1.
-    daemon.expect(&["program exited"]);
-    let worker = the_worker(&daemon, "exec");
-    let mut client = hold(&address, Duration::from_millis(300));
-    let mut buffer = [0; 1];
-    match client.read(&mut buffer) {
-        Ok(0) => {}
-        Err(error) if error.kind() == ErrorKind::ConnectionReset => {}
-        other => panic!("{other:?}"),
+fn idle_timeout_ends_a_program_however_it_waits_for_its_client() {
+    const LIMIT: Duration = Duration::from_millis(300);
+    let setup = Setup::new();
+    let unix = Address::unix(&setup.directory().join("idle.sock"));
+    for address in [Address::fresh(), unix] {
+        for program in PATIENT {
+            let keys = "idle_timeout = \"300ms\"\nkill_timeout = \"400ms\"";
+            let daemon = Daemon::start(&super::exec(&address, 1, program, keys));
+            daemon.expect(&["program exited", "program killed"]);
+            let worker = the_worker(&daemon, "exec");
+            let (began, client) = in_time(LIMIT, || {
+                let began = Instant::now();
+                Ok((began, try_hold(&address, "hello", "hello")?))
+            });
+            // It takes nothing more, whatever the program writes.
+            until("the program ends", || procfs::children(worker).is_empty().then_some(()));
+            assert!(began.elapsed() >= LIMIT, "{program:?} after {:?}", began.elapsed());
+            drop(client);
+            assert_eq!(the_worker(&daemon, "exec"), worker);
+            assert_no_worker_ended(&daemon);
+        }
     }
-    assert_eq!(the_worker(&daemon, "exec"), worker);
+}
+
+// The time-out of one direction is none of the connection: here the program reads all the
+// time, and its client only takes; and the other way round.
+#[test]
+fn idle_timeout_lets_a_client_be_that_only_sends_or_only_takes() {
+    const LIMIT: Duration = Duration::from_millis(1000);
+    let setup = Setup::new();
+    let unix = Address::unix(&setup.directory().join("busy.sock"));
+    let sends = "while sleep 0.25; do printf hello; done & cat; kill $!";
+    let takes = "while IFS= read -r line; do :; done; printf done";
+    for address in [Address::fresh(), unix] {
+        let daemon = Daemon::start(&shell(&address, 1, sends, "idle_timeout = \"1s\""));
+        daemon.expect(&["program exited", "program killed"]);
+        in_time(LIMIT, || {
+            let mut client = Client::try_connect(&address)?;
+            let mut last = Instant::now();
+            for _ in 0..14 {
+                let result = client.read_exact(&mut [0; 5]);
+                // A machine that is too busy to write for so long proves nothing.
+                if result.is_err() && last.elapsed() < LIMIT {
+                    panic!("cut after {:?}: {result:?}", last.elapsed());
+                }
+                result?;
+                last = Instant::now();
+            }
+            Ok(())
+        });
+        drop(daemon);
+        let daemon = Daemon::start(&shell(&address, 1, takes, "idle_timeout = \"1s\""));
+        daemon.expect(&["program exited", "program killed"]);
+        in_time(LIMIT, || {
+            let mut client = Client::try_connect(&address)?;
+            for _ in 0..14 {
+                thread::sleep(LIMIT / 4);
+                client.write_all(b"line\n")?;
+            }
+            client.half_close()?;
+            let mut reply = [0; 4];
+            client.read_exact(&mut reply)
+        });
+        assert_no_worker_ended(&daemon);
+    }
+}
+
+// Both time-outs want the same connection to end.
+#[test]
+fn idle_timeout_and_request_timeout_share_a_connection() {
+    let address = Address::fresh();
+    let script = "trap '' TERM; echo $$; while :; do sleep 0.05; done";
+    for (idle, request) in [("300ms", "600ms"), ("600ms", "300ms"), ("300ms", "300ms")] {
+        let keys = format!(
+            "idle_timeout = \"{idle}\"\nrequest_timeout = \"{request}\"\nkill_timeout = \"8s\""
+        );
+        let daemon = Daemon::start(&shell(&address, 1, script, &keys));
+        daemon.expect(&["worker timed out", "program killed"]);
+        let worker = the_worker(&daemon, "exec");
+        let (_, mut client, program) = hold_with_pid(&address, Duration::from_millis(300), "");
+        wait_for_close(&mut client);
+        wait_for_end_of_group(program);
+        let end = daemon.log().wait_for("program killed", |event| event.pid() == program);
+        assert_eq!(end.text("signal"), Some("SIGKILL"), "{end}");
+        assert_eq!(the_worker(&daemon, "exec"), worker);
+        assert_no_worker_ended(&daemon);
+    }
 }
 
 /// Sends a signal to a worker that waits for its client, and waits until it is handled.

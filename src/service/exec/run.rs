@@ -15,6 +15,7 @@ use nix::sys::time::TimeSpec;
 
 use crate::error::reason;
 use crate::service::child::{Child, Teller};
+use crate::service::idle::IdleWatch;
 use crate::service::{Connection, Context, Outcome};
 use crate::sys::clock::Moment;
 use crate::sys::spawn::{Program, Stdio};
@@ -55,6 +56,10 @@ impl Runner {
 
     /// Runs the program on `connection` to its end, and logs how it ended.
     pub fn run(&mut self, connection: &Connection, context: &Context) -> Outcome {
+        let mut idle = match IdleWatch::begin(connection) {
+            Ok(idle) => idle,
+            Err(error) => return Outcome::Failed(error),
+        };
         let mut child = match self.start(connection) {
             Ok(child) => child,
             Err(error) => {
@@ -62,7 +67,7 @@ impl Runner {
                 return Outcome::Failed(error);
             }
         };
-        let outcome = self.watch(&mut child, connection, context);
+        let outcome = self.watch(&mut child, &mut idle, connection, context);
         if matches!(outcome, Outcome::Broken(_)) {
             return outcome;
         }
@@ -73,19 +78,25 @@ impl Runner {
         let about_connection = variables::of_connection(connection)?;
         let error = match &mut self.stderr {
             StderrTo::Log(pipe) => pipe.renew()?,
-            StderrTo::Socket => connection.as_fd(),
+            StderrTo::Socket => connection.socket(),
             StderrTo::Null(null) => File::as_fd(null),
         };
         let environment = self.environment.iter().chain(&about_connection).map(CString::as_c_str);
-        let stdio = Stdio { input: connection.as_fd(), output: connection.as_fd(), error };
+        let stdio = Stdio { input: connection.socket(), output: connection.socket(), error };
         Child::start(&mut self.program, environment, stdio)
     }
 
     /// Waits for the end of the program; logs what it writes meanwhile, and
-    /// ends it if its client has gone and it does not notice.
-    fn watch(&mut self, child: &mut Child, connection: &Connection, context: &Context) -> Outcome {
+    /// ends it if its client has gone and it does not notice, or is idle for too long.
+    fn watch(
+        &mut self,
+        child: &mut Child,
+        idle: &mut IdleWatch<'_>,
+        connection: &Connection,
+        context: &Context,
+    ) -> Outcome {
         loop {
-            let ready = match self.wait(child, connection) {
+            let ready = match self.wait(child, idle, connection) {
                 Ok(ready) => ready,
                 Err(error) => return Outcome::Failed(error),
             };
@@ -95,11 +106,14 @@ impl Runner {
                 return Outcome::Failed(error);
             }
             if ready.ended {
-                return Outcome::Served;
+                return idle.outcome();
             }
             let (now, kill_timeout) = (Moment::now(), context.kill_timeout());
             if ready.hung_up {
                 child.client_left(now, kill_timeout);
+            }
+            if child.has_client() && idle.ends_connection(now) {
+                child.client_sent_away(now);
             }
             match child.escalate(now, kill_timeout) {
                 Ok(None) => {}
@@ -134,7 +148,12 @@ impl Runner {
     }
 
     /// Sleeps until there is something to do for the running program.
-    fn wait(&self, child: &Child, connection: &Connection) -> io::Result<Ready> {
+    fn wait(
+        &self,
+        child: &Child,
+        idle: &IdleWatch<'_>,
+        connection: &Connection,
+    ) -> io::Result<Ready> {
         let ended = PollFd::new(child.end(), PollFlags::POLLIN);
         // A descriptor that is not to be watched is replaced by the child's.
         let nothing = PollFd::new(child.end(), PollFlags::empty());
@@ -145,11 +164,13 @@ impl Runner {
         // No event is asked for: the kernel tells a hang-up unasked. A
         // client that closed only its sending side has not hung up.
         let hung_up = match child.has_client() {
-            true => PollFd::new(connection.as_fd(), PollFlags::empty()),
+            true => PollFd::new(connection.socket(), PollFlags::empty()),
             false => nothing,
         };
         let mut descriptors = [ended, written, hung_up];
-        let timeout = child.deadline().map(|deadline| TimeSpec::from(deadline - Moment::now()));
+        let idle = idle.deadline().filter(|_| child.has_client());
+        let deadline = child.deadline().into_iter().chain(idle).min();
+        let timeout = deadline.map(|deadline| TimeSpec::from(deadline - Moment::now()));
         match ppoll(&mut descriptors, timeout, None) {
             Ok(_) => {}
             // Nothing was looked at, so nothing is known to be ready.
