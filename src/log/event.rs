@@ -263,15 +263,15 @@ Master tells {
 
 Worker tells {
     /// A program of the service `exec` ended with an exit code. The level is debug if
-    /// the code is 0.
+    /// `success` names the code.
     ProgramExited = "program exited", Debug | Warning, "03a8dd673fb641c9955fc8b72496577b" {
         level: Level, pid: Pid, program: String, code: u8, elapsed_ms: Duration, peer: String,
         held_back: HeldBack,
     }
-    /// A signal ended a program.
-    ProgramKilled = "program killed", Warning, "854b8fb7519e48c787db750acad57e03" {
-        pid: Pid, program: String, signal: String, core_dumped: bool, elapsed_ms: Duration,
-        peer: String, held_back: HeldBack,
+    /// A signal ended a program. The level is debug if `success` names the signal.
+    ProgramKilled = "program killed", Debug | Warning, "854b8fb7519e48c787db750acad57e03" {
+        level: Level, pid: Pid, program: String, signal: String, core_dumped: bool,
+        elapsed_ms: Duration, peer: String, held_back: HeldBack,
     }
     /// A program could not be executed, and its client was turned away.
     ProgramNotStarted = "program not started", Warning, "328aa4be1ab743519304d44c473596ae" {

@@ -4,6 +4,7 @@
 use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::rc::Rc;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -20,6 +21,7 @@ use crate::sys::spawn::{Program, Started, Stdio};
 use crate::sys::wait::{Exit, reap, signal_name};
 
 use super::Peer;
+use super::success::Success;
 
 /// How many failed programs one worker may log in ten seconds.
 const FAILURES_LOGGED: u32 = 100;
@@ -178,13 +180,14 @@ impl Ending {
 /// What one worker tells of its programs. What clients cause has a limit.
 pub struct Teller {
     name: String,
+    success: Rc<Success>,
     failures: Rate,
 }
 
 impl Teller {
-    /// One for the program of this name.
-    pub fn new(name: String) -> Self {
-        Teller { name, failures: Rate::new(FAILURES_LOGGED) }
+    /// One for the program of this name, and what of its ends is no failure.
+    pub fn new(name: String, success: Rc<Success>) -> Self {
+        Teller { name, success, failures: Rate::new(FAILURES_LOGGED) }
     }
 
     /// The name of the program.
@@ -209,20 +212,20 @@ impl Teller {
     /// Tells how a program ended.
     pub fn ended(&mut self, ended: Ended, peer: Peer, log: &Logger) {
         let Ended { pid, exit, elapsed: elapsed_ms } = ended;
-        let held_back = match exit {
-            Exit::Code(0) => Some(HeldBack::NONE),
-            _ => self.failures.admit(Moment::now()),
+        let (level, held_back) = match self.success.includes(exit) {
+            true => (Level::Debug, Some(HeldBack::NONE)),
+            false => (Level::Warning, self.failures.admit(Moment::now())),
         };
         let Some(held_back) = held_back else { return };
         let (program, peer) = (self.name.clone(), peer.to_string());
         let event = match exit {
             Exit::Code(code) => {
-                let level = if code == 0 { Level::Debug } else { Level::Warning };
                 Event::ProgramExited { level, pid, program, code, elapsed_ms, peer, held_back }
             }
             Exit::Signal { number, core_dumped } => {
                 let signal = signal_name(number);
                 Event::ProgramKilled {
+                    level,
                     pid,
                     program,
                     signal,

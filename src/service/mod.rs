@@ -14,6 +14,7 @@ mod lines;
 mod linger;
 pub(crate) mod panic;
 mod registry;
+mod success;
 
 use std::cell::OnceCell;
 use std::io;

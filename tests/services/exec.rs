@@ -340,6 +340,47 @@ fn the_exit_status_of_a_program_is_logged() {
 }
 
 #[test]
+fn success_names_ends_that_are_no_failure() {
+    let script = "read how number; case $how in exit) exit $number;; kill) kill -s $number $$; sleep 1000;; esac";
+    for (success, failures) in [
+        ("", &["exit 1", "exit 255", "kill TERM"][..]),
+        ("success = [0, 255]", &["exit 1", "kill TERM", "kill PIPE"]),
+        ("success = [1, \"SIGTERM\", \"SIGPIPE\"]", &["exit 0", "exit 255"]),
+        ("success = []", &["exit 0", "exit 1", "exit 255", "kill TERM", "kill PIPE"]),
+    ] {
+        let address = Address::fresh();
+        let config = format!(
+            "[log]\nlevel = \"debug\"\nformat = \"json\"\n\
+             [pool.exec]\nlisten = \"{address}\"\nworkers = 1\n\
+             service.exec = {{ command = [\"/bin/sh\", \"-c\", \"{script}\"], {success} }}\n"
+        );
+        let daemon = Daemon::start(&config.replace(", }", " }"));
+        daemon.expect(&["program exited", "program killed"]);
+        for how in ["exit 0", "exit 1", "exit 255", "kill TERM", "kill PIPE"] {
+            let mark = daemon.log().mark();
+            ask(&address, &format!("{how}\n"));
+            let message = if how.starts_with("exit") { "program exited" } else { "program killed" };
+            let end = daemon.log().wait_since(mark, message, |_| true);
+            let level = if failures.contains(&how) { "warning" } else { "debug" };
+            assert_eq!(end.level(), level, "{how} with {success:?}: {end}");
+        }
+    }
+}
+
+// Under inetd nobody hears of it; a warning for each such client would hide the others.
+#[test]
+fn a_client_that_leaves_its_program_is_no_warning() {
+    let address = Address::fresh();
+    let config = shell(&address, 1, "while :; do echo words; done", "");
+    let daemon = Daemon::start(&format!("[log]\nlevel = \"debug\"\nformat = \"json\"\n{config}"));
+    let mut client = Client::connect(&address);
+    client.expect("words\n");
+    drop(client);
+    let end = daemon.log().wait_for("program killed", |_| true);
+    assert_eq!((end.text("signal"), end.level()), (Some("SIGPIPE"), "debug"), "{end}");
+}
+
+#[test]
 fn a_program_that_succeeds_is_not_told_at_info() {
     let address = Address::fresh();
     let daemon = Daemon::start(&exec(&address, 2, &["true"], ""));

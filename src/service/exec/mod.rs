@@ -8,6 +8,7 @@ mod variables;
 use std::ffi::CString;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use nix::unistd::{AccessFlags, eaccess};
 use serde::Deserialize;
@@ -15,6 +16,7 @@ use serde::Deserialize;
 use crate::config::{Options, Problems};
 use crate::error::reason;
 
+use super::success::Success;
 use super::{Connection, Context, Outcome, SEARCH_PATH, Service};
 use run::Runner;
 
@@ -24,6 +26,8 @@ struct ExecOptions {
     command: Vec<String>,
     #[serde(default)]
     stderr: Stderr,
+    #[serde(default)]
+    success: Success,
 }
 
 /// Where the standard error of the program goes.
@@ -42,15 +46,17 @@ pub struct Exec {
     path: PathBuf,
     command: Vec<CString>,
     stderr: Stderr,
+    success: Rc<Success>,
     /// Made in the worker, by `start`.
     runner: Option<Runner>,
 }
 
 impl Exec {
     /// The service with these options: `command`, the program and its
-    /// arguments; `stderr`, where its standard error goes.
+    /// arguments; `stderr`, where its standard error goes; `success`, which of its ends are
+    /// no failure.
     pub fn from_options(options: &Options) -> Result<Self, Problems> {
-        let ExecOptions { command, stderr } = options.parse()?;
+        let ExecOptions { command, stderr, success } = options.parse()?;
         let problem = |message: String| Problems::from(options.problem("command", message));
         let Some(name) = command.first().filter(|name| !name.is_empty()) else {
             return Err(problem("the command is empty".to_owned()));
@@ -62,7 +68,7 @@ impl Exec {
             .map(|argument| CString::new(argument.as_bytes()))
             .collect::<Result<_, _>>()
             .map_err(|_| problem("an argument of the command holds a NUL byte".to_owned()))?;
-        Ok(Exec { path, command, stderr, runner: None })
+        Ok(Exec { path, command, stderr, success: Rc::new(success), runner: None })
     }
 }
 
@@ -93,7 +99,8 @@ fn check_program(path: &Path) -> Result<(), String> {
 
 impl Service for Exec {
     fn start(&mut self) -> io::Result<()> {
-        self.runner = Some(Runner::new(&self.path, &self.command, self.stderr)?);
+        self.runner =
+            Some(Runner::new(&self.path, &self.command, self.stderr, Rc::clone(&self.success))?);
         Ok(())
     }
 

@@ -8,6 +8,7 @@ use std::net::Shutdown;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::rc::Rc;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, ppoll};
@@ -16,6 +17,7 @@ use nix::sys::time::TimeSpec;
 use crate::error::reason;
 use crate::service::child::{Child, Teller};
 use crate::service::idle::IdleWatch;
+use crate::service::success::Success;
 use crate::service::{Connection, Context, Outcome};
 use crate::sys::clock::Moment;
 use crate::sys::spawn::{Program, Stdio};
@@ -40,7 +42,12 @@ enum StderrTo {
 
 impl Runner {
     /// A runner of the program at `path`, with the environment of this process.
-    pub fn new(path: &Path, command: &[CString], stderr: Stderr) -> io::Result<Self> {
+    pub fn new(
+        path: &Path,
+        command: &[CString],
+        stderr: Stderr,
+        success: Rc<Success>,
+    ) -> io::Result<Self> {
         let stderr = match stderr {
             Stderr::Log => StderrTo::Log(LogPipe::new()?),
             Stderr::Socket => StderrTo::Socket,
@@ -50,7 +57,7 @@ impl Runner {
             program: Program::new(CString::new(path.as_os_str().as_bytes())?, command.to_vec())?,
             environment: variables::inherited()?,
             stderr,
-            teller: Teller::new(path.display().to_string()),
+            teller: Teller::new(path.display().to_string(), success),
         })
     }
 
