@@ -4,8 +4,9 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use crate::gate::Gate;
 use crate::harness::{Served, Task, Under, client, random_file, run};
-use support::{Directory, until};
+use support::Directory;
 
 run_under!([Ours, Inetd] a_push_and_a_clone_are_whole);
 
@@ -17,40 +18,11 @@ struct Repositories {
     directory: Directory,
 }
 
-/// Where a program of the server waits: it makes a file, and goes on when there is another.
-struct Gate<'a>(&'a Directory, &'a str);
-
-impl Gate<'_> {
-    /// Two lines of a shell script. They end by themselves, should the test be gone.
-    fn script(&self) -> String {
-        let path = |end| self.0.join(&format!("{}.{end}", self.1)).display().to_string();
-        let (here, go) = (path("here"), path("go"));
-        format!(
-            "#!/bin/sh\ntouch {here}\n\
-             for i in $(seq 400); do [ -e {go} ] && break; sleep 0.1; done\n"
-        )
-    }
-
-    /// Waits for the program, runs `meanwhile`, and lets the program go on.
-    fn pass(&self, meanwhile: impl FnOnce()) {
-        let path = |end| self.0.join(&format!("{}.{end}", self.1));
-        until("the program is in the middle", || path("here").exists().then_some(()));
-        meanwhile();
-        fs::write(path("go"), "").expect("let the program go on");
-    }
-}
-
 impl Repositories {
     fn new() -> Self {
         let it = Repositories { directory: Directory::new() };
-        let script = |gate: &str, tail: &str| {
-            let text = format!("{}{tail}", Gate(&it.directory, gate).script());
-            let file = it.directory.write(gate, &text);
-            run(Command::new("chmod").arg("755").arg(&file));
-            file.display().to_string()
-        };
-        let pack = script("clone", "exec \"$@\"\n");
-        let receive = script("push", "");
+        let pack = it.gate("clone").script("exec \"$@\"\n");
+        let receive = it.gate("push").script("");
         it.directory.write(
             "config",
             &format!(
@@ -68,6 +40,10 @@ impl Repositories {
         it.git(&["-C", &work, "add", "."]);
         it.git(&["-C", &work, "commit", "-q", "-m", "data"]);
         it
+    }
+
+    fn gate<'a>(&'a self, name: &'a str) -> Gate<'a> {
+        Gate::new(&self.directory, name)
     }
 
     fn path(&self, name: &str) -> String {
@@ -90,7 +66,7 @@ impl Repositories {
     /// Runs a client, and replaces the workers while the server is in its middle.
     fn git_through(&self, gate: &str, words: &[&str], served: &Served) {
         let mut child = self.command(words).spawn().expect("run git");
-        Gate(&self.directory, gate).pass(|| {
+        self.gate(gate).pass(|| {
             served.renew();
             let left = served.descendants();
             assert!(left.iter().any(|process| process.name == "git"), "the program is gone");

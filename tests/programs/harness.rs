@@ -2,7 +2,8 @@
 
 use std::cell::Cell;
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{Read, Write};
+use std::net::SocketAddrV4;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -36,6 +37,8 @@ pub struct Task<'a> {
     pub user: Option<&'a str>,
     /// The number of workers under ours. The peers have no bound but their own default.
     pub workers: usize,
+    /// The port, where the client knows no other. Only root can have one below 1024.
+    pub port: Option<u16>,
     /// Further keys of the pool under ours, such as `kill_timeout = "1s"` and
     /// `service.exec.stderr = "null"`.
     pub keys: &'a str,
@@ -43,7 +46,7 @@ pub struct Task<'a> {
 
 impl<'a> Task<'a> {
     pub fn of(command: &'a [&'a str]) -> Self {
-        Task { command, user: None, workers: 4, keys: "" }
+        Task { command, user: None, workers: 4, port: None, keys: "" }
     }
 
     /// The configuration of ours: a pool `program`.
@@ -155,7 +158,10 @@ impl Under {
     /// until it listens.
     #[track_caller]
     pub fn serve(self, task: &Task) -> Served {
-        let address = Address::fresh();
+        let address = match (Address::fresh(), task.port) {
+            (Address::Tcp(fresh), Some(port)) => Address::Tcp(SocketAddrV4::new(*fresh.ip(), port)),
+            (fresh, _) => fresh,
+        };
         let config = task.config(&address);
         let server = match self {
             Under::Ours => {
@@ -353,15 +359,17 @@ pub fn find(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let mut places: Vec<_> = std::env::split_paths(&path).collect();
     // Debian keeps servers there, which is not in everybody's PATH.
-    places
-        .extend(["/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/lib/git-core"].map(PathBuf::from));
+    places.extend(
+        ["/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/lib/git-core", "/usr/lib/nagios/plugins"]
+            .map(PathBuf::from),
+    );
     places.into_iter().map(|place| place.join(name)).find(|file| file.is_file())
 }
 
 /// A command that is killed when it hangs.
 pub fn client(words: &[&str]) -> Command {
     let mut command = Command::new("timeout");
-    command.args(["--kill-after=1", &PATIENCE.as_secs().to_string()]).args(words);
+    command.args(["--kill-after=1", &(PATIENCE.as_secs() * 3 / 4).to_string()]).args(words);
     command.stdin(Stdio::null());
     command
 }
@@ -396,4 +404,30 @@ pub fn random_file(path: &Path, bytes: u64) {
     let mut from = File::open("/dev/urandom").expect("open the random numbers").take(bytes);
     let mut to = File::create(path).expect("create a file");
     std::io::copy(&mut from, &mut to).expect("write the file");
+}
+
+/// Runs a [`client`] that talks: once it has printed `prompt`, `meanwhile` runs, then
+/// `answer` is typed. Its input stays open until it ends. Gives all that it printed.
+#[track_caller]
+pub fn run_typing(
+    command: &mut Command,
+    prompt: &str,
+    answer: &str,
+    meanwhile: impl FnOnce(),
+) -> String {
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("run the client");
+    let mut stdin = child.stdin.take().expect("its input");
+    let mut stdout = child.stdout.take().expect("its output");
+    let mut output = Vec::new();
+    while !String::from_utf8_lossy(&output).contains(prompt) {
+        let mut byte = [0];
+        stdout.read_exact(&mut byte).expect("read to the prompt");
+        output.push(byte[0]);
+    }
+    meanwhile();
+    stdin.write_all(answer.as_bytes()).expect("type the answer");
+    stdout.read_to_end(&mut output).expect("read the rest");
+    child.wait().expect("wait for the client");
+    String::from_utf8_lossy(&output).into_owned()
 }

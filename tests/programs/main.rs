@@ -50,6 +50,16 @@ macro_rules! run_under {
 
 mod busybox;
 mod cat;
+mod cvs;
+mod finger;
+mod ftp;
+mod gate;
 mod git;
 mod harness;
+mod micro_httpd;
+mod nrpe;
+mod pop3;
+mod rsync;
 mod ssh;
+mod stunnel;
+mod telnet;
