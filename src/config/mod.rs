@@ -6,6 +6,7 @@
 //! place where it was written.
 #![forbid(unsafe_code)]
 
+mod address;
 mod diagnostics;
 mod fault;
 mod gather;
@@ -36,6 +37,7 @@ use toml::de::DeTable;
 
 use crate::error::Code;
 
+pub use address::Address;
 use diagnostics::sort;
 pub use diagnostics::{Problem, Problems, Source};
 pub use fault::Fault;
@@ -44,7 +46,7 @@ use gather::{could_not_read, main_file};
 pub use gathered::Gathered;
 use gathered::{File, Included};
 pub use limits::Limits;
-pub use listen::{Address, Listen};
+pub use listen::{Listen, Listens};
 pub use peers::Peers;
 pub use service::{Options, ServiceChoice};
 pub use tables::{Config, Daemon, Format, Level, Log, MOST_WORKERS, Pool};
@@ -234,7 +236,7 @@ fn is_pool_name(name: &str) -> bool {
 
 /// Pools that have the name of an earlier one; in one file, TOML forbids that.
 fn shared_names(pools: &[Pool]) -> Vec<Problem> {
-    repeated(pools, |pool| &pool.name)
+    repeated(pools.iter().map(|pool| (&pool.name, pool)))
         .map(|(first, pool)| {
             let message = format!("pool {:?} is already in {}", pool.name, first.place());
             pool.origin.source.problem("", pool.origin.name.clone(), message)
@@ -242,32 +244,34 @@ fn shared_names(pools: &[Pool]) -> Vec<Problem> {
         .collect()
 }
 
-/// Pools that listen where an earlier one of another name does.
+/// Addresses on which an earlier pool of another name listens.
 fn shared_addresses(pools: &[Pool]) -> Vec<Problem> {
-    repeated(pools, |pool| &pool.listen.get_ref().address)
-        .filter(|(first, pool)| first.name != pool.name)
-        .map(|(first, pool)| {
-            let address = &pool.listen.get_ref().address;
+    let addresses = pools.iter().flat_map(|pool| {
+        pool.listen.iter().map(move |listen| (&listen.get_ref().address, (pool, listen)))
+    });
+    repeated(addresses)
+        .filter(|((first, _), (pool, _))| first.name != pool.name)
+        .map(|((first, _), (pool, listen))| {
+            let address = &listen.get_ref().address;
             let message = format!(
                 r#"address "{address}" is already that of pool {:?} in {}"#,
                 first.name,
                 first.place()
             );
-            pool.problem("listen", pool.listen.span(), message)
+            pool.problem("listen", listen.span(), message)
         })
         .collect()
 }
 
-/// Each pool whose `key` an earlier one has too, behind the first that has it.
-fn repeated<'p, K: Eq + Hash + 'p>(
-    pools: &'p [Pool],
-    key: impl Fn(&'p Pool) -> &'p K,
-) -> impl Iterator<Item = (&'p Pool, &'p Pool)> {
+/// Each value whose key an earlier one has too, behind the first that has it.
+fn repeated<K: Eq + Hash, V: Clone>(
+    values: impl Iterator<Item = (K, V)>,
+) -> impl Iterator<Item = (V, V)> {
     let mut firsts = HashMap::new();
-    pools.iter().filter_map(move |pool| match firsts.entry(key(pool)) {
-        Entry::Occupied(first) => Some((*first.get(), pool)),
+    values.filter_map(move |(key, value)| match firsts.entry(key) {
+        Entry::Occupied(first) => Some((V::clone(first.get()), value)),
         Entry::Vacant(place) => {
-            place.insert(pool);
+            place.insert(value);
             None
         }
     })

@@ -13,9 +13,10 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer};
 use toml::Spanned;
 
+use super::address::SocketPath;
 use super::diagnostics::{Problem, Source};
 use super::limits::Limits;
-use super::listen::{Listen, SocketPath};
+use super::listen::Listens;
 use super::peers::Peers;
 use super::sealed::Sealed;
 use super::service::ServiceChoice;
@@ -195,7 +196,7 @@ pub struct Pool {
     pub default_user: DefaultUser,
 
     /// Where clients connect.
-    pub listen: Spanned<Listen>,
+    pub listen: Listens,
     /// How many workers to keep, at least 1.
     #[serde(
         default = "cpus",

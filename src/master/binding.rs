@@ -1,43 +1,55 @@
-//! The listener of each pool: kept from a running pool, adopted, or bound.
+//! The listeners of each pool: kept from a running pool, adopted, or bound.
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
+use toml::Spanned;
+
 use crate::config::{Address, Listen, Pool, Problem};
 use crate::error::{Code, Error};
 use crate::listener::{self, BoundBy, Inherited, Listener, could_not_bind, stored_name};
 use crate::log::event::Event;
-use crate::pool::{self, Blueprint};
+use crate::pool::{self, Blueprint, Listeners};
 
-/// The listener of a pool. What is to be told about it goes to `news`.
+/// The listeners of a pool. What is to be told about them goes to `news`.
 ///
 /// # Errors
 ///
-/// Why there is none, at the place where its address is written.
-pub fn listener(
+/// Why some are missing, each at the place where its address is written.
+pub fn listeners(
     blueprint: &Blueprint,
     running: &[pool::Pool],
     inherited: &[Inherited],
     news: &mut Vec<Event>,
-) -> Result<Rc<Listener>, Problem> {
+) -> Result<Listeners, Vec<Problem>> {
     let pool = &blueprint.config;
-    let listen = pool.listen.get_ref();
-    if let Some(listener) = find(running, &listen.address) {
-        return Ok(listener);
+    let mut bound = Vec::new();
+    let mut problems = Vec::new();
+    for listen in pool.listen.iter() {
+        let address = &listen.get_ref().address;
+        if let Some(listener) = find(running, address) {
+            bound.push(listener);
+            continue;
+        }
+        match open(pool, listen, inherited, news) {
+            Ok(listener) => {
+                let (address, user) = (address.to_string(), blueprint.user());
+                news.push(Event::Listening { pool: pool.name.clone(), address, user });
+                bound.push(Rc::new(listener));
+            }
+            Err(problem) => problems.push(problem),
+        }
     }
-    let listener = open(pool, listen, inherited, news)?;
-    let (address, user) = (listen.address.to_string(), blueprint.user());
-    news.push(Event::Listening { pool: pool.name.clone(), address, user });
-    Ok(Rc::new(listener))
+    if problems.is_empty() { Ok(Listeners::new(bound)) } else { Err(problems) }
 }
 
-/// What would keep the address of a pool from being bound, as far as that is known
+/// What would keep this address of a pool from being bound, as far as that is known
 /// without binding it.
-pub fn probe(pool: &Pool) -> Option<Problem> {
-    let listen = pool.listen.get_ref();
-    let error = listener::check(listen).err()?;
-    Some(problem(pool, &could_not_bind("listener", &listen.address, &error)))
+pub fn probe(pool: &Pool, listen: &Spanned<Listen>) -> Option<Problem> {
+    let error = listener::check(listen.get_ref()).err()?;
+    let error = could_not_bind("listener", &listen.get_ref().address, &error);
+    Some(problem(pool, listen, &error))
 }
 
 /// Finds the listener of this address. One whose file is gone has left its address,
@@ -49,13 +61,14 @@ pub fn find(running: &[pool::Pool], address: &Address) -> Option<Rc<Listener>> {
 
 /// The sockets that a socket unit has made and no pool serves: their clients wait.
 pub fn unserved<'a>(
-    pools: &'a [(Blueprint, Rc<Listener>)],
+    pools: &'a [(Blueprint, Listeners)],
     inherited: &'a [Inherited],
 ) -> impl Iterator<Item = Event> + 'a {
     let names: BTreeSet<_> = inherited.iter().map(|socket| socket.name.as_str()).collect();
     let is_served = |name: &str| {
         let address = Address::Systemd(name.to_owned());
-        pools.iter().any(|(_, listener)| *listener.address() == address)
+        let all = pools.iter().flat_map(|(_, listeners)| listeners.iter());
+        all.into_iter().any(|listener| *listener.address() == address)
     };
     names.into_iter().filter(move |name| !is_served(name)).map(|name| Event::CouldNotServeSocket {
         socket: name.to_owned(),
@@ -66,58 +79,60 @@ pub fn unserved<'a>(
 /// Adopts the listener that was passed or stored for this address, or binds it.
 fn open(
     pool: &Pool,
-    listen: &Listen,
+    place: &Spanned<Listen>,
     inherited: &[Inherited],
     news: &mut Vec<Event>,
 ) -> Result<Listener, Problem> {
+    let listen = place.get_ref();
     let (name, by) = match &listen.address {
         Address::Systemd(name) => (name.clone(), BoundBy::SocketUnit),
         address => (stored_name(address), BoundBy::Us),
     };
     let mut passed = inherited.iter().filter(|socket| socket.name == name);
     let first = passed.next();
-    // A pool has one listener; the clients of the others would wait for ever.
+    // An address has one listener; the clients of the others would wait for ever.
     let others = passed.count();
     if by == BoundBy::SocketUnit && others > 0 {
         let reason = format!("systemd passed {} sockets of this name", others + 1);
         let hint = "each ListenStream= needs a socket unit and a FileDescriptorName= of its own";
-        return Err(could_not_adopt(pool, listen, &reason, hint));
+        return Err(could_not_adopt(pool, place, &reason, hint));
     }
     let Some(socket) = first.filter(|_| !lacks_file(&listen.address)) else {
-        return bind(pool, listen);
+        return bind(pool, place);
     };
     let listener = match Listener::adopt(socket, &listen.address, by) {
         // It would be passed again at each start.
         Err(error) if by == BoundBy::Us => {
             let (address, reason) = (listen.address.to_string(), error.to_string());
             news.push(Event::CouldNotKeepListener { address, reason });
-            return bind(pool, listen);
+            return bind(pool, place);
         }
-        adopted => adopted.map_err(|error| problem(pool, &error))?,
+        adopted => adopted.map_err(|error| problem(pool, place, &error))?,
     };
     listener.adjust(listen).map_err(|error| {
         let what = format!("adjust listener \"{}\"", listen.address);
-        problem(pool, &Error::system(what, &error))
+        problem(pool, place, &Error::system(what, &error))
     })?;
     Ok(listener)
 }
 
-fn bind(pool: &Pool, listen: &Listen) -> Result<Listener, Problem> {
+fn bind(pool: &Pool, place: &Spanned<Listen>) -> Result<Listener, Problem> {
+    let listen = place.get_ref();
     if matches!(listen.address, Address::Systemd(_)) {
         let hint = "the unit needs a .socket with this FileDescriptorName=";
-        return Err(could_not_adopt(pool, listen, "no such socket was passed", hint));
+        return Err(could_not_adopt(pool, place, "no such socket was passed", hint));
     }
     Listener::bind(listen)
-        .map_err(|error| problem(pool, &could_not_bind("listener", &listen.address, &error)))
+        .map_err(|error| problem(pool, place, &could_not_bind("listener", &listen.address, &error)))
 }
 
-fn could_not_adopt(pool: &Pool, listen: &Listen, reason: &str, hint: &str) -> Problem {
-    let message = format!("could not adopt listener \"{}\": {reason}", listen.address);
-    problem(pool, &Error::new(Code::CannotCreate, message)).with_hint(hint)
+fn could_not_adopt(pool: &Pool, place: &Spanned<Listen>, reason: &str, hint: &str) -> Problem {
+    let message = format!("could not adopt listener \"{}\": {reason}", place.get_ref().address);
+    problem(pool, place, &Error::new(Code::CannotCreate, message)).with_hint(hint)
 }
 
-fn problem(pool: &Pool, error: &Error) -> Problem {
-    pool.problem("listen", pool.listen.span(), error).with_code(error.code())
+fn problem(pool: &Pool, place: &Spanned<Listen>, error: &Error) -> Problem {
+    pool.problem("listen", place.span(), error).with_code(error.code())
 }
 
 /// Whether somebody has removed the file of a socket: nobody can connect to it

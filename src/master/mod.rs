@@ -161,7 +161,7 @@ impl<'a> Master<'a> {
             pools: plan
                 .pools
                 .into_iter()
-                .map(|(blueprint, listener)| Pool::new(blueprint, listener, Gate::Open))
+                .map(|(blueprint, listeners)| Pool::new(blueprint, listeners, Gate::Open))
                 .collect(),
             removed: Vec::new(),
             phase: Phase::Starting,
@@ -286,7 +286,7 @@ impl<'a> Master<'a> {
         }
         let mut has_bound = false;
         for pool in &mut self.pools {
-            has_bound |= pool.mend(&mut events) == Mending::Rebound;
+            has_bound |= pool.mend(now, &mut events) == Mending::Rebound;
         }
         if has_bound {
             self.keep_listeners();

@@ -4,17 +4,16 @@
 
 use std::io;
 use std::path::Path;
-use std::rc::Rc;
 
 use nix::errno::Errno;
 use nix::unistd::{AccessFlags, eaccess};
 
-use crate::config::{self, Config, Problem, Problems};
+use crate::config::{self, Address, Config, Problem, Problems};
 use crate::error::{Code, Error};
-use crate::listener::{Inherited, Listener};
+use crate::listener::Inherited;
 use crate::log::event::Event;
 use crate::log::sink::{Kind, Sink};
-use crate::pool::{Blueprint, Pool};
+use crate::pool::{Blueprint, Listeners, Pool};
 use crate::service::Services;
 use crate::sys::fork;
 use crate::sys::place::Place;
@@ -25,7 +24,7 @@ use super::{binding, control};
 pub struct Plan {
     pub daemon: config::Daemon,
     pub log: config::Log,
-    pub pools: Vec<(Blueprint, Rc<Listener>)>,
+    pub pools: Vec<(Blueprint, Listeners)>,
     /// The log, if it is another one than before.
     pub sink: Option<Sink>,
     /// The listeners that are new.
@@ -43,7 +42,7 @@ pub fn check(config: Config, services: &Services) -> Result<(), Problems> {
     if let Err(error) = control::check(&config.daemon.control) {
         problems.push(Problem::new(&error).with_code(error.code()));
     }
-    problems.extend(config.pools.iter().filter_map(binding::probe));
+    problems.extend(probe(&config, |_| true));
     problems.extend(draw(config, services).err().into_iter().flatten());
     Problems::unless_empty(problems, ())
 }
@@ -81,11 +80,18 @@ pub fn draw_reload(
     running: &[Pool],
 ) -> Result<Vec<Blueprint>, Problems> {
     draw(config.clone(), services).map_err(|mut problems| {
-        let is_new =
-            |pool: &&config::Pool| binding::find(running, &pool.listen.get_ref().address).is_none();
-        problems.extend(config.pools.iter().filter(is_new).filter_map(binding::probe));
+        problems.extend(probe(config, |address| binding::find(running, address).is_none()));
         problems
     })
+}
+
+/// What would keep those addresses from being bound that are `asked` for.
+fn probe(config: &Config, asked: impl Fn(&Address) -> bool) -> Vec<Problem> {
+    let all =
+        config.pools.iter().flat_map(|pool| pool.listen.iter().map(move |listen| (pool, listen)));
+    all.filter(|(_, listen)| asked(&listen.get_ref().address))
+        .filter_map(|(pool, listen)| binding::probe(pool, listen))
+        .collect()
 }
 
 impl Plan {
@@ -112,17 +118,17 @@ impl Plan {
             if kind == Kind::Journal {
                 blueprint.log_stderr();
             }
-            match binding::listener(&blueprint, running, inherited, &mut news) {
-                Ok(listener) => {
+            match binding::listeners(&blueprint, running, inherited, &mut news) {
+                Ok(listeners) => {
                     if blueprint.is_root() {
                         news.push(Event::PoolRunsAsRoot { pool: blueprint.config.name.clone() });
                     }
                     if let Err(error) = blueprint.seal() {
                         problems.push(Problem::new(&error).with_code(error.code()));
                     }
-                    pools.push((blueprint, listener));
+                    pools.push((blueprint, listeners));
                 }
-                Err(problem) => problems.push(problem),
+                Err(these) => problems.extend(these),
             }
         }
         let sink = match log {

@@ -15,7 +15,7 @@ use crate::listener::Listener;
 use crate::log;
 use crate::log::event::Event;
 use crate::log::sink::{Kind, Sink};
-use crate::pool::{Blueprint, Gate, Inheritance, Pool, Standing};
+use crate::pool::{Blueprint, Gate, Inheritance, Listeners, Pool, Standing};
 use crate::sys::clock::Moment;
 
 use super::changes::{Change, changes};
@@ -85,7 +85,7 @@ impl Rollout {
             let running =
                 pools.iter().map(|pool| (pool.config(), i64::from(pool.target()) - *scaled));
             let wanted = plan.pools.iter().map(|(blueprint, _)| &blueprint.config);
-            // Workers hold the log and the listener that they were forked with.
+            // Workers hold the log and the listeners that they were forked with.
             let is_other_log = **log != plan.log;
             let rebound = rebound(&plan.pools, pools);
             let changes = changes(running, wanted, |pool| {
@@ -96,16 +96,16 @@ impl Rollout {
         **epoch += 1;
         let undo = Undo { log: log.clone() };
         change_log(log, plan.log, plan.sink, inheritance, news);
-        for (blueprint, listener) in plan.pools {
+        for (blueprint, listeners) in plan.pools {
             let running = pools.iter_mut().find(|pool| pool.name() == blueprint.config.name);
             match (changes.get(&blueprint.config.name), running) {
                 (Some(Change::Renew), Some(pool)) => {
-                    pool.try_out(blueprint, listener, now);
+                    pool.try_out(blueprint, listeners, now);
                     pool.scale_trial(*scaled, now);
                     pool.set_epoch(**epoch);
                 }
                 (Some(Change::Add), None) => {
-                    let mut pool = Pool::new(blueprint, listener, Gate::Shut);
+                    let mut pool = Pool::new(blueprint, listeners, Gate::Shut);
                     pool.scale_trial(*scaled, now);
                     pool.set_epoch(**epoch);
                     pools.push(pool);
@@ -238,18 +238,18 @@ impl fmt::Display for Reloaded {
 }
 
 /// The pools with a listener that was bound for this reload.
-fn rebound<'a>(planned: &'a [(Blueprint, Rc<Listener>)], running: &[Pool]) -> Vec<&'a str> {
+fn rebound<'a>(planned: &'a [(Blueprint, Listeners)], running: &[Pool]) -> Vec<&'a str> {
     let is_kept = |listener: &Rc<Listener>| {
         running.iter().flat_map(Pool::listeners).any(|kept| Rc::ptr_eq(kept, listener))
     };
-    let new = planned.iter().filter(|(_, listener)| !is_kept(listener));
+    let new = planned.iter().filter(|(_, listeners)| !listeners.iter().all(is_kept));
     new.map(|(blueprint, _)| blueprint.config.name.as_str()).collect()
 }
 
-/// Lets the listener of a pool become what its configuration says.
+/// Lets the listeners of a pool become what its configuration says.
 fn adjust(pool: &Pool, news: &mut Vec<Event>) {
-    let listen = pool.config().listen.get_ref();
     for listener in pool.listeners() {
+        let Some(listen) = pool.config().listen.of(listener.address()) else { continue };
         if let Err(error) = listener.adjust(listen) {
             let (pool, address) = (pool.name().to_owned(), listen.address.to_string());
             news.push(Event::CouldNotAdjustListener { pool, address, reason: reason(&error) });

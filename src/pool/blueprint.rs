@@ -16,7 +16,7 @@ use crate::service::{Service, Services};
 use crate::sys::unshared::Unshared;
 use crate::worker::Profile;
 
-/// All that the workers of a generation are forked from, but their listener.
+/// All that the workers of a generation are forked from, but their listeners.
 pub struct Blueprint {
     /// What the configuration says.
     pub config: Pool,
@@ -43,7 +43,7 @@ impl Blueprint {
     ///
     /// All that is wrong with the pool, told at once.
     pub fn draw(config: Pool, services: &Services) -> Result<Self, Problems> {
-        let mut problems = check_owner(&config);
+        let mut problems = check_owners(&config);
         let profile = Profile::resolve(&config);
         let service = services.build(&config.service);
         match (profile, service) {
@@ -62,7 +62,7 @@ impl Blueprint {
 
     /// Looks up whom a pool names, and no more. What is found is remembered.
     pub fn look_up(config: &Pool) {
-        drop(check_owner(config));
+        drop(check_owners(config));
         // Its other problems are told when the blueprint is drawn.
         if let Ok(profile) = Profile::resolve(config) {
             drop(profile.user());
@@ -124,10 +124,14 @@ impl Stderr {
     }
 }
 
-/// The names of whom the socket is to belong to, where nobody has them: told at their
-/// places, which the listener does not know.
-fn check_owner(config: &Pool) -> Vec<Problem> {
-    let Listen { owner, group, .. } = config.listen.get_ref();
+/// The names of whom the sockets are to belong to, where nobody has them: told at their
+/// places, which the listeners do not know.
+fn check_owners(config: &Pool) -> Vec<Problem> {
+    config.listen.iter().flat_map(|listen| check_owner(config, listen.get_ref())).collect()
+}
+
+fn check_owner(config: &Pool, listen: &Listen) -> Vec<Problem> {
+    let Listen { owner, group, .. } = listen;
     let owner = owner.as_ref().map(|name| ("owner", name, accounts::user(name.get_ref()).err()));
     let group = group.as_ref().map(|name| ("group", name, accounts::group(name.get_ref()).err()));
     let problem = |(key, name, error): (_, &Spanned<String>, Option<io::Error>)| {

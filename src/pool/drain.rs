@@ -1,4 +1,4 @@
-//! The end of a pool at a stop: serve those who wait, then close the listener.
+//! The end of a pool at a stop: serve those who wait, then close the listeners.
 #![forbid(unsafe_code)]
 
 use std::collections::HashSet;
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use nix::unistd::Pid;
 
-use crate::listener::{Listener, Queue};
+use crate::listener::Queue;
 use crate::scoreboard::{Leaving, Look};
 use crate::sys::clock::Moment;
 use crate::sys::wait::Exit;
@@ -35,37 +35,37 @@ pub(super) struct Closing {
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Drain {
-    /// The listener does not drain.
+    /// The listeners do not drain.
     #[default]
     No,
-    /// It is closed.
+    /// They are closed.
     Closed,
-    /// It drains since then.
+    /// They drain since then.
     Since(Moment, Seen),
 }
 
-/// What is known of a queue into which nobody comes any more, where only accept can
-/// tell. Once it was empty, it stays so.
+/// What is known of queues into which nobody comes any more, where only accept can
+/// tell. Once they were empty, they stay so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Seen {
     /// Somebody may wait.
     Waiting,
-    /// A worker has found its end, or nobody was in it.
+    /// A worker has found their ends, or nobody was in them.
     Empty,
 }
 
 impl Closing {
-    /// Whether the listener drains, or is closed.
+    /// Whether the listeners drain, or are closed.
     pub fn has_begun(&self) -> bool {
         self.drain != Drain::No
     }
 
-    /// Whether nobody waits in the queue.
+    /// Whether nobody waits in a queue.
     pub fn is_over(&self) -> bool {
         !matches!(self.drain, Drain::Since(..))
     }
 
-    /// The listener is closed.
+    /// The listeners are closed.
     pub fn end(&mut self) {
         self.drain = Drain::Closed;
     }
@@ -76,7 +76,7 @@ impl Closing {
             self.cut.insert(death.pid);
         }
         if let Drain::Since(_, seen) = &mut self.drain {
-            // One that retires does not look at the queue, nor does one that was asked
+            // One that retires does not look at the queues, nor does one that was asked
             // before it could accept.
             let has_looked = place != Place::Leaving && look.is_accepting;
             let is_done = death.exit == Exit::Code(0) && look.leaving == Some(Leaving::Asked);
@@ -88,49 +88,48 @@ impl Closing {
 }
 
 impl Pool {
-    /// Stops: serves those who wait in the queue, lets nobody else into it, and closes
-    /// the listener then. One that stays open for the next daemon is left at once, and
-    /// connections over which nothing was transferred get `idle_stop`.
+    /// Stops: serves those who wait in the queues, lets nobody else into them, and closes
+    /// the listeners then. One that stays open for the next daemon is left at once. Where
+    /// all of them do, connections over which nothing was transferred get `idle_stop`.
     pub fn drain(&mut self, now: Moment) {
-        let Some(listener) = self.serving.listener.clone() else {
-            // A worker had shut it down, and its name was not free since.
-            return self.close(Asked::Stop, now);
-        };
-        let is_ours = !listener.stays_open();
-        if is_ours {
-            // First, so that a worker which finds the end of the queue knows why. Who was
+        // Those that stay have their end with this pool at once. There is none, too, if a
+        // worker had shut it down and its name was not free since.
+        let has_lost_all = self.serving.listeners.is_empty();
+        self.serving.listeners.retain(|listener| !listener.stays_open());
+        if !self.serving.listeners.is_empty() {
+            // First, so that a worker which finds the end of a queue knows why. Who was
             // asked to retire goes by that, though its signal may still be on its way.
             let serving = self.workers.values().filter(|worker| worker.place != Place::Leaving);
             serving.for_each(|worker| worker.seat.drain());
         }
+        let queues: Vec<_> = self.queues().collect();
         // Of a Unix socket that drains, the kernel does not tell.
-        let seen = match listener.queue() {
-            Queue::Empty => Seen::Empty,
-            Queue::Waiting | Queue::Unknown => Seen::Waiting,
-        };
-        if !is_ours || listener.begin_drain().is_err() {
+        let is_empty = queues.iter().all(|queue| *queue == Queue::Empty);
+        let seen = if is_empty { Seen::Empty } else { Seen::Waiting };
+        let begun = self.serving.listeners.iter().try_for_each(|it| it.begin_drain());
+        if queues.is_empty() || begun.is_err() {
             self.close(Asked::Stop, now);
-            self.agenda.add(now + self.config().idle_stop, Task::Unused);
+            if !has_lost_all {
+                self.agenda.add(now + self.config().idle_stop, Task::Unused);
+            }
             return;
         }
         self.serving.gate = Gate::Draining;
         self.closing.drain = Drain::Since(now, seen);
         for worker in self.workers.values_mut() {
-            worker.drain(Asked::Stop);
+            worker.ask(Asked::Stop, now);
         }
         self.agenda.add(now + PACE, Task::Queue);
     }
 
-    /// Closes the listener if nobody waits there any more.
+    /// Closes the listeners if nobody waits there any more.
     pub(super) fn look_at_queue(&mut self, now: Moment) {
         let Drain::Since(since, seen) = self.closing.drain else { return };
-        let queue = self.queue();
-        let is_empty = match queue {
-            Some(Queue::Waiting) => false,
-            Some(Queue::Empty) => now >= since + HANDSHAKE,
-            Some(Queue::Unknown) => self.workers.is_empty() && seen == Seen::Empty,
-            None => true,
-        };
+        let is_empty = self.queues().all(|queue| match queue {
+            Queue::Waiting => false,
+            Queue::Empty => now >= since + HANDSHAKE,
+            Queue::Unknown => self.workers.is_empty() && seen == Seen::Empty,
+        });
         if is_empty {
             self.close(Asked::Stop, now);
         } else {
@@ -142,13 +141,13 @@ impl Pool {
     /// waits.
     pub(super) fn has_use_for_workers(&self) -> bool {
         let Drain::Since(_, seen) = self.closing.drain else {
-            return self.serving.listener.is_some();
+            return !self.serving.listeners.is_empty();
         };
-        match self.queue() {
-            Some(Queue::Waiting) => true,
-            Some(Queue::Unknown) => seen == Seen::Waiting,
-            Some(Queue::Empty) | None => false,
-        }
+        self.queues().any(|queue| match queue {
+            Queue::Waiting => true,
+            Queue::Unknown => seen == Seen::Waiting,
+            Queue::Empty => false,
+        })
     }
 
     /// Ends the connections that nobody uses, so that a new daemon need not wait for
@@ -166,7 +165,7 @@ impl Pool {
         }
     }
 
-    fn queue(&self) -> Option<Queue> {
-        self.serving.listener.as_deref().map(Listener::queue)
+    fn queues(&self) -> impl Iterator<Item = Queue> {
+        self.serving.listeners.iter().map(|listener| listener.queue())
     }
 }

@@ -2,24 +2,23 @@
 #![forbid(unsafe_code)]
 
 use std::collections::VecDeque;
-use std::rc::Rc;
 
 use nix::unistd::Pid;
 
-use crate::listener::Listener;
 use crate::sys::clock::Moment;
 
 use super::Blueprint;
+use super::listeners::Listeners;
 use super::slot::{Next, Sign, Slot, StartKind};
 use super::throttle::{Delay, End};
 
-/// Slots that share a blueprint and a listener.
+/// Slots that share a blueprint and the listeners.
 pub struct Generation {
     /// Its number in its pool.
     pub(super) id: u64,
     pub(super) blueprint: Blueprint,
-    /// None once the pool lets go of its address.
-    pub(super) listener: Option<Rc<Listener>>,
+    /// None once the pool lets go of its addresses.
+    pub(super) listeners: Listeners,
     /// The configuration epoch that its new workers belong to.
     pub(super) epoch: u64,
     pub(super) gate: Gate,
@@ -38,7 +37,7 @@ pub enum Gate {
     Shut,
     /// They may.
     Open,
-    /// They may until the queue of the listener is empty, and leave then.
+    /// They may until the queues of the listeners are empty, and leave then.
     Draining,
 }
 
@@ -62,12 +61,12 @@ pub enum Standing {
 }
 
 impl Generation {
-    pub(super) fn new(id: u64, blueprint: Blueprint, listener: Rc<Listener>, gate: Gate) -> Self {
+    pub(super) fn new(id: u64, blueprint: Blueprint, listeners: Listeners, gate: Gate) -> Self {
         let target = blueprint.config.workers;
         let mut generation = Generation {
             id,
             blueprint,
-            listener: Some(listener),
+            listeners,
             epoch: 0,
             gate,
             target: 0,

@@ -1,19 +1,22 @@
-//! What workers have done to the listener that they share, put right.
+//! What workers have done to the listeners that they share, put right.
 #![forbid(unsafe_code)]
 
-use std::rc::Rc;
+use toml::Spanned;
 
-use crate::config::{Address, Listen};
-use crate::error::reason;
-use crate::listener::{Listener, Mended};
+use crate::error;
 use crate::log::event::Event;
+use crate::sys::clock::Moment;
 
-use super::Pool;
+use super::agenda::Task;
+use super::generation::Generation;
+use super::listeners::Repair;
+use super::worker::Place;
+use super::{Asked, Pool};
 
-/// Whether somebody may have done something to the listener.
+/// Whether somebody may have done something to the listeners.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Health {
-    /// Nothing has happened since it was looked at.
+    /// Nothing has happened since they were looked at.
     Trusted,
     /// A worker has died, or a reload wants to know.
     Suspect,
@@ -22,72 +25,68 @@ pub(super) enum Health {
 /// What mending has led to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mending {
-    /// The pool has the listener that it had.
+    /// The pool has the listeners that it had.
     Kept,
     /// The pool has another listener with the same address.
     Rebound,
 }
 
 impl Pool {
-    /// The listener is to be looked at.
+    /// The listeners are to be looked at.
     pub fn suspect(&mut self) {
         self.health = Health::Suspect;
     }
 
-    /// Mends the listener, if a worker has shut it down (shutdown(2)).
+    /// Mends the listeners, if a worker has shut one down (shutdown(2)).
     ///
     /// Workers that sleep in accept on a Unix socket die of it, and each death leads here
     /// again, so an address that others still hold is tried again.
-    pub fn mend(&mut self, events: &mut Vec<Event>) -> Mending {
+    pub fn mend(&mut self, now: Moment, events: &mut Vec<Event>) -> Mending {
         let health = std::mem::replace(&mut self.health, Health::Trusted);
         if health == Health::Trusted || self.closing.has_begun() {
             return Mending::Kept;
         }
-        let listen = self.config().listen.get_ref().clone();
-        let found =
-            self.serving.listener.as_ref().map_or(Mended::MustBindAnew, |it| it.mend(&listen));
-        let (pool, address) = (self.name().to_owned(), listen.address.to_string());
-        let reason_of_mending = "a worker had shut it down".to_owned();
-        match found {
-            Mended::Sound => Mending::Kept,
-            Mended::ListenedAgain => {
-                events.push(Event::ListenerMended { pool, address, reason: reason_of_mending });
-                Mending::Kept
-            }
-            Mended::MustBindAnew => match self.bind_anew(&listen) {
-                Ok(()) => {
-                    events.push(Event::ListenerMended { pool, address, reason: reason_of_mending });
-                    Mending::Rebound
+        let mut mending = Mending::Kept;
+        let mut has_regained = false;
+        let Generation { blueprint, listeners, .. } = &mut self.serving;
+        let config = &blueprint.config;
+        for listen in config.listen.iter().map(Spanned::get_ref) {
+            let (pool, address) = (config.name.clone(), listen.address.to_string());
+            let reason = "a worker had shut it down".to_owned();
+            match listeners.mend(listen) {
+                Repair::Sound => continue,
+                Repair::Listening => {}
+                Repair::Replaced { old, new } => {
+                    let tried = self.next.iter_mut();
+                    tried.for_each(|next| next.listeners.replace(&old, &new));
+                    mending = Mending::Rebound;
                 }
-                Err(error) => {
-                    let reason = format!("{reason_of_mending}: {}", reason(&error));
+                Repair::Regained => {
+                    mending = Mending::Rebound;
+                    has_regained = true;
+                }
+                Repair::Lost(error) => {
+                    let reason = format!("{reason}: {}", error::reason(&error));
                     events.push(Event::CouldNotAdjustListener { pool, address, reason });
-                    Mending::Kept
+                    continue;
                 }
-            },
+            }
+            events.push(Event::ListenerMended { pool, address, reason });
         }
+        if has_regained {
+            self.replace_workers(now);
+        }
+        mending
     }
 
-    fn bind_anew(&mut self, listen: &Listen) -> std::io::Result<()> {
-        let old = self.serving.listener.take();
-        let tried = self.next.as_mut().and_then(|next| next.listener.as_mut());
-        let is_same =
-            |tried: &&mut Rc<Listener>| old.as_ref().is_some_and(|it| Rc::ptr_eq(it, tried));
-        let shared = tried.filter(is_same);
-        let new = match &old {
-            // The name is free only when nobody has the old socket any more.
-            Some(_) if matches!(listen.address, Address::Abstract(_)) => {
-                drop(old);
-                Listener::bind(listen)
+    /// Asks the workers to leave that were forked without a listener which the pool has now.
+    /// They keep their slots.
+    fn replace_workers(&mut self, now: Moment) {
+        for worker in self.workers.values_mut().filter(|worker| worker.place != Place::Leaving) {
+            worker.ask(Asked::Retire, now);
+            if let Some(at) = worker.deadline() {
+                self.agenda.add(at, Task::Worker(worker.pid));
             }
-            Some(old) => old.bind_anew(listen),
-            None => Listener::bind(listen),
-        };
-        let new = Rc::new(new?);
-        if let Some(shared) = shared {
-            *shared = Rc::clone(&new);
         }
-        self.serving.listener = Some(new);
-        Ok(())
     }
 }

@@ -1,4 +1,4 @@
-//! A pool: workers that share one listener and one service, kept at size.
+//! A pool: workers that share listeners and one service, kept at size.
 //!
 //! What decides is pure and apart: [`slot`] what a slot does next, [`throttle`] how
 //! long the slot waits, [`overdue`] when a connection has taken too long, [`retirement`]
@@ -16,6 +16,7 @@ mod drain;
 mod filing;
 mod generation;
 mod inheritance;
+mod listeners;
 mod mend;
 mod oom_kills;
 mod overdue;
@@ -47,6 +48,7 @@ pub use blueprint::Blueprint;
 pub use cause::Asked;
 pub use generation::{Gate, Standing};
 pub use inheritance::Inheritance;
+pub use listeners::Listeners;
 pub use mend::Mending;
 pub use oom_kills::OomKills;
 
@@ -101,10 +103,10 @@ pub struct Census {
 
 impl Pool {
     /// A pool without a worker yet. Its workers may accept once the gate is open.
-    pub fn new(blueprint: Blueprint, listener: Rc<Listener>, gate: Gate) -> Self {
+    pub fn new(blueprint: Blueprint, listeners: Listeners, gate: Gate) -> Self {
         let mut pool = Pool {
             workers: HashMap::with_capacity(blueprint.config.workers as usize),
-            serving: Generation::new(0, blueprint, listener, gate),
+            serving: Generation::new(0, blueprint, listeners, gate),
             next: None,
             generations: 1,
             agenda: Agenda::default(),
@@ -158,7 +160,7 @@ impl Pool {
     /// Its listeners: of the generation that takes over first.
     pub fn listeners(&self) -> impl Iterator<Item = &Rc<Listener>> {
         let generations = self.next.iter().chain([&self.serving]);
-        generations.filter_map(|generation| generation.listener.as_ref())
+        generations.flat_map(|generation| generation.listeners.iter())
     }
 
     /// How long a worker may take from the polite signal to SIGKILL.
@@ -187,14 +189,14 @@ impl Pool {
         self.retire(surplus, Asked::Retire, now);
     }
 
-    /// Lets go of the listener, asks every worker to retire, and fills no slot
+    /// Lets go of the listeners, asks every worker to retire, and fills no slot
     /// again. Clients that come from now on are refused, and not left waiting
     /// for a worker that will never be.
     pub fn close(&mut self, why: Asked, now: Moment) {
         // The listeners go last: until then a worker that has not been asked
         // yet must not find its own broken.
         let next = self.next.take();
-        let listeners = [self.serving.listener.take(), next.and_then(|it| it.listener)];
+        let listeners = (std::mem::take(&mut self.serving.listeners), next.map(|it| it.listeners));
         self.serving.resize(0);
         self.closing.end();
         let all = self.workers.keys().copied().collect();

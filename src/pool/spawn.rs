@@ -21,9 +21,10 @@ pub fn spawn(
     slots: &[u32],
     inheritance: &mut Inheritance,
 ) -> (Vec<Worker>, io::Result<()>) {
-    let Some(listener) = generation.listener.as_ref() else {
-        return (Vec::new(), Err(io::Error::other("the pool has let go of its listener")));
-    };
+    let listeners = generation.listeners.descriptors();
+    if listeners.is_empty() {
+        return (Vec::new(), Err(io::Error::other("the pool has let go of its listeners")));
+    }
     generation.blueprint.open_stderr(&inheritance.log);
     let (seats, taken) = inheritance.scoreboard.seats(slots.len());
     if generation.gate == Gate::Draining {
@@ -38,7 +39,7 @@ pub fn spawn(
             slot: slots[place],
             profile: &blueprint.profile,
             service: &mut *blueprint.service,
-            listener: listener.as_fd(),
+            listeners: &listeners,
             entrance: match generation.gate {
                 Gate::Open | Gate::Draining => Entrance::Open,
                 Gate::Shut => Entrance::Shut,

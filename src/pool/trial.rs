@@ -2,22 +2,19 @@
 //! taken back.
 #![forbid(unsafe_code)]
 
-use std::rc::Rc;
-
 use nix::unistd::Pid;
 
 use crate::config;
-use crate::listener::Listener;
 use crate::sys::clock::Moment;
 
 use super::generation::{Gate, Generation, Standing};
-use super::{Asked, Blueprint, Pool, scaled};
+use super::{Asked, Blueprint, Listeners, Pool, scaled};
 
 impl Pool {
     /// Starts a new generation next to the one that serves. Its workers get ready, and
     /// wait for [`commit`](Self::commit) before they accept.
-    pub fn try_out(&mut self, blueprint: Blueprint, listener: Rc<Listener>, now: Moment) {
-        self.next = Some(Generation::new(self.generations, blueprint, listener, Gate::Shut));
+    pub fn try_out(&mut self, blueprint: Blueprint, listeners: Listeners, now: Moment) {
+        self.next = Some(Generation::new(self.generations, blueprint, listeners, Gate::Shut));
         self.generations += 1;
         self.keep_pace(now);
     }
@@ -67,6 +64,6 @@ impl Pool {
     fn dismiss(&mut self, generation: Generation, now: Moment) {
         let workers: Vec<Pid> = generation.pids().collect();
         self.retire(workers, Asked::Retire, now);
-        // Only now does the generation drop its listener.
+        // Only now does the generation drop its listeners.
     }
 }

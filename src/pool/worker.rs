@@ -90,22 +90,19 @@ impl Terms {
 }
 
 impl Worker {
-    /// Asks it to retire; the first reason stays.
+    /// Asks it to retire, and takes its slot; the first reason stays.
     pub fn retire(&mut self, why: Asked, now: Moment) {
         self.place = Place::Leaving;
+        self.ask(why, now);
+    }
+
+    /// Asks it to leave. It keeps its slot, which another one may have to fill: at a stop
+    /// it goes on until the queues of the listeners are empty.
+    pub fn ask(&mut self, why: Asked, now: Moment) {
         if self.asked.is_none() {
             self.asked = Some(why);
             // At a stop, `stop_timeout` bounds what workers may take.
             self.retirement = (why == Asked::Retire).then(|| Retirement::begin(now, self.bounds()));
-            self.signal(Signal::SIGTERM);
-        }
-    }
-
-    /// Asks it to leave once the queue of the listener is empty. It keeps its slot, which
-    /// another one may have to fill.
-    pub fn drain(&mut self, why: Asked) {
-        if self.asked.is_none() {
-            self.asked = Some(why);
             self.signal(Signal::SIGTERM);
         }
     }

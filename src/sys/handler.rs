@@ -1,9 +1,9 @@
-//! The signal handlers of a worker, and what they have to know of it: the listener, the
+//! The signal handlers of a worker, and what they have to know of it: the listeners, the
 //! log, the connection in hand and the program that serves it.
 //!
 //! A worker sits in a blocking accept. It cannot test a flag and then call accept:
 //! a signal between the two would be lost until the next connection. So the
-//! handler takes the listener away. It makes the listener's number mean a *dead*
+//! handler takes the listeners away. It makes the listener's number mean a *dead*
 //! file, /dev/null. An accept that has not begun fails at once; one that sleeps is
 //! restarted (SA_RESTART) on the dead file and fails; one that already holds a
 //! connection returns it.
@@ -29,7 +29,7 @@ use super::signal::set_disposition;
 
 // All of them begin as zeroes, so that they share a page: each page that a worker writes
 // is one of its own.
-static LISTENER: Descriptor = Descriptor::none();
+static LISTENERS: [Descriptor; MOST_LISTENERS] = [const { Descriptor::none() }; MOST_LISTENERS];
 static DEAD: Descriptor = Descriptor::none();
 static RETIRING: AtomicBool = AtomicBool::new(false);
 static ACCEPTING: AtomicBool = AtomicBool::new(false);
@@ -50,7 +50,7 @@ static PROGRAM_WORD: AtomicPtr<AtomicU64> = AtomicPtr::new(ptr::null_mut());
 static ALARMED: AtomicU64 = AtomicU64::new(0);
 /// Where the handler says that SIGTERM has come.
 static ASKED: AtomicPtr<AtomicU64> = AtomicPtr::new(ptr::null_mut());
-/// Where the master says that the listener is to be drained, not taken away.
+/// Where the master says that the listeners are to be drained, not taken away.
 static DRAINING: AtomicPtr<AtomicU64> = AtomicPtr::new(ptr::null_mut());
 /// Where the master writes the number of a connection that goes if it is unused.
 static UNUSED: AtomicPtr<AtomicU64> = AtomicPtr::new(ptr::null_mut());
@@ -60,6 +60,9 @@ static CUT: AtomicPtr<AtomicU64> = AtomicPtr::new(ptr::null_mut());
 static USED: AtomicBool = AtomicBool::new(false);
 /// Where the master writes the number of a connection that is overdue.
 static OVERDUE: AtomicPtr<AtomicU64> = AtomicPtr::new(ptr::null_mut());
+
+/// How many listeners the handlers can take away.
+pub const MOST_LISTENERS: usize = 64;
 
 /// What the master writes to a word that says yes. A worker gone wild may have written
 /// anything there, and must not retire any less for that.
@@ -89,9 +92,9 @@ impl Descriptor {
 
 /// The descriptors and words that the handlers work on.
 pub struct Targets<'a> {
-    /// The listener that is taken away at SIGTERM.
-    pub listener: BorrowedFd<'a>,
-    /// What takes its place: /dev/null, on which nobody can listen.
+    /// The listeners that are taken away at SIGTERM, [`MOST_LISTENERS`] at most.
+    pub listeners: &'a [BorrowedFd<'a>],
+    /// What takes their place: /dev/null, on which nobody can listen.
     pub dead: BorrowedFd<'a>,
     /// The log, reopened at SIGUSR1 if it is a file.
     pub log: RawFd,
@@ -99,8 +102,8 @@ pub struct Targets<'a> {
     pub log_path: Option<&'static CStr>,
     /// Not 0 once SIGTERM has come.
     pub asked: &'static AtomicU64,
-    /// [`YES`] once SIGTERM is to leave the listener where it is: who accepts finds the
-    /// end of its queue.
+    /// [`YES`] once SIGTERM is to leave the listeners where they are: who accepts finds the
+    /// ends of their queues.
     pub draining: &'static AtomicU64,
     /// The number of a connection that SIGALRM ends if nothing was transferred over it,
     /// and where the handler says that it did.
@@ -117,7 +120,9 @@ pub struct Targets<'a> {
 /// connection. What else the master listens to is ignored, so that a signal to
 /// the whole process group (Ctrl-C, `pkill -HUP`) is the master's to obey.
 pub fn install(targets: &Targets<'_>) -> io::Result<()> {
-    LISTENER.set(targets.listener.as_raw_fd());
+    for (place, listener) in LISTENERS.iter().zip(targets.listeners) {
+        place.set(listener.as_raw_fd());
+    }
     DEAD.set(targets.dead.as_raw_fd());
     LOG.set(targets.log);
     LOG_PATH
@@ -279,14 +284,15 @@ fn retire() {
         super::fork::leave(0);
     }
     RETIRING.store(true, Relaxed);
-    let listener = LISTENER.number();
-    // SAFETY: integers; dup3 is the system call, like dup2. The number stays
-    // owned by whoever owned the listener. It is closed only where dup3 refuses
-    // it, because it is beyond limits.nofile: nothing can get that number again,
-    // and its owner is an object of the parent, which is never dropped here.
-    unsafe {
-        if libc::dup3(DEAD.number(), listener, libc::O_CLOEXEC) < 0 {
-            libc::close(listener);
+    for listener in LISTENERS.iter().map(Descriptor::number).take_while(|&number| number >= 0) {
+        // SAFETY: integers; dup3 is the system call, like dup2. The number stays
+        // owned by whoever owned the listener. It is closed only where dup3 refuses
+        // it, because it is beyond limits.nofile: nothing can get that number again,
+        // and its owner is an object of the parent, which is never dropped here.
+        unsafe {
+            if libc::dup3(DEAD.number(), listener, libc::O_CLOEXEC) < 0 {
+                libc::close(listener);
+            }
         }
     }
 }

@@ -18,12 +18,16 @@ use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use nix::unistd::Pid;
 use slog::Logger;
 
+use crate::config::Listens;
 use crate::error::{Code, Error};
 use crate::scoreboard::Seat;
 use crate::service::{Context, Service, panic};
 use crate::sys::fork;
+use crate::sys::handler::MOST_LISTENERS;
 
 pub use profile::Profile;
+
+const _: () = assert!(Listens::MOST <= MOST_LISTENERS, "each has its place in the handlers");
 
 /// What a worker is given at its fork. Everything is the child's copy.
 pub struct Assignment<'a> {
@@ -36,10 +40,10 @@ pub struct Assignment<'a> {
     /// What it is to do.
     pub service: &'a mut dyn Service,
     /// Where it accepts.
-    pub listener: BorrowedFd<'a>,
+    pub listeners: &'a [BorrowedFd<'a>],
     /// Whether it may.
     pub entrance: Entrance,
-    /// What takes the place of the listener when it retires.
+    /// What takes the place of each listener when it retires.
     pub dead: BorrowedFd<'a>,
     /// Written to once, when it has got as far as accepting.
     pub ready: BorrowedFd<'a>,
@@ -58,11 +62,15 @@ pub struct Assignment<'a> {
 }
 
 impl Assignment<'_> {
-    /// The descriptors above 2 that the worker keeps.
-    fn descriptors(&self) -> [RawFd; 4] {
-        let [listener, dead, ready] =
-            [self.listener, self.dead, self.ready].map(|descriptor| descriptor.as_raw_fd());
-        [listener, dead, ready, self.log_number]
+    /// The descriptors above 2 that the worker keeps, some of them more than once: a list
+    /// of the right length would be memory of its own.
+    fn descriptors(&self) -> [RawFd; MOST_LISTENERS + 3] {
+        let named = self.listeners.iter().chain([&self.dead, &self.ready]);
+        let mut all = [self.log_number; MOST_LISTENERS + 3];
+        for (place, descriptor) in all.iter_mut().zip(named) {
+            *place = descriptor.as_raw_fd();
+        }
+        all
     }
 }
 

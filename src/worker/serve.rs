@@ -31,7 +31,11 @@ const SHORTAGE_PAUSE_MS: u8 = 100;
 ///
 /// The listener is broken, or the service panicked or says that it cannot go on.
 pub fn serve(desk: Desk<'_>, context: &Context<'_>) -> Result<(), Error> {
-    let Desk { profile, service, listener, page } = desk;
+    let Desk { profile, service, listeners, page } = desk;
+    // A configuration has one address for each pool.
+    let Some(&listener) = listeners.first() else {
+        return Err(Error::new(Code::Software, "could not accept: there is no listener"));
+    };
     let quota = quota_of(profile);
     let mut shortages = Rate::new(1);
     let mut hand = Hand::new(page);

@@ -20,7 +20,7 @@ use super::{Assignment, Entrance, privileges};
 pub struct Desk<'a> {
     pub profile: &'a Profile,
     pub service: &'a mut dyn Service,
-    pub listener: BorrowedFd<'a>,
+    pub listeners: &'a [BorrowedFd<'a>],
     pub page: OwnPage,
 }
 
@@ -32,7 +32,7 @@ pub fn settle<'a>(assignment: Assignment<'a>, page: OwnPage) -> Result<Desk<'a>,
 
     // 1. Signals: ours in place of the master's, all still blocked.
     handler::install(&handler::Targets {
-        listener: assignment.listener,
+        listeners: assignment.listeners,
         dead: assignment.dead,
         log: assignment.log_number,
         log_path: assignment.log_path,
@@ -95,5 +95,5 @@ pub fn settle<'a>(assignment: Assignment<'a>, page: OwnPage) -> Result<Desk<'a>,
             .map_err(|error| Error::system("wait for the commit", &error))?;
     }
 
-    Ok(Desk { profile, service: assignment.service, listener: assignment.listener, page })
+    Ok(Desk { profile, service: assignment.service, listeners: assignment.listeners, page })
 }

@@ -319,7 +319,7 @@ service = "echo"
         group: Some(Spanned::new(0..0, "g".into())),
         mode: 0o600,
     };
-    assert_eq!(*z.listen.get_ref(), listen);
+    assert!(z.listen.iter().eq([&Spanned::new(0..0, listen)]));
     assert_eq!((z.workers, z.max_workers.as_ref().unwrap().get_ref()), (3, &5));
     assert_eq!(z.service.name.get_ref(), "exec");
     assert_eq!(z.user.as_ref().unwrap().get_ref(), "u");
@@ -360,5 +360,6 @@ service = "echo"
     assert_eq!(b.kill_timeout, Duration::from_secs(5));
     assert_eq!(b.min_uptime, Duration::from_secs(1));
     assert_eq!(b.limits, Limits::default());
-    assert_eq!((b.listen.get_ref().backlog, b.listen.get_ref().mode), (1024, 0o660));
+    let listen = b.listen.of(&"127.0.0.1:1".parse().unwrap()).unwrap();
+    assert_eq!((listen.backlog, listen.mode), (1024, 0o660));
 }
