@@ -3,8 +3,8 @@
 //! is, in `src/log/event/`.
 //!
 //! `BLESS=1 cargo test --test manual` writes what can be derived: the options in
-//! preforkd(8), the completions, and the configuration that is shipped, whose comments
-//! are those of preforkd.toml(5).
+//! preforkd(8), the completions, and the example with every key, whose comments are those
+//! of preforkd.toml(5).
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -16,6 +16,7 @@ use clap_complete::Shell;
 use preforkd::Cli;
 
 const PAGES: [&str; 2] = ["packaging/man/preforkd.8", "packaging/man/preforkd.toml.5"];
+const FULL: &str = "packaging/doc/examples/full.toml";
 
 #[test]
 fn the_options_are_those_of_the_command_line() {
@@ -84,12 +85,12 @@ fn every_key_and_service_is_documented() {
     }
     assert!(keys.len() > 35, "the source is not read as it should be: {keys:?}");
     let headings = headings(&page, |_| true);
-    let shipped = read("etc/preforkd.toml");
+    let full = read(FULL);
     for key in keys {
         assert!(headings.contains(&key), "preforkd.toml(5) has no key {key:?}");
         // With its value, or as a table whose keys have values.
-        let is_there = shipped.contains(&format!("{key} = ")) || key == "limits";
-        assert!(is_there, "the page has no line of the shipped file for {key:?}");
+        let is_there = full.contains(&format!("{key} = ")) || key == "limits";
+        assert!(is_there, "the page has no line of the full example for {key:?}");
     }
     for service in strings_after(&read("src/service/registry.rs"), ".with(\"") {
         assert!(page.contains(&format!("\n.SS {service}\n")), "no service {service:?}");
@@ -97,7 +98,7 @@ fn every_key_and_service_is_documented() {
 }
 
 #[test]
-fn the_shipped_configuration_is_that_of_the_page() {
+fn the_full_example_is_that_of_the_page() {
     const HEAD: &str = "\
 # preforkd: worker processes behind listening sockets. preforkd.toml(5)
 #
@@ -114,7 +115,7 @@ fn the_shipped_configuration_is_that_of_the_page() {
         text += &wrapped(&comment, "# ", 88);
         lines.iter().for_each(|line| text += &format!("{line}\n"));
     }
-    expect("etc/preforkd.toml", &text);
+    expect(FULL, &text);
 }
 
 #[test]
@@ -265,9 +266,9 @@ fn headings(text: &str, wanted: impl Fn(&str) -> bool) -> BTreeSet<String> {
     names
 }
 
-// ---- what the shipped file says of a key ----------------------------------------------
+// ---- what the full example says of a key ----------------------------------------------
 
-/// What a page says for the shipped file at one place.
+/// What a page says for the full example at one place.
 struct Entry {
     /// The lines behind `file:`.
     lines: Vec<String>,

@@ -547,7 +547,7 @@ fn files(directory: &Path, ending: &str) -> Vec<PathBuf> {
 fn every_configuration_that_we_ship_is_right() {
     let shipped = [
         files(&repository().join("etc"), ".toml"),
-        files(&repository().join("packaging"), "preforkd.toml"),
+        files(&repository().join("packaging"), ".toml"),
     ]
     .concat();
     assert!(shipped.iter().any(|file| file.ends_with("etc/preforkd.toml")), "{shipped:?}");
@@ -562,7 +562,10 @@ fn every_configuration_that_we_ship_is_right() {
     }
 }
 
-/// What a line of the shipped file that is commented out says, if it is a key.
+/// Every key, with its default.
+const FULL: &str = "packaging/doc/examples/full.toml";
+
+/// What a line of the full example that is commented out says, if it is a key.
 fn commented_out(line: &str) -> Option<&str> {
     let key = line.strip_prefix('#')?;
     // Prose has a blank after its mark.
@@ -580,8 +583,8 @@ fn key(line: &str) -> &str {
 }
 
 #[test]
-fn what_the_shipped_configuration_has_commented_out_is_right_too() {
-    let text = fs::read_to_string(repository().join("etc/preforkd.toml")).expect("read the file");
+fn what_the_full_example_has_commented_out_is_right_too() {
+    let text = fs::read_to_string(repository().join(FULL)).expect("read the file");
     let lines: Vec<_> = text.lines().map(|line| commented_out(line).unwrap_or(line)).collect();
     let count = text.lines().filter_map(commented_out).count();
     assert!(count > 20, "only {count} keys are commented out");
@@ -593,8 +596,8 @@ fn what_the_shipped_configuration_has_commented_out_is_right_too() {
 // "A line with one # before a key shows the default": if the # is taken away, nothing
 // changes.
 #[test]
-fn the_defaults_that_the_shipped_configuration_shows_are_the_defaults() {
-    let text = fs::read_to_string(repository().join("etc/preforkd.toml")).expect("read the file");
+fn the_defaults_that_the_full_example_shows_are_the_defaults() {
+    let text = fs::read_to_string(repository().join(FULL)).expect("read the file");
     let address = Address::fresh();
     let setup = Setup::new();
     let own = |line: &str| {

@@ -13,18 +13,19 @@ fn read(path: &str) -> String {
 }
 
 #[test]
-fn the_readme_shows_the_example_as_it_is() {
+fn the_guide_shows_the_example_as_it_is() {
     let block = format!("```rust\n{}```\n", read("examples/hello.rs"));
-    assert!(read("README.md").contains(&block), "README.md and examples/hello.rs differ");
+    let guide = "packaging/doc/embedding.md";
+    assert!(read(guide).contains(&block), "{guide} and examples/hello.rs differ");
 }
 
-// The manual page does, and the shipped file is made of it: a second description
+// The manual page does, and the full example is made of it: a second description
 // would soon say something else.
 #[test]
 fn the_readme_describes_no_key() {
     let readme = read("README.md");
     let mut keys = BTreeSet::new();
-    for line in read("etc/preforkd.toml").lines() {
+    for line in read("packaging/doc/examples/full.toml").lines() {
         // `# ` begins a sentence, `#` alone a key.
         let line = line.strip_prefix('#').unwrap_or(line);
         if let Some((key, _)) = line.split_once(" = ")
@@ -46,7 +47,7 @@ fn every_file_that_a_document_names_is_there() {
         let text = read(document);
         let mut named = BTreeSet::new();
         for word in text.split(['`', '(', ')', '[', ']']) {
-            let folders = ["src/", "tests/", "etc/", "examples/", ".ci/"];
+            let folders = ["src/", "tests/", "etc/", "examples/", "packaging/", ".ci/"];
             if folders.iter().any(|folder| word.starts_with(folder)) || word.ends_with(".md") {
                 named.insert(word);
             }
@@ -56,4 +57,13 @@ fn every_file_that_a_document_names_is_there() {
             assert!(root().join(path).exists(), "{document} names {path}");
         }
     }
+}
+
+// A newcomer reads it in one go. What is longer is a guide or a manual page.
+#[test]
+fn the_readme_is_short() {
+    let lines = read("README.md").lines().count();
+    assert!(lines <= 200, "README.md has {lines} lines");
+    let lines = read("etc/preforkd.toml").lines().count();
+    assert!(lines <= 35, "etc/preforkd.toml has {lines} lines");
 }

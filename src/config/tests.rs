@@ -13,6 +13,8 @@ use crate::error::{Code, Error};
 mod values;
 
 const SHIPPED: &str = include_str!("../../etc/preforkd.toml");
+/// Every key, with its default.
+const FULL: &str = include_str!("../../packaging/doc/examples/full.toml");
 const POOL: &str = "[pool.a]\nlisten = \"@a\"\nservice = \"echo\"\n";
 
 /// A directory of configuration files, removed at the end of the test.
@@ -168,14 +170,16 @@ fn equality_is_about_what_is_said_not_where() {
 }
 
 #[test]
-fn the_shipped_file_is_right_as_it_is_and_with_every_key() {
-    let config = read(SHIPPED);
-    let pool = &config.pools[0];
-    let address = SocketAddr::from(([127, 0, 0, 1], 7007));
-    assert!(pool.listen.of(&Address::Inet(address)).is_some());
-    assert_eq!((pool.workers, pool.service.name.get_ref().as_str()), (4, "echo"));
+fn the_shipped_files_are_right_as_they_are_and_with_every_key() {
+    for text in [SHIPPED, FULL] {
+        let config = read(text);
+        let pool = &config.pools[0];
+        let address = SocketAddr::from(([127, 0, 0, 1], 7007));
+        assert!(pool.listen.of(&Address::Inet(address)).is_some());
+        assert_eq!((pool.workers, pool.service.name.get_ref().as_str()), (4, "echo"));
+    }
 
-    let with_every_key: String = SHIPPED
+    let with_every_key: String = FULL
         .lines()
         .map(|line| match line.strip_prefix('#') {
             Some(key) if key.starts_with(|c: char| c.is_ascii_lowercase()) => key,
@@ -184,6 +188,7 @@ fn the_shipped_file_is_right_as_it_is_and_with_every_key() {
         .flat_map(|line| [line, "\n"])
         .collect();
     let full = read(&with_every_key);
+    let pool = &read(SHIPPED).pools[0];
     assert_eq!(full.daemon, Daemon::default(), "the defaults that it tells are the defaults");
     assert_eq!((full.log.level, full.log.format), (Level::Info, Format::Auto));
     let [all] = &full.pools[..] else { panic!("{full:?}") };
@@ -203,7 +208,7 @@ fn broken_files_never_panic() {
         }
     };
     // Without the comments, so that most breaks hit something.
-    let text: String = SHIPPED
+    let text: String = FULL
         .lines()
         .map(|line| line.strip_prefix('#').filter(|key| !key.starts_with(' ')).unwrap_or(line))
         .filter(|line| !line.starts_with('#'))
@@ -224,7 +229,7 @@ fn broken_files_never_panic() {
 fn what_crosses_a_pipe_means_the_same() {
     let main = format!("include = [\"d/*\", \"none\", \"d/*[\"]\n{POOL}");
     let pool = POOL.replace("a", "b");
-    let right = Files::new(&[("main.toml", SHIPPED), ("pool.d/b.toml", &pool)]);
+    let right = Files::new(&[("main.toml", FULL), ("pool.d/b.toml", &pool)]);
     let wrong = Files::new(&[("main.toml", &main), ("d/1", "x"), ("d/2", "y = 1")]);
     for files in [right, wrong] {
         let path = files.0.path().join("main.toml");

@@ -2,7 +2,7 @@
 //! matters, by which id the journal's catalog explains it, and its fields.
 //!
 //! An event is added here, in one entry. The tests then ask for what the catalog,
-//! the README and preforkd(8) have to say about it.
+//! preforkd(8) has to say about it.
 #![forbid(unsafe_code)]
 
 use std::time::Duration;

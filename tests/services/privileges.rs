@@ -191,15 +191,12 @@ fn the_shipped_configuration_starts_as_it_is() {
             continue;
         }
         let address = Address::fresh();
-        // The harness looks for the key.
-        let config = shipped.replace("#control =", "#control=");
-        let config = config.replace("127.0.0.1:7007", &address.to_string());
+        let config = shipped.replace("127.0.0.1:7007", &address.to_string());
         let mut setup = Setup::new().with_default_user();
         if let Some(id) = user {
             setup = setup.user(id);
         }
-        // Its log is for people, which the harness does not read.
-        let daemon = setup.config(&config.replace("[log]\n", "[log]\nformat = \"json\"\n")).start();
+        let daemon = setup.config(&config).start();
         assert_serves(&address);
         for worker in daemon.wait_for_idle("echo", 4) {
             let uid = procfs::status(worker, "Uid").unwrap_or_default();

@@ -17,6 +17,7 @@ macro_rules! on_both_suites {
 }
 
 mod artefacts;
+mod guide;
 mod hardening;
 mod journal;
 mod lab;

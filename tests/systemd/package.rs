@@ -32,6 +32,8 @@ fn it_installs_a_service_that_serves(suite: &'static str) {
         "/usr/share/zsh/vendor-completions/_preforkd",
         "/usr/share/fish/vendor_completions.d/preforkd.fish",
         "/usr/share/doc/preforkd/copyright",
+        "/usr/share/doc/preforkd/examples/full.toml",
+        "/usr/share/doc/preforkd/operating.md",
     ] {
         assert!(lab.has(file), "no {file}");
     }

@@ -1,7 +1,6 @@
 //! What follows from the table: the records, and what the documents have to say.
 //!
-//! `BLESS=1 cargo test --lib log::event` writes the lists of events in the README
-//! and in preforkd(8).
+//! `BLESS=1 cargo test --lib log::event` writes the list of events in preforkd(8).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -18,7 +17,6 @@ use super::super::{json, level_name, root};
 use super::*;
 use crate::log::writer::LineWriter;
 
-const README: &str = "README.md";
 const MANUAL: &str = "packaging/man/preforkd.8";
 const CATALOG: &str = "packaging/catalog/preforkd.catalog";
 
@@ -146,17 +144,6 @@ fn what_is_none_is_left_out_and_a_level_can_be_chosen() {
         };
         assert_eq!(exited.level(), level);
     }
-}
-
-#[test]
-fn the_readme_lists_every_event() {
-    let mut table = "\n| message | level | fields |\n| --- | --- | --- |\n".to_owned();
-    for entry in TABLE {
-        let (levels, fields) = (entry.levels(" or "), entry.fields().join(", "));
-        let row = format!("| `{}` | {levels} | {fields}", entry.message);
-        table += &format!("{} |\n", row.trim_end());
-    }
-    expect_between(README, "<!-- events: begin -->\n", "<!-- events: end -->\n", &(table + "\n"));
 }
 
 #[test]

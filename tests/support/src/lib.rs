@@ -10,6 +10,7 @@ pub mod client;
 pub mod command;
 pub mod daemon;
 pub mod directory;
+pub mod guide;
 pub mod load;
 pub mod log;
 pub mod procfs;
