@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::io;
+use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
 use nix::unistd::{Gid, Group, Uid, User, geteuid, getgrouplist};
@@ -19,14 +20,27 @@ pub struct Account {
     pub uid: Uid,
     /// Its first group.
     pub gid: Gid,
+    /// Its home directory.
+    pub home: String,
+    /// Its shell.
+    pub shell: String,
+}
+
+/// What the database says of a user.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Entry {
+    uid: u32,
+    gid: u32,
+    home: String,
+    shell: String,
 }
 
 /// What was found in the database of users and groups. It can cross a pipe: a daemon that
 /// runs has a child look, because that may block.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Found {
-    /// The numbers of users and of their first groups, by name.
-    users: BTreeMap<String, (u32, u32)>,
+    /// Users by name.
+    users: BTreeMap<String, Entry>,
     /// The numbers of groups, by name.
     groups: BTreeMap<String, u32>,
     /// All groups of users, by the name of the user and the number of the first group.
@@ -58,18 +72,22 @@ fn with_found<T>(act: impl FnOnce(&mut Found) -> T) -> T {
 ///
 /// There is none, or the database cannot be read.
 pub fn user(name: &str) -> io::Result<Account> {
-    let account = |(uid, gid)| Account {
+    let account = |entry: Entry| Account {
         name: name.to_owned(),
-        uid: Uid::from_raw(uid),
-        gid: Gid::from_raw(gid),
+        uid: Uid::from_raw(entry.uid),
+        gid: Gid::from_raw(entry.gid),
+        home: entry.home,
+        shell: entry.shell,
     };
-    if let Some(numbers) = with_found(|found| found.users.get(name).copied()) {
-        return Ok(account(numbers));
+    if let Some(entry) = with_found(|found| found.users.get(name).cloned()) {
+        return Ok(account(entry));
     }
     let user = User::from_name(name)?.ok_or_else(|| io::Error::other("no such user"))?;
-    let numbers = (user.uid.as_raw(), user.gid.as_raw());
-    with_found(|found| found.users.insert(name.to_owned(), numbers));
-    Ok(account(numbers))
+    let text = |path: PathBuf| path.to_string_lossy().into_owned();
+    let (uid, gid) = (user.uid.as_raw(), user.gid.as_raw());
+    let entry = Entry { uid, gid, home: text(user.dir), shell: text(user.shell) };
+    with_found(|found| found.users.insert(name.to_owned(), entry.clone()));
+    Ok(account(entry))
 }
 
 /// The group of this name.
@@ -123,8 +141,10 @@ mod tests {
     #[test]
     fn what_was_found_crosses_a_pipe_and_is_not_looked_for_again() {
         // Nobody has these names; in one test, for what is known is known to all.
+        let (home, shell) = ("/a \\ b".to_owned(), "/bin/sh".to_owned());
+        let entry = Entry { uid: 7, gid: 8, home, shell };
         let found = Found {
-            users: BTreeMap::from([("no one\" at all".to_owned(), (7, 8))]),
+            users: BTreeMap::from([("no one\" at all".to_owned(), entry)]),
             groups: BTreeMap::from([("none at all".to_owned(), 9)]),
             members: BTreeMap::from([(
                 "no one\" at all".to_owned(),
@@ -138,6 +158,7 @@ mod tests {
         remember(found);
         let account = user("no one\" at all").unwrap();
         assert_eq!((account.uid.as_raw(), account.gid.as_raw()), (7, 8));
+        assert_eq!((account.home.as_str(), account.shell.as_str()), ("/a \\ b", "/bin/sh"));
         assert_eq!(group("none at all").unwrap().as_raw(), 9);
         assert_eq!(groups(&account, account.gid).unwrap().len(), 2);
         assert_eq!(own_name(), "somebody");

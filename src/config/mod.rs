@@ -23,6 +23,7 @@ mod tables;
 #[cfg(test)]
 mod tests;
 mod units;
+mod variables;
 mod wording;
 
 use std::collections::HashMap;
@@ -52,6 +53,8 @@ pub use service::{Options, ServiceChoice};
 pub use tables::{Config, Daemon, Format, Level, Log, MOST_WORKERS, Pool};
 #[cfg(test)]
 pub(crate) use tests::pool;
+#[cfg(test)]
+pub(crate) use variables::OF_CONNECTIONS;
 
 use reader::{Table, dotted, shown};
 use service::AnyTable;

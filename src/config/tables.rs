@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 use toml::Spanned;
 
 use super::address::SocketPath;
@@ -21,9 +21,9 @@ use super::peers::Peers;
 use super::sealed::Sealed;
 use super::service::ServiceChoice;
 use super::units::{
-    AbsolutePath, Elapsed, Mode, Name, Percent, Read, Timeout, VariableName, VariableValue, Within,
-    optional, plain, present, spanned,
+    AbsolutePath, Elapsed, Mode, Name, Percent, Timeout, Within, optional, plain, present, spanned,
 };
+use super::variables::{HostName, passed, variables};
 
 /// All settings, checked as far as that can be done without the system.
 #[derive(Clone, Debug, PartialEq)]
@@ -235,6 +235,12 @@ pub struct Pool {
     /// What is added to the clean environment of the workers.
     #[serde(default, deserialize_with = "variables")]
     pub env: BTreeMap<String, String>,
+    /// Which variables of the daemon the workers have, too, beyond PATH, LANG and TZ.
+    #[serde(default, deserialize_with = "passed")]
+    pub pass_env: Vec<String>,
+    /// The name of this host, as programs are told of it.
+    #[serde(default, deserialize_with = "optional::<HostName, _>")]
+    pub hostname: Option<String>,
     /// The resource limits of a worker.
     #[serde(default)]
     pub limits: Limits,
@@ -345,31 +351,4 @@ fn five_seconds() -> Duration {
 
 fn one_second() -> Duration {
     Duration::from_secs(1)
-}
-
-fn variables<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<String, String>, D::Error> {
-    // Pairs in a map keyed by text would need an `Ord` of the wrapper.
-    struct Variables;
-
-    impl<'de> serde::de::Visitor<'de> for Variables {
-        type Value = BTreeMap<String, String>;
-
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("a table")
-        }
-
-        fn visit_map<A: serde::de::MapAccess<'de>>(
-            self,
-            mut map: A,
-        ) -> Result<Self::Value, A::Error> {
-            let mut variables = BTreeMap::new();
-            while let Some(Read(name)) = map.next_key::<Read<VariableName>>()? {
-                let Read(value) = map.next_value::<Read<VariableValue>>()?;
-                variables.insert(name, value);
-            }
-            Ok(variables)
-        }
-    }
-
-    from.deserialize_any(Variables)
 }

@@ -329,48 +329,6 @@ impl Unit for Name {
     }
 }
 
-/// The name of an environment variable.
-pub(super) struct VariableName;
-
-impl Unit for VariableName {
-    type Value = String;
-
-    fn expected(f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the name of an environment variable")
-    }
-
-    fn text(text: &str) -> Result<String, Fault> {
-        if text.is_empty() || text.contains(['\0', '=']) {
-            Err(not::<Self>(format_args!("{text:?}")))
-        } else {
-            Ok(text.to_owned())
-        }
-    }
-}
-
-/// The value of an environment variable.
-pub(super) struct VariableValue;
-
-impl Unit for VariableValue {
-    type Value = String;
-
-    fn expected(f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a text")
-    }
-
-    fn text(text: &str) -> Result<String, Fault> {
-        if text.contains('\0') {
-            Err(Fault::new(format_args!("{text:?} holds a NUL")))
-        } else {
-            Ok(text.to_owned())
-        }
-    }
-
-    fn whole(number: i64) -> Result<String, Fault> {
-        Err(not::<Self>(number).with_hint(format_args!(r#"write it in quotes, "{number}""#)))
-    }
-}
-
 /// A number of digits alone: `from_str_radix` takes a plus sign too.
 fn digits(text: &str, radix: u32) -> Option<u64> {
     if text.chars().all(|c| c.is_digit(radix)) {

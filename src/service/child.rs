@@ -17,7 +17,7 @@ use crate::log::event::Event;
 use crate::log::rate::{HeldBack, Rate};
 use crate::sys::clock::Moment;
 use crate::sys::handler;
-use crate::sys::spawn::{Program, Started, Stdio};
+use crate::sys::spawn::{PidVariable, Program, Started, Stdio};
 use crate::sys::wait::{Exit, reap, signal_name};
 
 use super::Peer;
@@ -54,10 +54,11 @@ impl Child {
     pub fn start<'e>(
         program: &mut Program,
         environment: impl IntoIterator<Item = &'e CStr>,
+        own_pid: Option<&mut PidVariable>,
         stdio: Stdio<'_>,
     ) -> io::Result<Child> {
         let since = Moment::now();
-        let started = program.start(environment, stdio)?;
+        let started = program.start(environment, own_pid, stdio)?;
         if handler::is_alarmed() {
             // The time ran out before the handler knew whom to ask.
             let _ = killpg(started.pid, Signal::SIGTERM);

@@ -1,6 +1,7 @@
 //! A connection, as a service gets it.
 #![forbid(unsafe_code)]
 
+use std::ffi::OsString;
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -95,6 +96,12 @@ impl Connection {
     /// The address of this end; None on a Unix socket.
     pub fn local_address(&self) -> io::Result<Option<SocketAddr>> {
         socket::local_address(self.socket.as_fd()).map_err(io::Error::from)
+    }
+
+    /// The path of the Unix socket at this end, `@name` in the abstract namespace; None
+    /// for one without a name, and on TCP.
+    pub(crate) fn local_path(&self) -> io::Result<Option<OsString>> {
+        socket::local_path(self.socket.as_raw_fd()).map_err(io::Error::from)
     }
 
     /// Whom the client on a Unix socket was running as when it connected.

@@ -29,6 +29,9 @@ pub use registry::Services;
 /// worker where the daemon has none.
 pub(crate) const SEARCH_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
+/// The variable of a worker with the name of this host, if the pool says one.
+pub(crate) const LOCAL_HOST: &str = "TCPLOCALHOST";
+
 /// What a worker does with each connection it accepts.
 ///
 /// The master makes one from the configuration, which is the time to find

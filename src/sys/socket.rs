@@ -1,15 +1,18 @@
 //! accept4(2) with the peer, and the options that nix does not have.
 
+use std::ffi::OsString;
 use std::fmt;
 use std::io;
 use std::mem::{self, MaybeUninit};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStringExt;
 use std::ptr;
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::libc;
+use nix::sys::socket::{UnixAddr, getsockname};
 
 /// Who is at the other end of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,6 +86,14 @@ pub fn local_address(connection: BorrowedFd<'_>) -> nix::Result<Option<SocketAdd
     })?;
     // SAFETY: `length` bytes were written.
     Ok(unsafe { internet_address(address.as_ptr(), length) }.map(canonical))
+}
+
+/// The path of a Unix socket, `@name` in the abstract namespace; None where it has none.
+pub fn local_path(connection: RawFd) -> nix::Result<Option<OsString>> {
+    let address: UnixAddr = getsockname(connection)?;
+    let path = address.path().map(|path| path.as_os_str().to_owned());
+    let name = address.as_abstract().map(|name| OsString::from_vec([b"@", name].concat()));
+    Ok(path.or(name))
 }
 
 /// Decodes ip(7) and ipv6(7) addresses.

@@ -50,6 +50,42 @@ pub struct Stdio<'a> {
     pub error: BorrowedFd<'a>,
 }
 
+/// A variable whose value is the pid of the program that has it. Nobody knows the pid before
+/// the program does, so the child writes it.
+pub struct PidVariable {
+    /// `NAME=`, room for the digits, and a NUL.
+    text: Vec<u8>,
+    digits: usize,
+}
+
+impl PidVariable {
+    /// The variable of this name.
+    pub fn named(name: &str) -> Self {
+        let mut text = format!("{name}=").into_bytes();
+        let digits = text.len();
+        text.resize(digits + MOST_DIGITS + 1, 0);
+        PidVariable { text, digits }
+    }
+
+    /// Writes the pid. It calls nothing.
+    fn write(&mut self, pid: libc::pid_t) {
+        let mut digits = [0; MOST_DIGITS];
+        let (mut rest, mut count) = (pid.unsigned_abs(), 0);
+        while count < MOST_DIGITS && (rest > 0 || count == 0) {
+            digits[count] = b'0' + (rest % 10) as u8;
+            rest /= 10;
+            count += 1;
+        }
+        let written = digits.iter().take(count).rev().chain([&0]);
+        for (place, &digit) in self.text.iter_mut().skip(self.digits).zip(written) {
+            *place = digit;
+        }
+    }
+}
+
+/// The digits of the largest number of 32 bits.
+const MOST_DIGITS: usize = 10;
+
 /// A program that was started, the leader of a process group of its own.
 ///
 /// It is a child of this process: whoever holds this reaps it.
@@ -66,6 +102,7 @@ struct Orders<'a> {
     path: *const c_char,
     argv: *const *const c_char,
     envp: *const *const c_char,
+    own_pid: Option<&'a mut PidVariable>,
     stdio: Stdio<'a>,
     parent: libc::pid_t,
     mask: SigSet,
@@ -93,7 +130,7 @@ impl Program {
         Ok(program)
     }
 
-    /// Starts it with this environment and these descriptors, its signals at
+    /// Starts it with this environment, if there is `own_pid` with that too, and these descriptors, its signals at
     /// their defaults and unblocked, in a process group of its own; the kernel
     /// kills it when the calling process dies (PR_SET_PDEATHSIG of prctl(2)), unless it has
     /// changed its user. The leader of a process group can make no session of its own and
@@ -109,15 +146,18 @@ impl Program {
     pub fn start<'e>(
         &mut self,
         environment: impl IntoIterator<Item = &'e CStr>,
+        own_pid: Option<&mut PidVariable>,
         stdio: Stdio<'_>,
     ) -> io::Result<Started> {
         self.envp.clear();
         self.envp.extend(environment.into_iter().map(CStr::as_ptr));
+        self.envp.extend(own_pid.iter().map(|variable| variable.text.as_ptr().cast()));
         self.envp.push(ptr::null());
         let mut orders = Orders {
             path: self.path.as_ptr(),
             argv: self.argv.as_ptr(),
             envp: self.envp.as_ptr(),
+            own_pid,
             stdio,
             parent: nix::unistd::getpid().as_raw(),
             mask: SigSet::empty(),
@@ -174,7 +214,7 @@ extern "C" fn become_program(orders: *mut c_void) -> c_int {
 }
 
 /// Does what the orders say, and returns only if something failed.
-fn follow(orders: &Orders<'_>) -> Errno {
+fn follow(orders: &mut Orders<'_>) -> Errno {
     // SAFETY: from here on only async-signal-safe system calls on integers and
     // on pointers that the parent prepared: C strings and null-terminated
     // arrays of them, alive while it is suspended.
@@ -189,7 +229,11 @@ fn follow(orders: &Orders<'_>) -> Errno {
         if libc::setpgid(0, 0) < 0 {
             return Errno::last();
         }
-        handler::set_program(libc::getpid());
+        let pid = libc::getpid();
+        handler::set_program(pid);
+        if let Some(variable) = &mut orders.own_pid {
+            variable.write(pid);
+        }
         if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) < 0 {
             return Errno::last();
         }
@@ -208,5 +252,22 @@ fn follow(orders: &Orders<'_>) -> Errno {
         }
         libc::execve(orders.path, orders.argv, orders.envp);
         Errno::last()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pid_is_written_in_digits() {
+        let mut variable = PidVariable::named("P");
+        for (pid, text) in
+            [(4_194_304, "P=4194304"), (libc::pid_t::MAX, "P=2147483647"), (1, "P=1")]
+        {
+            variable.write(pid);
+            let written = CStr::from_bytes_until_nul(&variable.text).unwrap();
+            assert_eq!(written.to_str().unwrap(), text);
+        }
     }
 }

@@ -15,7 +15,7 @@ use toml::Spanned;
 use crate::accounts::{self, Account};
 use crate::config::{self, Peers, Pool, Problem, Problems};
 use crate::error::{Code, Error, reason};
-use crate::service::SEARCH_PATH;
+use crate::service::{LOCAL_HOST, SEARCH_PATH};
 use crate::sys::fork::Children;
 use crate::sys::identity::Environment;
 
@@ -83,14 +83,17 @@ impl Profile {
     /// root has.
     pub fn resolve(pool: &Pool) -> Result<Self, Problems> {
         let mut problems = Vec::new();
-        let identity = identity(pool).unwrap_or_else(|problem| {
-            problems.push(problem);
-            None
-        });
+        let (identity, account) = match whom(pool) {
+            Ok(found) => found,
+            Err(problem) => {
+                problems.push(problem);
+                (None, None)
+            }
+        };
         problems.extend(check_directory(pool));
         problems.extend(check_priority(pool));
         problems.extend(check_limits(pool));
-        let environment = Environment::new(&environment(pool))
+        let environment = Environment::new(&environment(pool, account.as_ref()))
             .map_err(|error| Problem::new(Error::system("keep environment", &error)))?;
         let profile = Profile {
             identity,
@@ -172,9 +175,19 @@ fn find_group(pool: &Pool, name: &Spanned<String>) -> Result<Gid, Problem> {
     })
 }
 
-fn identity(pool: &Pool) -> Result<Option<Identity>, Problem> {
+/// Whom the workers become, if anybody else, and the user that the pool names.
+fn whom(pool: &Pool) -> Result<(Option<Identity>, Option<Account>), Problem> {
     let asked = asked_user(pool);
     let user = asked.as_ref().map(find_user).transpose()?;
+    let named = user.clone().filter(|_| pool.user.is_some());
+    identity(pool, asked, user).map(|identity| (identity, named))
+}
+
+fn identity(
+    pool: &Pool,
+    asked: Option<Wanted<'_>>,
+    user: Option<Account>,
+) -> Result<Option<Identity>, Problem> {
     let group = pool.group.as_ref().map(|name| find_group(pool, name)).transpose()?;
     let identity = match (user, group, asked) {
         (Some(user), group, Some(asked)) => {
@@ -271,15 +284,29 @@ fn limits(asked: &config::Limits) -> impl Iterator<Item = (&'static str, Resourc
     .filter_map(|(name, resource, value)| Some((name, resource, value.as_ref()?)))
 }
 
-/// A clean environment: [`KEPT_VARIABLES`] and what the pool adds.
-fn environment(pool: &Pool) -> Vec<CString> {
+/// A clean environment: [`KEPT_VARIABLES`] and what the pool adds. What the pool says of a
+/// variable itself comes first.
+fn environment(pool: &Pool, account: Option<&Account>) -> Vec<CString> {
     let mut variables = pool.env.clone();
-    for name in KEPT_VARIABLES {
+    let mut add = |name: &str, value: &str| {
+        variables.entry(name.to_owned()).or_insert_with(|| value.to_owned());
+    };
+    for name in KEPT_VARIABLES.into_iter().chain(pool.pass_env.iter().map(String::as_str)) {
         if let Ok(value) = env::var(name) {
-            variables.entry(name.to_owned()).or_insert(value);
+            add(name, &value);
         }
     }
-    variables.entry("PATH".to_owned()).or_insert_with(|| SEARCH_PATH.to_owned());
+    if let Some(Account { name, home, shell, .. }) = account {
+        for (variable, value) in
+            [("HOME", home), ("USER", name), ("LOGNAME", name), ("SHELL", shell)]
+        {
+            add(variable, value);
+        }
+    }
+    if let Some(hostname) = &pool.hostname {
+        add(LOCAL_HOST, hostname);
+    }
+    add("PATH", SEARCH_PATH);
     // The configuration has refused NUL bytes, and a variable that this
     // process has holds none.
     variables

@@ -33,6 +33,8 @@ pub enum Under {
 pub struct Task<'a> {
     /// The program by its path, and its arguments.
     pub command: &'a [&'a str],
+    /// What the program has as its own name. Under tcpserver there is none to give.
+    pub argv0: Option<&'a str>,
     /// Whom it runs as. Where the tests do not run as root, nobody else can be asked for.
     pub user: Option<&'a str>,
     /// The number of workers under ours. The peers have no bound but their own default.
@@ -46,15 +48,17 @@ pub struct Task<'a> {
 
 impl<'a> Task<'a> {
     pub fn of(command: &'a [&'a str]) -> Self {
-        Task { command, user: None, workers: 4, port: None, keys: "" }
+        Task { command, argv0: None, user: None, workers: 4, port: None, keys: "" }
     }
 
     /// The configuration of ours: a pool `program`.
     pub fn config(&self, address: &Address) -> String {
         let user = self.user.map(|name| format!("user = {name:?}\n")).unwrap_or_default();
+        let argv0 =
+            self.argv0.map(|name| format!("service.exec.argv0 = {name:?}\n")).unwrap_or_default();
         // What Rust writes for these texts is TOML too.
         format!(
-            "[pool.program]\nlisten = \"{address}\"\nworkers = {}\n{user}{}\n\
+            "[pool.program]\nlisten = \"{address}\"\nworkers = {}\n{user}{argv0}{}\n\
              service.exec.command = {:?}\n",
             self.workers, self.keys, self.command
         )
@@ -276,7 +280,7 @@ fn descendants(pid: i32) -> Vec<Process> {
 /// splits its lines at blanks.
 fn inetd(task: &Task, address: &Address, directory: &Directory) -> Vec<String> {
     let command = without_blanks(task, directory);
-    let name = command[0].rsplit('/').next().unwrap_or_default();
+    let name = task.argv0.unwrap_or_else(|| command[0].rsplit('/').next().unwrap_or_default());
     let line = format!(
         "{address} stream tcp nowait {} {} {name} {}\n",
         user(task),
@@ -292,10 +296,13 @@ fn xinetd(task: &Task, address: &Address, directory: &Directory) -> Vec<String> 
     let command = without_blanks(task, directory);
     let address = address.tcp();
     let log = directory.join("log").display().to_string();
+    let flags = if task.argv0.is_some() { "  flags = NAMEINARGS\n" } else { "" };
+    let given = command[1..].iter().map(String::as_str);
+    let arguments = task.argv0.into_iter().chain(given).collect::<Vec<_>>().join(" ");
     // An empty value is an error.
-    let arguments = match &command[1..] {
-        [] => String::new(),
-        some => format!("  server_args = {}\n", some.join(" ")),
+    let arguments = match &arguments[..] {
+        "" => String::new(),
+        some => format!("{flags}  server_args = {some}\n"),
     };
     let text = format!(
         "defaults\n{{\n  log_type = FILE {log}\n  instances = UNLIMITED\n  cps = 0 0\n}}\n\

@@ -62,4 +62,5 @@ mod pop3;
 mod rsync;
 mod ssh;
 mod stunnel;
+mod tcpd;
 mod telnet;

@@ -40,6 +40,15 @@ fn expected(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
     pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
 }
 
+/// Reloads, and waits for the end of the only worker: it may serve another client before
+/// it knows.
+#[track_caller]
+fn renew(daemon: &Daemon, config: &str) {
+    let old = the_worker(daemon, "exec");
+    daemon.reload(config);
+    super::wait_for_end(old);
+}
+
 /// A daemon that has variables which are none of a program's business.
 fn with_unwanted(config: &str) -> Setup {
     UNWANTED
@@ -122,16 +131,109 @@ fn on_a_unix_socket_the_environment_tells_who_connected() {
         nix::unistd::geteuid().to_string(),
         nix::unistd::getegid().to_string(),
     );
+    let mut variables = variables(&ask(&address, ""));
+    // It is known only to the program itself, see below.
+    assert!(variables.remove("UNIXLOCALPID").is_some());
     assert_eq!(
-        variables(&ask(&address, "")),
+        variables,
         expected(&[
             ("PATH", "/bin"),
             ("PROTO", "UNIX"),
+            ("UNIXLOCALPATH", &address.to_string()),
+            // Daemon and client run as the same user here.
+            ("UNIXLOCALUID", &uid),
+            ("UNIXLOCALGID", &gid),
             ("UNIXREMOTEPID", &pid),
             ("UNIXREMOTEEUID", &uid),
             ("UNIXREMOTEEGID", &gid),
         ])
     );
+}
+
+#[test]
+fn on_a_unix_socket_a_program_has_its_own_pid_and_the_name_of_the_socket() {
+    let setup = Setup::new();
+    let path = Address::unix(&setup.directory().join("pid.sock"));
+    let name = Address::unnamed();
+    for address in [path, name] {
+        let script = "echo $UNIXLOCALPID $$; echo $UNIXLOCALPATH";
+        let _daemon = Daemon::start(&shell(&address, 1, script, ""));
+        for _ in 0..3 {
+            let text = ask(&address, "");
+            let (pids, path) = text.split_once('\n').expect("two lines");
+            let (told, is) = pids.split_once(' ').expect("two pids");
+            assert_eq!(told, is);
+            assert_eq!(path.trim_end(), address.to_string());
+        }
+    }
+}
+
+#[test]
+fn pass_env_and_hostname_add_to_the_environment() {
+    let address = Address::fresh();
+    let keys = "env = { GIVEN = \"by the pool\" }\n\
+                pass_env = [\"PASSED\", \"GIVEN\", \"ABSENT\", \"PATH\"]\nhostname = \"here.example\"";
+    let setup = with_unwanted(&exec(&address, 1, &["/usr/bin/env"], keys))
+        .variable("PATH", "/usr/bin:/bin")
+        .variable("PASSED", "a b\u{e9}")
+        .variable("GIVEN", "by the daemon");
+    let unix = Address::unix(&setup.directory().join("env.sock"));
+    let daemon = setup.start();
+    let text = ask(&address, "");
+    let told = variables(&text);
+    assert_eq!(told["PASSED"], "a b\u{e9}");
+    assert_eq!(told["GIVEN"], "by the pool");
+    assert_eq!(told["TCPLOCALHOST"], "here.example");
+    for absent in ["ABSENT", "SECRET", "HOME", "NOTIFY_SOCKET"] {
+        assert!(!told.contains_key(absent), "{absent}");
+    }
+    assert_eq!(text.lines().count(), told.len(), "{text}");
+    // It is no name of a Unix socket.
+    renew(&daemon, &exec(&unix, 1, &["/usr/bin/env"], keys));
+    let told = variables(&ask(&unix, ""));
+    assert_eq!((told.get("TCPLOCALHOST"), told["PASSED"].as_str()), (None, "a b\u{e9}"));
+}
+
+#[test]
+fn a_pool_with_a_user_tells_its_programs_about_that_user() {
+    let user = nix::unistd::User::from_uid(nix::unistd::geteuid());
+    let user = user.expect("read the user database").expect("our user");
+    let address = Address::fresh();
+    let keys = format!("user = {:?}\n", user.name);
+    // The look-up of a start, and that of a reload, each in a child.
+    let others = exec(&address, 1, &["/usr/bin/env"], "");
+    let daemon = with_unwanted(&exec(&address, 1, &["/usr/bin/env"], &keys)).start();
+    let shown = |told: &BTreeMap<String, String>| {
+        ["HOME", "USER", "LOGNAME", "SHELL"].map(|name| told.get(name).cloned())
+    };
+    let home = user.dir.display().to_string();
+    let shell = user.shell.display().to_string();
+    let all = [&home, &user.name, &user.name, &shell].map(|value| Some(value.clone()));
+    assert_eq!(shown(&variables(&ask(&address, ""))), all);
+    renew(&daemon, &others);
+    assert_eq!(shown(&variables(&ask(&address, ""))), [const { None }; 4]);
+    renew(&daemon, &exec(&address, 1, &["/usr/bin/env"], &keys));
+    assert_eq!(shown(&variables(&ask(&address, ""))), all);
+    // What the pool says itself comes first, and stands there once.
+    let keys = format!("{keys}env.HOME = \"/srv\"\n");
+    renew(&daemon, &exec(&address, 1, &["/usr/bin/env"], &keys));
+    let text = ask(&address, "");
+    assert_eq!(text.lines().filter(|line| line.starts_with("HOME=")).count(), 1, "{text}");
+    assert_eq!(variables(&text)["HOME"], "/srv");
+}
+
+#[test]
+fn argv0_is_the_name_that_a_program_sees() {
+    let address = Address::fresh();
+    let config = shell(&address, 1, "echo $0", "service.exec.argv0 = \"-in.fingerd\"");
+    let daemon = Daemon::start(&config);
+    assert_eq!(ask(&address, ""), "-in.fingerd\n");
+    // The log has the program, not how it calls itself.
+    daemon.expect(&["program exited"]);
+    renew(&daemon, &shell(&address, 1, "exit 1", "service.exec.argv0 = \"in.fingerd\""));
+    ask(&address, "");
+    let end = daemon.log().wait_for("program exited", |_| true);
+    assert_eq!(end.text("program"), Some("/bin/sh"), "{end}");
 }
 
 #[test]

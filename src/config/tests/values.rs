@@ -125,6 +125,20 @@ fn every_wrong_value_is_told_in_our_words() {
         ("env.A = 5", "env.A: 5 is not a text | write it in quotes, \"5\""),
         ("env.A = \"\\u0000\"", "env.A: \"\\0\" holds a NUL"),
         ("env.\"A=B\" = \"\"", "env.\"A=B\": \"A=B\" is not the name of an environment variable"),
+        (
+            "env.TCPREMOTEIP = \"x\"",
+            "env.TCPREMOTEIP: \"TCPREMOTEIP\" is set by the daemon for each connection",
+        ),
+        (
+            "env.TCPLOCALHOST = \"x\"",
+            "env.TCPLOCALHOST: \"TCPLOCALHOST\" is set by the daemon for each connection | set \"hostname\" of the pool",
+        ),
+        ("pass_env = \"TZ\"", "pass_env: \"TZ\" is not a list"),
+        ("pass_env = [\"\"]", "pass_env: \"\" is not the name of an environment variable"),
+        ("pass_env = [\"PROTO\"]", "pass_env: \"PROTO\" is set by the daemon for each connection"),
+        ("pass_env = [\"LISTEN_FDS\"]", "pass_env: \"LISTEN_FDS\" is for the daemon alone"),
+        ("hostname = \"\"", "hostname: \"\" is not the name of a host"),
+        ("hostname = \"a b\"", "hostname: \"a b\" is not the name of a host"),
         ("env.\"\" = \"\"", "env.\"\": \"\" is not the name of an environment variable"),
         // Limits.
         (
@@ -282,6 +296,8 @@ umask = "0027"
 nice = -5
 oom_score_adj = 500
 env = { A = "b" }
+pass_env = ["C", "D"]
+hostname = "h.example"
 limits = { nofile = 16, core = 0, as = "1KiB", cpu = "2m", nproc = 3, data = "unlimited", stack = "1kB", fsize = 4 }
 max_requests = 7
 max_requests_jitter = "20%"
@@ -329,6 +345,10 @@ service = "echo"
     assert_eq!(z.nice.as_ref().unwrap().get_ref(), &-5);
     assert_eq!(z.oom_score_adj.as_ref().unwrap().get_ref(), &500);
     assert_eq!(z.env["A"], "b");
+    assert_eq!(
+        (&z.pass_env[..], z.hostname.as_deref()),
+        (&["C".into(), "D".into()][..], Some("h.example"))
+    );
     // Where it stands is no part of what it says.
     let limit = |value: u64| Some(Spanned::new(0..0, value));
     let limits = Limits {

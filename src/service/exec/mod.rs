@@ -24,6 +24,7 @@ use run::Runner;
 #[serde(deny_unknown_fields)]
 struct ExecOptions {
     command: Vec<String>,
+    argv0: Option<String>,
     #[serde(default)]
     stderr: Stderr,
     #[serde(default)]
@@ -53,16 +54,22 @@ pub struct Exec {
 
 impl Exec {
     /// The service with these options: `command`, the program and its
-    /// arguments; `stderr`, where its standard error goes; `success`, which of its ends are
-    /// no failure.
+    /// arguments; `argv0`, what the program has as its own name; `stderr`, where its standard
+    /// error goes; `success`, which of its ends are no failure.
     pub fn from_options(options: &Options) -> Result<Self, Problems> {
-        let ExecOptions { command, stderr, success } = options.parse()?;
+        let ExecOptions { mut command, argv0, stderr, success } = options.parse()?;
         let problem = |message: String| Problems::from(options.problem("command", message));
         let Some(name) = command.first().filter(|name| !name.is_empty()) else {
             return Err(problem("the command is empty".to_owned()));
         };
         let path = find_program(name)
             .map_err(|reason| problem(format!("could not execute program \"{name}\": {reason}")))?;
+        if let Some(argv0) = argv0 {
+            if argv0.contains('\0') {
+                return Err(options.problem("argv0", "the name holds a NUL byte").into());
+            }
+            command[0] = argv0;
+        }
         let command = command
             .iter()
             .map(|argument| CString::new(argument.as_bytes()))

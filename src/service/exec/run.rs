@@ -18,9 +18,9 @@ use crate::error::reason;
 use crate::service::child::{Child, Teller};
 use crate::service::idle::IdleWatch;
 use crate::service::success::Success;
-use crate::service::{Connection, Context, Outcome};
+use crate::service::{Connection, Context, Outcome, Peer};
 use crate::sys::clock::Moment;
-use crate::sys::spawn::{Program, Stdio};
+use crate::sys::spawn::{PidVariable, Program, Stdio};
 
 use super::stderr::LogPipe;
 use super::{Stderr, variables};
@@ -29,6 +29,10 @@ use super::{Stderr, variables};
 pub struct Runner {
     program: Program,
     environment: Vec<CString>,
+    /// The name of this host, for connections over TCP.
+    hostname: Option<CString>,
+    /// For connections on a Unix socket.
+    own_pid: PidVariable,
     stderr: StderrTo,
     teller: Teller,
 }
@@ -53,9 +57,12 @@ impl Runner {
             Stderr::Socket => StderrTo::Socket,
             Stderr::Null => StderrTo::Null(File::options().write(true).open("/dev/null")?),
         };
+        let (environment, hostname) = variables::inherited()?;
         Ok(Runner {
             program: Program::new(CString::new(path.as_os_str().as_bytes())?, command.to_vec())?,
-            environment: variables::inherited()?,
+            environment,
+            hostname,
+            own_pid: PidVariable::named("UNIXLOCALPID"),
             stderr,
             teller: Teller::new(path.display().to_string(), success),
         })
@@ -88,9 +95,13 @@ impl Runner {
             StderrTo::Socket => connection.socket(),
             StderrTo::Null(null) => File::as_fd(null),
         };
-        let environment = self.environment.iter().chain(&about_connection).map(CString::as_c_str);
+        let (hostname, own_pid) = match connection.peer() {
+            Peer::Internet(_) => (self.hostname.as_ref(), None),
+            Peer::Unix => (None, Some(&mut self.own_pid)),
+        };
+        let environment = self.environment.iter().chain(&about_connection).chain(hostname);
         let stdio = Stdio { input: connection.socket(), output: connection.socket(), error };
-        Child::start(&mut self.program, environment, stdio)
+        Child::start(&mut self.program, environment.map(CString::as_c_str), own_pid, stdio)
     }
 
     /// Waits for the end of the program; logs what it writes meanwhile, and
