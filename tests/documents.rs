@@ -67,3 +67,51 @@ fn the_readme_is_short() {
     let lines = read("etc/preforkd.toml").lines().count();
     assert!(lines <= 35, "etc/preforkd.toml has {lines} lines");
 }
+
+// Old or rare words, and phrases that readers stopped at.
+#[test]
+fn what_users_read_is_in_plain_words() {
+    const BANNED: [&str; 13] = [
+        "told",
+        "no more",
+        "beside",
+        "but for",
+        "for want of",
+        "lest",
+        "anew",
+        "to be had",
+        "whoever",
+        "henceforth",
+        "thereof",
+        "live on",
+        "lives on",
+    ];
+    let folders =
+        ["packaging/man", "packaging/catalog", "packaging/doc", "packaging/deb", "systemd"];
+    let mut files: Vec<_> = ["README.md", "etc/preforkd.toml", "CONTRIBUTING.md", "src/cli.rs"]
+        .map(|name| root().join(name))
+        .to_vec();
+    for folder in folders {
+        let entries = fs::read_dir(root().join(folder)).expect("read the folder");
+        files.extend(
+            entries.map(|entry| entry.expect("an entry").path()).filter(|path| path.is_file()),
+        );
+    }
+    let mut found = Vec::new();
+    for file in files {
+        let text = fs::read_to_string(&file).expect("read the document");
+        // As one line a sentence may be broken at any blank.
+        let words: Vec<_> = text
+            .split(|c: char| !(c.is_alphanumeric() || c == '_'))
+            .filter(|word| !word.is_empty())
+            .map(str::to_lowercase)
+            .collect();
+        let words = format!(" {} ", words.join(" "));
+        for banned in BANNED {
+            if words.contains(&format!(" {banned} ")) {
+                found.push(format!("{}: {banned:?}", file.display()));
+            }
+        }
+    }
+    assert!(found.is_empty(), "say it in plain words: {found:#?}");
+}

@@ -97,7 +97,7 @@ Master tells {
     Listening = "listening", Info, "09979e0bb28e4323bf2fe52da568d773" {
         pool: String, address: String, user: String,
     }
-    /// The pools accept connections. One whose workers could not start is not counted.
+    /// The pools accept connections. A pool whose workers could not start is not counted.
     Ready = "ready", Info, "0f93e52066db4b119a6aadaf77420b3d" {
         pools: usize, workers: u32,
     }
@@ -119,15 +119,15 @@ Master tells {
     Scaled = "scaled", Info, "fa2d02ca5e7340e38099eab1d58b4931" {
         workers: u32,
     }
-    /// `SIGUSR1` was obeyed: the file was opened again, or the journal connected again.
-    /// Where the log is standard error, there is nothing to open and no such line.
+    /// After `SIGUSR1`, the daemon opened the log file or connected to the journal again.
+    /// If the log is standard error, there is no such line.
     LogReopened = "log reopened", Info, "0c03b3be6c904cd7ab3dcc60b45a2c78" {}
     /// The daemon begins to stop.
     Stopping = "stopping", Info, "f4c69ad44e1d4e29a5a0d14921161920" {
         cause: &'static str,
     }
     /// Workers did not leave in time, or a second signal came. Connections are cut.
-    StoppingFaster = "stopping faster", Warning, "27df531d95734ce7a74f7982bed056b9" {
+    StopEscalated = "stop escalated", Warning, "27df531d95734ce7a74f7982bed056b9" {
         step: &'static str, cause: &'static str,
     }
     /// The daemon has stopped.
@@ -138,12 +138,12 @@ Master tells {
     CouldNotStart = "could not start", Critical, "fb617930ed974422bc0cdf2d88593b5f" {
         reason: String,
     }
-    /// Lines could not be written, because a disk is full or a reader is gone. A line of
-    /// a worker has its `pool` and `slot`.
+    /// Lines could not be written, because a disk is full or a reader is gone. If a worker
+    /// lost the lines, `pool` and `slot` name the worker.
     LogLinesLost = "log lines lost", Warning, "e6d7df01308f4fc9a04d389d2a1ed2a4" {
         count: u64,
     }
-    /// As PID 1, the master reaped processes of others.
+    /// As PID 1, the master reaped processes that it did not start.
     OrphansReaped = "orphans reaped", Debug, "97b6177375a1405288f4a5ecdc75b98d" {
         count: u64,
     }
@@ -159,7 +159,7 @@ Master tells {
     CouldNotReopenLog = "could not reopen log", Warning, "6f13a0d55b3c79144395268caf38cc50" {
         reason: String,
     }
-    /// The configuration moves the log, and the old one had to stay in use.
+    /// The configuration moves the log, but the new log could not replace the old one.
     CouldNotChangeLog = "could not change log", Warning, "518dfae771b62961c5b26bac2d703551" {
         reason: String,
     }
@@ -167,11 +167,11 @@ Master tells {
     CouldNotServeSocket = "could not serve socket", Warning, "ad81029d8f39e64101c8c083a1a314b0" {
         socket: String, reason: String,
     }
-    /// A listener that was stored over a restart is of no use, and was bound again.
+    /// A listener that was kept over a restart could not be used, and was bound again.
     CouldNotKeepListener = "could not keep listener", Warning, "3462748984d4a4859c64c7368d2b8aa5" {
         address: String, reason: String,
     }
-    /// A kept listener could not be given its backlog, owner, group or mode.
+    /// A reload could not change the backlog, owner, group or mode of a listener.
     CouldNotAdjustListener = "could not adjust listener", Warning, "61ccc6ba1ea3f3cda1f074d557de8e9a" {
         pool: String, address: String, reason: String,
     }
@@ -179,26 +179,25 @@ Master tells {
     ListenerMended = "listener mended", Warning, "4cc433c1e7494d926793a9b83d9487e2" {
         pool: String, address: String, reason: String,
     }
-    /// The kernel did not give up a child that had ended.
+    /// The kernel refused to release a child that had ended.
     CouldNotReap = "could not reap", Warning, "29a3ca46683d69d5df76011ca40a57f8" {
         reason: String,
     }
-    /// A worker died, and the daemon may not end the program that it had running, because
-    /// the program has changed its user and the daemon is not root. The reason names the
-    /// process of the program.
+    /// A worker died, and its program runs on. The program has changed its user, and only
+    /// a daemon that runs as root may end it. The reason names the process.
     CouldNotEndProgram = "could not end program", Warning, "972a6907ae4c443995f0bca1582f4821" {
         pid: Pid, reason: String,
     }
-    /// A process stays although it was killed. The daemon ends without it.
+    /// A process was killed and has not ended. The daemon exits without waiting for it.
     CouldNotEndWorkers = "could not end every worker", Warning, "6a84bd44b4d6b7a96259431ca8c1d178" {
         reason: String,
     }
-    /// The master could not sleep until something happens. It tries again.
+    /// The kernel refused to let the master sleep. The master tries again.
     CouldNotWait = "could not wait for events", Error, "eea8f9d2f42cfa716e6ac862eef2af64" {
         reason: String,
     }
-    /// The journal gives the workers of a pool no stream. They write to the standard
-    /// error of the daemon.
+    /// The journal accepts no stream from the workers of a pool. These workers write to the
+    /// daemon's standard error.
     CouldNotOpenStream = "could not open journal stream", Warning, "73814d87d7d3831087058d73904804d8" {
         pool: String, reason: String,
     }
@@ -206,8 +205,8 @@ Master tells {
     PoolRunsAsRoot = "pool runs as root", Warning, "67cf35e0cb136ce7307960adbda8a3de" {
         pool: String,
     }
-    /// A worker was forked. Of a slot that backs off there are only some of these lines,
-    /// and the one of the worker that has lived for `min_uptime`.
+    /// A worker was forked. While a slot backs off, most of these lines are held back. A
+    /// worker that survives `min_uptime` is always logged.
     WorkerStarted = "worker started", Info, "7915a8a9c7b842ebb08acdc476073b97" {
         pool: String, slot: u32, pid: Pid, generation: u64, held_back: HeldBack,
     }
@@ -231,32 +230,32 @@ Master tells {
         pool: String, slot: u32, pid: Pid, elapsed_ms: Duration, peer: String,
         held_back: HeldBack,
     }
-    /// A signal such as `SIGSTOP` halted a worker. Without `SIGCONT` it is killed after
-    /// `kill_timeout`.
+    /// A signal such as `SIGSTOP` halted a worker. The master kills the worker if no
+    /// `SIGCONT` comes within `kill_timeout`.
     WorkerStopped = "worker stopped", Warning, "69f4d4bd13db4bec8473881cb9bb0f1f" {
         pool: String, slot: u32, pid: Pid, generation: u64, held_back: HeldBack,
     }
-    /// A worker without a connection was asked to retire and did not. It is killed.
+    /// A worker without a connection did not retire when asked. The master kills it.
     WorkerNotRetiring = "worker not retiring", Warning, "3ec248728c5a3cc4179eb7d8d5bf6949" {
         pool: String, slot: u32, pid: Pid, generation: u64, elapsed_ms: Duration,
         held_back: HeldBack,
     }
-    /// The master ended a connection that a worker had in hand, because the time-out
-    /// that the reason names has run out.
+    /// The master ended a worker's connection, because the time-out that the reason names
+    /// has run out.
     ConnectionCut = "connection cut", Warning, "af11e3156b3a9b9423a265f2f73d76eb" {
         pool: String, slot: u32, pid: Pid, peer: String, elapsed_ms: Duration, reason: String,
         held_back: HeldBack,
     }
-    /// A slot whose workers die young waits before the next one.
+    /// The workers of a slot die young, so the slot waits before it starts another one.
     RespawnThrottled = "respawn throttled", Error, "540b177aa6164ca8aece48c233796daa" {
         pool: String, slot: u32, deaths: u32, delay_ms: Duration, held_back: HeldBack,
     }
-    /// The kernel gave no process. The master tries again each second.
+    /// The kernel refused to create a process. The master tries again each second.
     CouldNotStartWorker = "could not start worker", Error, "3d63aac49ec544f2b52c4567f361895e" {
         reason: String,
     }
-    /// The kernel gives processes again.
-    WorkersStartAgain = "workers start again", Info, "52d103ab8f4445f6825f786169bc24d5" {
+    /// The kernel creates processes again.
+    WorkersCanStartAgain = "workers can start again", Info, "52d103ab8f4445f6825f786169bc24d5" {
         failures: u64,
     }
 }
@@ -273,7 +272,7 @@ Worker tells {
         level: Level, pid: Pid, program: String, signal: String, core_dumped: bool,
         elapsed_ms: Duration, peer: String, held_back: HeldBack,
     }
-    /// A program could not be executed, and its client was turned away.
+    /// A program could not be executed, and its client was disconnected.
     ProgramNotStarted = "program not started", Warning, "328aa4be1ab743519304d44c473596ae" {
         program: String, peer: String, reason: String, held_back: HeldBack,
     }
@@ -285,11 +284,11 @@ Worker tells {
     ProgramOutlivesClient = "program outlives its client", Debug, "050dcaf50a6e4f7ebc88e37cc3eb4306" {
         pid: Pid, program: String, signal: &'static str,
     }
-    /// A service failed in a way that it had not foreseen. The reason says where.
+    /// The code of a service panicked. The reason says where.
     ServicePanicked = "service panicked", Error, "77666e6f258b42858a0e8c111ae03a1c" {
         reason: String,
     }
-    /// The kernel had no room for a connection. The worker tries again.
+    /// The kernel had no resources for a connection. The worker tries again.
     CouldNotAccept = "could not accept", Warning, "d3657395e4ce4a2eae6ede0386cd286e" {
         reason: String, held_back: HeldBack,
     }

@@ -303,7 +303,7 @@ impl<'a> Master<'a> {
                 match pool.fill(now, &mut self.inheritance, &mut events) {
                     Ok(0) => {}
                     Ok(_) if self.fork_failures > 0 => {
-                        self.news.push(Event::WorkersStartAgain {
+                        self.news.push(Event::WorkersCanStartAgain {
                             failures: std::mem::take(&mut self.fork_failures),
                         });
                     }

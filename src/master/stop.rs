@@ -43,7 +43,7 @@ impl Master<'_> {
                 }
             }
             (Phase::Delaying(until) | Phase::Draining(until), _) => {
-                self.news.push(Event::StoppingFaster {
+                self.news.push(Event::StopEscalated {
                     step: "no longer waiting for connections",
                     cause,
                 });
@@ -100,7 +100,7 @@ impl Master<'_> {
     }
 
     fn kill(&mut self, cause: &'static str, now: Moment) {
-        self.news.push(Event::StoppingFaster { step: "killing workers", cause });
+        self.news.push(Event::StopEscalated { step: "killing workers", cause });
         for pool in &mut self.pools {
             pool.close(Asked::Stop, now);
             pool.kill_all(Asked::Stop);

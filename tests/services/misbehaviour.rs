@@ -151,7 +151,7 @@ fn nothing_of_a_program_is_left_when_the_daemon_has_ended() {
     let address = Address::fresh();
     let script = "trap '' TERM; sleep 1000 & (sleep 1000; sleep 1000) & echo $$; wait; wait";
     let daemon = Daemon::start(&shell(&address, 1, script, "kill_timeout = \"100ms\""));
-    daemon.expect(&["worker killed", "stopping faster", "program killed"]);
+    daemon.expect(&["worker killed", "stop escalated", "program killed"]);
     let mut client = Client::connect(&address);
     let program = number(&mut client);
     daemon.signal(Signal::SIGINT);
@@ -166,7 +166,7 @@ fn a_stop_at_once_asks_programs() {
         let address = Address::fresh();
         let script = "trap 'exit 7' TERM; echo ready; while :; do sleep 0.02; done";
         let daemon = Daemon::start(&shell(&address, 1, script, "kill_timeout = \"10m\""));
-        daemon.expect(&["stopping faster", "program exited"]);
+        daemon.expect(&["stop escalated", "program exited"]);
         let mut client = Client::connect(&address);
         client.expect("ready\n");
         for signal in signals {

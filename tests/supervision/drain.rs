@@ -190,7 +190,7 @@ fn stop_delay_serves_on_before_the_stop() {
     let address = Address::fresh();
     let config = format!("[daemon]\nstop_delay = \"1h\"\n{}", echo(&address, 2));
     let daemon = Daemon::start(&config);
-    daemon.expect(&["worker killed", "stopping faster"]);
+    daemon.expect(&["worker killed", "stop escalated"]);
     daemon.wait_for_idle("echo", 2);
     daemon.signal(Signal::SIGTERM);
     daemon.log().wait_for("stopping", |_| true);

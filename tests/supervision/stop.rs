@@ -15,7 +15,7 @@ fn a_worker_that_ignores_the_stop_is_killed_after_stop_timeout() {
     let config = format!("[daemon]\nstop_timeout = \"500ms\"\n{}", command(&address, 3));
     for request in ["sleep\n", "spin\n"] {
         let daemon = Daemon::start_example("testsvc", &config);
-        daemon.expect(&["worker killed", "stopping faster"]);
+        daemon.expect(&["worker killed", "stop escalated"]);
         let mut client = Client::connect(&address);
         client.send(request);
         wait_for_busy(&daemon);
@@ -52,7 +52,7 @@ fn busy_for_ever() -> (Daemon, Client) {
         command(&address, 2)
     );
     let daemon = Daemon::start_example("testsvc", &config);
-    daemon.expect(&["worker killed", "stopping faster"]);
+    daemon.expect(&["worker killed", "stop escalated"]);
     let mut client = Client::connect(&address);
     client.send("sleep\n");
     wait_for_busy(&daemon);

@@ -251,7 +251,7 @@ fn every_event_is_a_native_entry(suite: &'static str) {
     let stop = lab.spawn("systemctl stop preforkd");
     expect("stopping", &of_master);
     procfs::send(master, Signal::SIGTERM);
-    expect("stopping faster", &format!("{of_master} PRIORITY=4"));
+    expect("stop escalated", &format!("{of_master} PRIORITY=4"));
     drop(client);
     assert_eq!(stop.join().expect("the stop").code, 0);
     expect("stopped", &of_master);
