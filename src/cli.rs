@@ -6,16 +6,18 @@ use std::path::PathBuf;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, Subcommand};
 
+use crate::program;
+
 /// Keeps a pool of worker processes behind a listening socket.
 #[derive(Debug, Parser)]
-#[command(version, about, max_term_width = 100, subcommand_negates_reqs = true)]
+#[command(name = program::name(), version = program::this().version, about, max_term_width = 100, subcommand_negates_reqs = true)]
 pub struct Cli {
     /// The configuration file.
     #[arg(
         short,
         long,
         value_name = "FILE",
-        default_value = "/etc/preforkd/preforkd.toml",
+        default_value = program::config_file(),
         global = true
     )]
     pub config: PathBuf,

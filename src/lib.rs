@@ -3,11 +3,11 @@
 //! A master process preforks N workers that each block in `accept` on one
 //! listener; when one dies, the master reaps it, writes down how it died, and
 //! forks its successor. This library is the whole daemon: with a service of
-//! your own it takes a call of [`main`].
+//! your own it takes a [`Daemon`] with your service.
 //!
 //! ```no_run
 //! use std::io::Write;
-//! use preforkd::{Connection, Context, Options, Outcome, Problems, Service, Services};
+//! use preforkd::{Connection, Context, Daemon, Options, Outcome, Problems, Service};
 //!
 //! struct Hello;
 //!
@@ -19,7 +19,7 @@
 //!
 //! fn main() -> std::process::ExitCode {
 //!     let hello = |_: &Options| -> Result<Hello, Problems> { Ok(Hello) };
-//!     preforkd::main(Services::builtin().with("hello", hello))
+//!     Daemon::new("greeter", env!("CARGO_PKG_VERSION")).service("hello", hello).main()
 //! }
 //! ```
 //!
@@ -29,6 +29,8 @@
 // The command line, and what it calls. A blank line keeps rustfmt from sorting on.
 mod cli;
 mod commands;
+mod embed;
+mod program;
 
 // 1. Configuration.
 mod config;
@@ -61,28 +63,19 @@ mod log;
 mod notify;
 mod request;
 
-use std::process::ExitCode;
-
 /// Not for an embedding program: `packaging/manual.rs` makes the manual page and the
 /// completions of it, and a test sees nothing that is not public.
 #[doc(hidden)]
 pub use cli::Cli;
 pub use config::{Fault, Options, Problem, Problems};
+pub use embed::{Daemon, main};
 pub use error::Code;
-pub use service::{Connection, Context, Credentials, Outcome, Peer, Service, Services};
+/// The crate by which the options of a service are read. With
+/// `#[serde(crate = "preforkd::serde")]` a program needs no other.
+pub use serde;
+pub use service::{
+    Connection, Context, Credentials, Failure, Outcome, Peer, Service, Services, Wake,
+};
 /// The crate of which [`Context::log`] gives a logger.
 pub use slog;
 pub use sys::wipe::WipingAllocator;
-
-/// The daemon: reads the command line, and does what it says with these
-/// services. Gives the exit code of the process.
-pub fn main(services: Services) -> ExitCode {
-    match Cli::from_arguments() {
-        Ok(cli) => commands::obey(cli, services),
-        Err(error) => {
-            // There is nothing to do about an output that is gone.
-            let _ = error.print();
-            ExitCode::from(if error.use_stderr() { Code::Usage as u8 } else { 0 })
-        }
-    }
-}

@@ -260,6 +260,11 @@ impl OwnPage {
         }
     }
 
+    /// Takes the last words back.
+    pub fn unexplain(self) {
+        self.0[word::REASON..].iter().for_each(|word| word.store(0, Ordering::Relaxed));
+    }
+
     /// Whether the worker is to drain its listener.
     pub fn is_draining(self) -> bool {
         self.draining().load(Ordering::Acquire) == YES

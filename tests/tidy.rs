@@ -10,14 +10,16 @@ use support::source::{Source, source, sources};
 /// What each part may know. What a row leaves out is as important as what it
 /// holds: the arrow of life is master, pool, worker, service, and none of them
 /// looks back up.
-const MAY_KNOW: [(&str, &[&str]); 17] = [
+const MAY_KNOW: [(&str, &[&str]); 19] = [
     ("sys", &[]),
     ("error", &[]),
     ("accounts", &[]),
-    ("cli", &[]),
-    ("config", &["error"]),
+    // A name, which is the same for all of the process.
+    ("program", &[]),
+    ("cli", &["program"]),
+    ("config", &["error", "program"]),
     ("request", &["error"]),
-    ("log", &["config", "error", "sys"]),
+    ("log", &["config", "error", "program", "sys"]),
     ("scoreboard", &["sys"]),
     ("listener", &["accounts", "config", "error", "sys"]),
     ("service", &["config", "error", "log", "sys"]),
@@ -30,6 +32,7 @@ const MAY_KNOW: [(&str, &[&str]); 17] = [
             "error",
             "listener",
             "log",
+            "program",
             "scoreboard",
             "service",
             "sys",
@@ -38,7 +41,10 @@ const MAY_KNOW: [(&str, &[&str]); 17] = [
     ),
     (
         "master",
-        &["accounts", "config", "error", "listener", "log", "pool", "request", "service", "sys"],
+        &[
+            "accounts", "config", "error", "listener", "log", "pool", "program", "request",
+            "service", "sys",
+        ],
     ),
     ("notify", &["config", "error", "listener", "master", "sys"]),
     ("daemon", &["error", "master", "sys"]),
@@ -49,6 +55,7 @@ const MAY_KNOW: [(&str, &[&str]); 17] = [
             "service", "sys",
         ],
     ),
+    ("embed", &["cli", "commands", "config", "error", "program", "service"]),
     // `lib` is the map of all of them, and `main` calls the library.
     ("main", &[]),
 ];

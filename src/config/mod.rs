@@ -37,6 +37,7 @@ use toml::Spanned;
 use toml::de::DeTable;
 
 use crate::error::Code;
+use crate::program;
 
 pub use address::Address;
 use diagnostics::sort;
@@ -107,7 +108,7 @@ pub fn control(path: &Path) -> Result<PathBuf, Problems> {
     let daemon = values.get_ref().get("daemon").and_then(|daemon| daemon.get_ref().as_table());
     let control = daemon.and_then(|daemon| daemon.get("control")?.get_ref().as_str());
     let control = control.map(Path::new).filter(|control| control.is_absolute());
-    Ok(control.unwrap_or(Path::new(Daemon::CONTROL)).to_owned())
+    Ok(control.map_or_else(program::control, Path::to_owned))
 }
 
 /// The main file but for its pools.

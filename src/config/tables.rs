@@ -13,6 +13,8 @@ use std::time::Duration;
 use serde::Deserialize;
 use toml::Spanned;
 
+use crate::program;
+
 use super::address::SocketPath;
 use super::diagnostics::{Problem, Source};
 use super::limits::Limits;
@@ -58,7 +60,7 @@ impl Config {
 pub struct Daemon {
     #[serde(skip)]
     pub(super) origin: Origin,
-    /// The socket that takes commands. At its default, [`Daemon::CONTROL`], it is
+    /// The socket that takes commands. At its default, [`program::control`], it is
     /// optional: that directory exists only under the service.
     #[serde(deserialize_with = "plain::<SocketPath, _>")]
     pub control: PathBuf,
@@ -77,9 +79,6 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// The default of `control`.
-    pub const CONTROL: &str = "/run/preforkd/control.sock";
-
     /// What a pool without a user needs to know.
     pub(super) fn default_user(&self) -> DefaultUser {
         DefaultUser { origin: self.origin.clone(), name: self.user.clone() }
@@ -119,8 +118,8 @@ impl Default for DefaultUser {
 impl Default for Daemon {
     fn default() -> Self {
         Daemon {
-            control: PathBuf::from(Daemon::CONTROL),
-            pid_file: PathBuf::from("/run/preforkd/preforkd.pid"),
+            control: program::control(),
+            pid_file: program::pid_file(),
             stop_timeout: Duration::from_secs(30),
             stop_delay: Duration::ZERO,
             user: Spanned::new(0..0, "nobody".to_owned()),

@@ -296,9 +296,10 @@ Worker tells {
     ClientRefused = "client refused", Debug, "581d51ae7a8541d3971e080ffaf04e59" {
         peer: String,
     }
-    /// A service gave up a connection.
-    ConnectionFailed = "connection failed", Debug, "75dbf94e7ebc4abbbe1c3ca843f72fa5" {
-        peer: String, reason: String,
+    /// A service gave up a connection. A service of an embedding program may choose the
+    /// level.
+    ConnectionFailed = "connection failed", Debug | Info | Warning | Error, "75dbf94e7ebc4abbbe1c3ca843f72fa5" {
+        level: Level, peer: String, reason: String, held_back: HeldBack,
     }
 }
 }

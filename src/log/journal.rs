@@ -23,6 +23,8 @@ use nix::sys::socket::{
 };
 use slog::{Drain, KV, Key, Level, Never, OwnedKVList, Record, Serializer};
 
+use crate::program;
+
 use super::{event, losses, patience};
 
 const SOCKET: &str = "/run/systemd/journal/socket";
@@ -156,14 +158,14 @@ fn compose(entry: &mut Vec<u8>, record: &Record<'_>, values: &OwnedKVList) {
             put(
                 entry,
                 "SYSLOG_IDENTIFIER",
-                &format!("preforkd/{}", value_of("pool").unwrap_or_default()),
+                &format!("{}/{}", program::name(), value_of("pool").unwrap_or_default()),
             );
             put(entry, "SYSLOG_PID", value_of("pid").unwrap_or_default());
         }
         _ => {
             let text = fields.0.iter().rev().map(|(key, value)| format!(", {key}: {value}"));
             put(entry, "MESSAGE", &text.fold(message.clone(), |text, field| text + &field));
-            put(entry, "SYSLOG_IDENTIFIER", "preforkd");
+            put(entry, "SYSLOG_IDENTIFIER", program::name());
         }
     }
     put(entry, "PRIORITY", priority(record.level()));

@@ -13,10 +13,11 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags};
 
-use crate::config::{self, Address, Listen};
+use crate::config::{Address, Listen};
 use crate::error::{Code, Error};
 use crate::listener::{self, Listener, could_not_bind};
 use crate::log::event::Event;
+use crate::program;
 use crate::request::{Action, Reply, Request};
 use crate::sys::clock::Moment;
 use crate::sys::socket::accept;
@@ -50,7 +51,7 @@ fn failed(listen: &Listen, error: &io::Error) -> Error {
 /// The default may fail: a daemon for which nobody has configured a control socket
 /// must still start.
 fn may_be_missing(path: &Path) -> bool {
-    path == config::Daemon::CONTROL
+    path == program::control()
 }
 
 /// The socket is for root and the daemon's own user, who could send signals as well.

@@ -6,6 +6,7 @@
 //! only if the child has found nothing wrong.
 #![forbid(unsafe_code)]
 
+use std::ffi::CString;
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -21,6 +22,7 @@ use crate::accounts::{self, Found};
 use crate::config::{self, Gathered, MainFile};
 use crate::error::{Code, Error, reason};
 use crate::pool::Pool;
+use crate::program;
 use crate::service::Services;
 use crate::sys::clock::Moment;
 use crate::sys::descriptor;
@@ -183,7 +185,7 @@ fn read_for_master(
     // What is the master's is not to be held open by a process that may hang.
     let prepared = descriptor::close_all_but(&mut [answer.as_raw_fd()])
         .and_then(|()| Ok(prctl::set_pdeathsig(Signal::SIGKILL)?))
-        .and_then(|()| Ok(prctl::set_name(c"preforkd-reload")?));
+        .and_then(|()| Ok(prctl::set_name(&own_name())?));
     // The master may have died before it could end this process.
     if getppid() != master {
         fork::leave(Code::Unavailable as u8);
@@ -197,6 +199,11 @@ fn read_for_master(
     let _ = nix::fcntl::fcntl(&answer, blocking);
     let sent = answer.write_all(&compose(&found));
     fork::leave(if sent.is_ok() { 0 } else { Code::Os as u8 });
+}
+
+/// What the process is called in lists of them, where the kernel keeps 15 bytes.
+fn own_name() -> CString {
+    CString::new(format!("{}-reload", program::name())).unwrap_or_default()
 }
 
 fn find(file: &Path, services: &Services, running: &[Pool]) -> Result<Findings, Error> {

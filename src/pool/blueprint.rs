@@ -12,6 +12,7 @@ use crate::config::{Listen, Pool, Problem, Problems};
 use crate::error::{Error, reason};
 use crate::log::event::Event;
 use crate::log::journal;
+use crate::program;
 use crate::service::{Service, Services};
 use crate::sys::unshared::Unshared;
 use crate::worker::Profile;
@@ -103,7 +104,7 @@ impl Blueprint {
             return;
         }
         let pool = &self.config.name;
-        self.stderr = match journal::stream(&format!("preforkd/{pool}")) {
+        self.stderr = match journal::stream(&format!("{}/{pool}", program::name())) {
             Ok(stream) => Stderr::Journal(stream),
             Err(error) => {
                 let (pool, reason) = (pool.clone(), reason(&error));

@@ -10,6 +10,8 @@ use crate::sys::clock::Moment;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retirement {
     since: Moment,
+    /// Since when it has nothing in hand, as far as was seen; None while it has.
+    idle: Option<Moment>,
     next: Moment,
 }
 
@@ -34,10 +36,10 @@ pub struct Bounds {
 }
 
 impl Retirement {
-    /// It was asked at `now`.
-    pub fn begin(now: Moment, bounds: Bounds) -> Self {
+    /// It was asked at `now`, with this in hand.
+    pub fn begin(in_hand: Option<InHand>, now: Moment, bounds: Bounds) -> Self {
         let first = bounds.retire.map_or(bounds.kill, |retire| retire.min(bounds.kill));
-        Retirement { since: now, next: now + first }
+        Retirement { since: now, idle: in_hand.is_none().then_some(now), next: now + first }
     }
 
     /// When to look at it next.
@@ -63,14 +65,12 @@ impl Retirement {
         let cut_at = bounds.retire.map(|retire| self.since + retire);
         self.next = now + elapsed.max(bounds.kill);
         let Some(connection) = in_hand else {
-            return match self.since + bounds.kill {
-                kill_at if kill_at > now => {
-                    self.next = kill_at;
-                    Some(Step::Wait)
-                }
-                _ => Some(Step::Kill),
-            };
+            // Its service may have something to end, and gets the same time for that.
+            let kill_at = *self.idle.get_or_insert(now) + bounds.kill;
+            self.next = kill_at;
+            return Some(if kill_at > now { Step::Wait } else { Step::Kill });
         };
+        self.idle = None;
         match cut_at {
             Some(cut_at) if cut_at <= now => Some(Step::Cut(connection)),
             Some(cut_at) => {
@@ -95,7 +95,7 @@ mod tests {
 
     fn begun(retire: Option<u64>) -> (Retirement, Bounds) {
         let bounds = Bounds { kill: KILL, retire: retire.map(Duration::from_secs) };
-        (Retirement::begin(at(10), bounds), bounds)
+        (Retirement::begin(None, at(10), bounds), bounds)
     }
 
     #[test]
@@ -115,7 +115,18 @@ mod tests {
             assert_eq!(retirement.step(Some(CONNECTION), next, bounds), Some(Step::Wait));
         }
         assert_eq!(looks, [5, 10, 20, 40, 80]);
-        assert_eq!(retirement.step(None, retirement.deadline(), bounds), Some(Step::Kill));
+    }
+
+    #[test]
+    fn one_whose_connection_has_ended_gets_the_time_to_leave() {
+        let (mut retirement, bounds) = begun(None);
+        assert_eq!(retirement.step(Some(CONNECTION), at(15), bounds), Some(Step::Wait));
+        assert_eq!(retirement.step(None, at(20), bounds), Some(Step::Wait));
+        assert_eq!(retirement.deadline(), at(25));
+        assert_eq!(retirement.step(None, at(25), bounds), Some(Step::Kill));
+        let mut retirement = Retirement::begin(Some(CONNECTION), at(10), bounds);
+        assert_eq!(retirement.step(None, at(15), bounds), Some(Step::Wait));
+        assert_eq!(retirement.step(None, at(20), bounds), Some(Step::Kill));
     }
 
     #[test]

@@ -102,7 +102,8 @@ impl Worker {
         if self.asked.is_none() {
             self.asked = Some(why);
             // At a stop, `stop_timeout` bounds what workers may take.
-            self.retirement = (why == Asked::Retire).then(|| Retirement::begin(now, self.bounds()));
+            self.retirement = (why == Asked::Retire)
+                .then(|| Retirement::begin(self.seat.look().in_hand, now, self.bounds()));
             self.signal(Signal::SIGTERM);
         }
     }

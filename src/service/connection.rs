@@ -3,8 +3,9 @@
 
 use std::ffi::OsString;
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
-use std::net::{Shutdown, SocketAddr};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use nix::sys::time::TimeSpec;
 use crate::sys::clock::Moment;
 use crate::sys::{handler, socket};
 
+use super::context::Context;
 use super::linger::linger;
 
 pub use crate::sys::socket::Peer;
@@ -56,6 +58,36 @@ pub struct Credentials {
     pub gid: u32,
 }
 
+/// What has ended a wait: see [`Connection::wait`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wake {
+    /// There is something to read, or the client has closed its end.
+    Input,
+    /// The worker is asked to leave, and there is nothing to read.
+    Leave,
+}
+
+impl From<UnixStream> for Connection {
+    /// A connection on a socket that no worker has accepted.
+    fn from(socket: UnixStream) -> Self {
+        Connection::new(socket.into(), Peer::Unix, None)
+    }
+}
+
+impl TryFrom<TcpStream> for Connection {
+    type Error = io::Error;
+
+    /// A connection on a socket that no worker has accepted.
+    ///
+    /// # Errors
+    ///
+    /// The socket is not connected.
+    fn try_from(socket: TcpStream) -> io::Result<Self> {
+        let peer = Peer::Internet(socket.peer_addr()?);
+        Ok(Connection::new(socket.into(), peer, None))
+    }
+}
+
 impl Connection {
     /// The connection on this socket. A client that sends or takes nothing for
     /// `idle_timeout` ends a read or a write.
@@ -86,6 +118,85 @@ impl Connection {
             }
         }
         self.socket.as_fd()
+    }
+
+    /// A connection and its client's end, a pair of Unix sockets, for the test of a
+    /// service: see [`Context::for_test`].
+    ///
+    /// # Errors
+    ///
+    /// There are no descriptors left.
+    pub fn pair() -> io::Result<(Self, UnixStream)> {
+        let (socket, client) = UnixStream::pair()?;
+        Ok((Connection::from(socket), client))
+    }
+
+    /// The same connection, with a client that may send or take nothing for so long: what
+    /// the key `idle_timeout` of a pool says.
+    #[must_use]
+    pub fn with_idle_timeout(self, longest: Duration) -> Self {
+        let _ = socket::set_timeouts(self.socket.as_fd(), longest);
+        let mut connection = self;
+        connection.idle_timeout = Some(longest);
+        connection
+    }
+
+    /// Waits until there is something to read, the client's end included, or until the
+    /// worker is asked to leave. What is there to be read comes first, so that no request
+    /// is lost. Bytes that a service has read into a buffer of its own are not seen here.
+    ///
+    /// ```
+    /// use std::io::{BufRead, BufReader, Write};
+    /// use preforkd::{Connection, Context, Outcome, Service, Wake};
+    ///
+    /// struct Lines;
+    ///
+    /// impl Service for Lines {
+    ///     fn serve(&mut self, connection: Connection, context: &Context) -> Outcome {
+    ///         let mut reader = BufReader::new(&connection);
+    ///         loop {
+    ///             if reader.buffer().is_empty() {
+    ///                 match connection.wait(context) {
+    ///                     Ok(Wake::Input) => {}
+    ///                     Ok(Wake::Leave) => return Outcome::Served,
+    ///                     Err(error) => return error.into(),
+    ///                 }
+    ///             }
+    ///             let mut line = String::new();
+    ///             match reader.read_line(&mut line) {
+    ///                 Ok(0) => return Outcome::Served,
+    ///                 Ok(_) => {}
+    ///                 Err(error) => return error.into(),
+    ///             }
+    ///             if let Err(error) = (&connection).write_all(line.as_bytes()) {
+    ///                 return error.into();
+    ///             }
+    ///         }
+    ///     }
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::TimedOut`] after `idle_timeout`; or those of
+    /// [`Context::leave_descriptor`].
+    pub fn wait(&self, context: &Context<'_>) -> io::Result<Wake> {
+        let leave = context.leave_descriptor()?;
+        let until = self.idle_timeout.map(|longest| Moment::now() + longest);
+        loop {
+            let left = until.map(|until| until - Moment::now());
+            let mut awaited = [
+                PollFd::new(self.socket.as_fd(), PollFlags::POLLIN),
+                PollFd::new(leave, PollFlags::POLLIN),
+            ];
+            match ppoll(&mut awaited, left.map(TimeSpec::from), None) {
+                Ok(0) => return Err(ErrorKind::TimedOut.into()),
+                Ok(_) if awaited[0].any() != Some(false) => return Ok(Wake::Input),
+                Ok(_) => return Ok(Wake::Leave),
+                Err(Errno::EINTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
     }
 
     /// Who is at the other end.
@@ -135,7 +246,7 @@ impl Connection {
                     handler::note_transfer();
                     return Ok(count);
                 }
-                Err(Errno::EINTR) => self.wait(ready, until)?,
+                Err(Errno::EINTR) => self.go_on(ready, until)?,
                 Err(Errno::EAGAIN) if !self.is_non_blocking() => {
                     return Err(ErrorKind::TimedOut.into());
                 }
@@ -146,7 +257,7 @@ impl Connection {
 
     /// Waits for what is left of the time. The kernel counts it from the start again in
     /// each call, so that signals would make it longer and longer.
-    fn wait(&self, ready: PollFlags, until: Option<Moment>) -> io::Result<()> {
+    fn go_on(&self, ready: PollFlags, until: Option<Moment>) -> io::Result<()> {
         let Some(until) = until else { return Ok(()) };
         loop {
             let left = until - Moment::now();

@@ -80,7 +80,7 @@ impl<'c> IdleWatch<'c> {
     /// How the connection has ended.
     pub fn outcome(&self) -> Outcome {
         match self.is_over {
-            true => Outcome::Failed(ErrorKind::TimedOut.into()),
+            true => io::Error::from(ErrorKind::TimedOut).into(),
             false => Outcome::Served,
         }
     }

@@ -7,6 +7,7 @@
 
 mod child;
 mod connection;
+mod context;
 mod echo;
 mod exec;
 mod idle;
@@ -16,13 +17,12 @@ pub(crate) mod panic;
 mod registry;
 mod success;
 
-use std::cell::OnceCell;
 use std::io;
-use std::time::Duration;
 
-use slog::Logger;
+use slog::Level;
 
-pub use connection::{Connection, Credentials, Peer};
+pub use connection::{Connection, Credentials, Peer, Wake};
+pub use context::Context;
 pub use registry::Services;
 
 /// Where programs are looked for that are named without a path, and the PATH of a
@@ -60,49 +60,23 @@ pub trait Service {
     ///
     /// A worker that is asked to leave meanwhile is not interrupted; one whose
     /// connection is overdue (`request_timeout`) finds it shut down.
+    ///
+    /// A client that stays connected keeps a worker past a reload. A service whose clients
+    /// do so asks [`Context::is_asked_to_leave`] after each reply, or waits for the next
+    /// request by [`Connection::wait`].
     fn serve(&mut self, connection: Connection, context: &Context) -> Outcome;
-}
 
-/// What a service may want to know of its surroundings.
-pub struct Context<'a> {
-    root: &'a Logger,
-    pool: &'a str,
-    slot: u32,
-    /// Made when the first line is logged: most workers never log one, and it
-    /// would be memory of their own.
-    log: OnceCell<Logger>,
-    kill_timeout: Duration,
-}
-
-impl<'a> Context<'a> {
-    /// The context of a worker.
-    pub(crate) fn new(root: &'a Logger, pool: &'a str, slot: u32, kill_timeout: Duration) -> Self {
-        Context { root, pool, slot, log: OnceCell::new(), kill_timeout }
-    }
-
-    /// The log, with the pool and the slot in each line. It is of the crate slog,
-    /// which is here as [`preforkd::slog`](crate::slog):
+    /// Ends what [`start`](Self::start) has begun: the worker leaves, because it was asked
+    /// to or has served its quota. It has no connection, and takes none.
     ///
-    /// ```
-    /// use preforkd::{Connection, Context, Outcome, Service};
+    /// It may take `kill_timeout`, and ends the worker then. It is not called in a worker
+    /// that is killed, that panics, or whose outcome was [`Outcome::Broken`].
     ///
-    /// struct Quiet;
+    /// # Errors
     ///
-    /// impl Service for Quiet {
-    ///     fn serve(&mut self, connection: Connection, context: &Context) -> Outcome {
-    ///         preforkd::slog::debug!(context.log(), "came"; "peer" => %connection.peer());
-    ///         Outcome::Served
-    ///     }
-    /// }
-    /// ```
-    pub fn log(&self) -> &Logger {
-        let fields = || slog::o!("pool" => self.pool.to_owned(), "slot" => self.slot);
-        self.log.get_or_init(|| self.root.new(fields()))
-    }
-
-    /// How long a process that was asked to end may take until it is killed.
-    pub fn kill_timeout(&self) -> Duration {
-        self.kill_timeout
+    /// An error is logged with the end of the worker.
+    fn stop(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
@@ -111,19 +85,66 @@ impl<'a> Context<'a> {
 pub enum Outcome {
     /// It was served.
     Served,
-    /// It broke off, for this reason. Clients cause this, so it is logged at
-    /// level debug.
-    Failed(io::Error),
+    /// It broke off.
+    Failed(Failure),
     /// The worker cannot go on, for this reason: it ends, with all that it has started for
     /// the connection, and is replaced.
     Broken(io::Error),
 }
 
+/// Why a connection broke off, and how much that matters.
+///
+/// ```
+/// use std::io;
+/// use preforkd::{Failure, Outcome, slog::Level};
+///
+/// let disk_is_full = io::Error::from(io::ErrorKind::StorageFull);
+/// let outcome = Outcome::Failed(Failure::new(disk_is_full).at(Level::Error));
+/// ```
+#[derive(Debug)]
+pub struct Failure {
+    pub(crate) reason: io::Error,
+    pub(crate) level: Level,
+}
+
+impl Failure {
+    /// A failure that its client has caused, or may have. It is logged at level debug.
+    pub fn new(reason: io::Error) -> Self {
+        Failure { reason, level: Level::Debug }
+    }
+
+    /// The same failure, logged at this level. Above debug each worker logs ten of them in
+    /// ten seconds at most, because a client may be able to repeat what it has caused.
+    #[must_use]
+    pub fn at(self, level: Level) -> Self {
+        Failure { level, ..self }
+    }
+
+    /// Why the connection broke off.
+    pub fn reason(&self) -> &io::Error {
+        &self.reason
+    }
+
+    /// The level at which it is logged.
+    pub fn level(&self) -> Level {
+        self.level
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(reason: io::Error) -> Self {
+        Failure::new(reason)
+    }
+}
+
+impl From<io::Error> for Outcome {
+    fn from(reason: io::Error) -> Self {
+        Outcome::Failed(reason.into())
+    }
+}
+
 impl From<io::Result<()>> for Outcome {
     fn from(result: io::Result<()>) -> Self {
-        match result {
-            Ok(()) => Outcome::Served,
-            Err(error) => Outcome::Failed(error),
-        }
+        result.map_or_else(Outcome::from, |()| Outcome::Served)
     }
 }

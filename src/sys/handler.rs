@@ -20,11 +20,13 @@ use std::ffi::{CStr, c_char, c_int};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::ptr;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU8, AtomicU64, Ordering::Relaxed};
 
 use nix::libc;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 
+use super::clock::Moment;
+use super::notice;
 use super::signal::set_disposition;
 
 // All of them begin as zeroes, so that they share a page: each page that a worker writes
@@ -58,6 +60,9 @@ static UNUSED: AtomicPtr<AtomicU64> = AtomicPtr::new(ptr::null_mut());
 static CUT: AtomicPtr<AtomicU64> = AtomicPtr::new(ptr::null_mut());
 /// Something was transferred over the connection in hand, as far as this process knows.
 static USED: AtomicBool = AtomicBool::new(false);
+/// When SIGALRM ends this process, and with which exit code; 0 is never.
+static LEAVE_AT: AtomicU64 = AtomicU64::new(0);
+static LEAVE_CODE: AtomicU8 = AtomicU8::new(0);
 /// Where the master writes the number of a connection that is overdue.
 static OVERDUE: AtomicPtr<AtomicU64> = AtomicPtr::new(ptr::null_mut());
 
@@ -195,6 +200,19 @@ pub fn retiring() -> bool {
     RETIRING.load(Relaxed)
 }
 
+/// Whether this process is to leave when the connection in hand has ended. One that drains
+/// its listener takes others until then.
+pub fn is_asked_to_leave() -> bool {
+    retiring() || read(&ASKED) != 0
+}
+
+/// From now on SIGALRM ends this process with exit code `code`, if it comes at `until` or
+/// later. One that comes sooner is late for a connection.
+pub fn leave_at(until: Moment, code: u8) {
+    LEAVE_CODE.store(code, Relaxed);
+    LEAVE_AT.store(until.as_nanos(), Relaxed);
+}
+
 /// Whether the log could not be reopened at SIGUSR1, which retires the
 /// process: its successor inherits the new log from the master.
 pub fn log_lost() -> bool {
@@ -259,6 +277,7 @@ fn handle(signal: Signal, handler: extern "C" fn(c_int)) -> io::Result<()> {
 extern "C" fn handle_retire(_: c_int) {
     keep_errno(|| {
         write(&ASKED, 1);
+        notice::give_attached();
         // Who has not got as far as accepting goes at once either way.
         if read(&DRAINING) != YES || !ACCEPTING.load(Relaxed) {
             retire();
@@ -326,6 +345,7 @@ extern "C" fn handle_reopen(_: c_int) {
             // We run as somebody who may not open it. The old file is still
             // written to, so nothing is lost; a successor gets the new one.
             LOG_LOST.store(true, Relaxed);
+            notice::give_attached();
             retire();
         }
     });
@@ -337,6 +357,10 @@ extern "C" fn handle_wake(_: c_int) {}
 
 extern "C" fn handle_overdue(_: c_int) {
     keep_errno(|| {
+        let leave_at = LEAVE_AT.load(Relaxed);
+        if leave_at != 0 && Moment::now().as_nanos() >= leave_at {
+            super::fork::leave(LEAVE_CODE.load(Relaxed));
+        }
         let serial = SERIAL.load(Relaxed);
         // The signal may come after the connection that it was meant for has
         // ended; the next one must not pay for it.

@@ -10,6 +10,7 @@ pub mod fork;
 pub mod handler;
 pub mod identity;
 pub mod listener;
+pub mod notice;
 pub mod pages;
 pub mod place;
 pub mod process;

@@ -5,6 +5,7 @@
 
 mod access;
 mod hand;
+mod leave;
 mod privileges;
 mod profile;
 mod quota;
@@ -92,7 +93,8 @@ pub fn run(assignment: Assignment<'_>) -> Infallible {
         let Assignment { log, pool, slot, profile, .. } = assignment;
         let context = Context::new(log, pool, slot, profile.kill_timeout);
         let desk = settle::settle(assignment, page)?;
-        serve::serve(desk, &context)
+        let service = serve::serve(desk, &context)?;
+        leave::stop(service, page, profile.kill_timeout)
     });
     let failed = match end {
         Ok(Ok(())) => fork::leave(0),

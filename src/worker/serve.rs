@@ -7,13 +7,14 @@ use std::process::id;
 
 use nix::errno::Errno;
 use nix::poll::{PollTimeout, poll};
+use slog::Level;
 
 use crate::error::{Code, Error, reason};
 use crate::log::event::Event;
-use crate::log::rate::Rate;
+use crate::log::rate::{HeldBack, Rate};
 use crate::log::{losses, patience};
 use crate::scoreboard::Leaving;
-use crate::service::{Connection, Context, Outcome, panic};
+use crate::service::{Connection, Context, Failure, Outcome, Peer, Service, panic};
 use crate::sys::clock::Moment;
 use crate::sys::{handler, socket};
 
@@ -25,12 +26,16 @@ use super::{access, quota};
 /// How long a worker waits when the machine lacks what accept needs.
 const SHORTAGE_PAUSE_MS: u8 = 100;
 
-/// Serves connections until the worker retires or has served its quota.
+/// How many failures above debug are logged in ten seconds.
+const FAILURES_LOGGED: u32 = 10;
+
+/// Serves connections until the worker retires or has served its quota. Gives the service
+/// back.
 ///
 /// # Errors
 ///
 /// The listener is broken, or the service panicked or says that it cannot go on.
-pub fn serve(desk: Desk<'_>, context: &Context<'_>) -> Result<(), Error> {
+pub fn serve<'a>(desk: Desk<'a>, context: &Context<'_>) -> Result<&'a mut dyn Service, Error> {
     let Desk { profile, service, listeners, page } = desk;
     // A configuration has one address for each pool.
     let Some(&listener) = listeners.first() else {
@@ -38,15 +43,16 @@ pub fn serve(desk: Desk<'_>, context: &Context<'_>) -> Result<(), Error> {
     };
     let quota = quota_of(profile);
     let mut shortages = Rate::new(1);
+    let mut failures = Rate::new(FAILURES_LOGGED);
     let mut hand = Hand::new(page);
     loop {
         if handler::retiring() {
             page.leave(if handler::log_lost() { Leaving::LogLost } else { Leaving::Asked });
-            return Ok(());
+            return Ok(service);
         }
         if quota.is_some_and(|quota| hand.served() >= quota) {
             page.leave(Leaving::Recycled);
-            return Ok(());
+            return Ok(service);
         }
         let (socket, peer) = match socket::accept(listener) {
             Ok(accepted) => accepted,
@@ -55,7 +61,7 @@ pub fn serve(desk: Desk<'_>, context: &Context<'_>) -> Result<(), Error> {
             // The end of the queue, see `Listener::begin_drain`.
             Err(Errno::EAGAIN | Errno::EINVAL) if page.is_draining() => {
                 page.leave(Leaving::Asked);
-                return Ok(());
+                return Ok(service);
             }
             Err(errno) => {
                 match Refusal::of(errno) {
@@ -85,10 +91,7 @@ pub fn serve(desk: Desk<'_>, context: &Context<'_>) -> Result<(), Error> {
         let connection = Connection::new(socket, peer, profile.idle_timeout);
         match panic::catch(|| service.serve(connection, context)) {
             Ok(Outcome::Served) => {}
-            Ok(Outcome::Failed(reason)) => {
-                let (peer, reason) = (peer.to_string(), reason.to_string());
-                Event::ConnectionFailed { peer, reason }.tell(context.log());
-            }
+            Ok(Outcome::Failed(failure)) => tell_failure(&failure, peer, &mut failures, context),
             Ok(Outcome::Broken(reason)) => {
                 return Err(Error::system("serve connection", &reason).with_code(Code::Os));
             }
@@ -102,6 +105,20 @@ pub fn serve(desk: Desk<'_>, context: &Context<'_>) -> Result<(), Error> {
         in_hand.finish();
         patience::renew(patience::WORKER_MS);
         losses::tell(|count| Event::LogLinesLost { count }.tell(context.log()));
+    }
+}
+
+/// Logs why a connection broke off. Above debug there is a bound, since a client may have
+/// caused it.
+fn tell_failure(failure: &Failure, peer: Peer, failures: &mut Rate, context: &Context<'_>) {
+    let level = failure.level();
+    let admitted = match level {
+        Level::Debug | Level::Trace => Some(HeldBack::NONE),
+        _ => failures.admit(Moment::now()),
+    };
+    if let Some(held_back) = admitted {
+        let (peer, reason) = (peer.to_string(), failure.reason().to_string());
+        Event::ConnectionFailed { level, peer, reason, held_back }.tell(context.log());
     }
 }
 

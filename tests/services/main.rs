@@ -3,6 +3,7 @@
 
 mod access;
 mod echo;
+mod embedding;
 mod exec;
 mod hello;
 mod journal;

@@ -114,7 +114,7 @@ impl Service for Exec {
     fn serve(&mut self, connection: Connection, context: &Context) -> Outcome {
         match &mut self.runner {
             Some(runner) => runner.run(&connection, context),
-            None => Outcome::Failed(io::Error::other("the service was not started")),
+            None => io::Error::other("the service was not started").into(),
         }
     }
 }

@@ -72,20 +72,20 @@ impl Runner {
     pub fn run(&mut self, connection: &Connection, context: &Context) -> Outcome {
         let mut idle = match IdleWatch::begin(connection) {
             Ok(idle) => idle,
-            Err(error) => return Outcome::Failed(error),
+            Err(error) => return error.into(),
         };
         let mut child = match self.start(connection) {
             Ok(child) => child,
             Err(error) => {
                 self.teller.not_started(&error, connection.peer(), context.log());
-                return Outcome::Failed(error);
+                return error.into();
             }
         };
         let outcome = self.watch(&mut child, &mut idle, connection, context);
         if matches!(outcome, Outcome::Broken(_)) {
             return outcome;
         }
-        self.finish(child, connection, context).map_or_else(Outcome::Failed, |()| outcome)
+        self.finish(child, connection, context).map_or_else(Outcome::from, |()| outcome)
     }
 
     fn start(&mut self, connection: &Connection) -> io::Result<Child> {
@@ -116,12 +116,12 @@ impl Runner {
         loop {
             let ready = match self.wait(child, idle, connection) {
                 Ok(ready) => ready,
-                Err(error) => return Outcome::Failed(error),
+                Err(error) => return error.into(),
             };
             if let (true, StderrTo::Log(pipe)) = (ready.written, &mut self.stderr)
                 && let Err(error) = pipe.take(context.log(), self.teller.name(), child.pid())
             {
-                return Outcome::Failed(error);
+                return error.into();
             }
             if ready.ended {
                 return idle.outcome();

@@ -264,6 +264,11 @@ fn complete(text: &str, directory: &Path, additions: Additions) -> String {
     }
 }
 
+/// Whether a child of a master reads the configuration for a reload.
+fn is_reader(child: &Process) -> bool {
+    child.name.ends_with("-reload")
+}
+
 /// A daemon that runs, or ran.
 pub struct Daemon {
     /// The process that the harness started, and with it the session.
@@ -350,7 +355,7 @@ impl Daemon {
     pub fn children(&self) -> Vec<i32> {
         let children = procfs::children(self.pid());
         // Not the one that reads the configuration for a reload.
-        let is_one = |child: &&Process| child.is_alive() && child.name != "preforkd-reload";
+        let is_one = |child: &&Process| child.is_alive() && !is_reader(child);
         children.iter().filter(is_one).map(|child| child.pid).collect()
     }
 
@@ -358,7 +363,6 @@ impl Daemon {
     #[track_caller]
     pub fn zombies(&self) -> Vec<i32> {
         // The one that has read the configuration for a reload may just have ended.
-        let is_reader = |child: &Process| child.name == "preforkd-reload";
         let children = until("who read for a reload is reaped", || {
             let children = procfs::children(self.pid());
             (!children.iter().any(is_reader)).then_some(children)
