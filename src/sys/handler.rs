@@ -22,12 +22,12 @@ use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU8, AtomicU64, Ordering::Relaxed};
 
+use nix::errno::Errno;
 use nix::libc;
-use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+use nix::sys::signal::Signal;
 
 use super::clock::Moment;
 use super::notice;
-use super::signal::set_disposition;
 
 // All of them begin as zeroes, so that they share a page: each page that a worker writes
 // is one of its own.
@@ -144,14 +144,20 @@ pub fn install(targets: &Targets<'_>) -> io::Result<()> {
         pointer.store(ptr::from_ref(word).cast_mut(), Relaxed);
     }
 
-    for (signal, handler) in HANDLED {
-        handle(signal, handler)?;
-    }
-    for signal in IGNORED {
-        set_disposition(signal, SigHandler::SigIgn)?;
-    }
-    for signal in DEFAULT {
-        set_disposition(signal, SigHandler::SigDfl)?;
+    let handled = HANDLED.map(|(signal, handler)| (signal, handler as libc::sighandler_t));
+    let ignored = IGNORED.map(|signal| (signal, libc::SIG_IGN));
+    let default = DEFAULT.map(|signal| (signal, libc::SIG_DFL));
+    // SAFETY: plain data, of which zeroes are a value.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    action.sa_flags = libc::SA_RESTART;
+    // SAFETY: sigfillset writes to the set that it is given, and sigaction reads the action.
+    // Each handler makes async-signal-safe calls only and puts errno back.
+    unsafe {
+        libc::sigfillset(&raw mut action.sa_mask);
+        for (signal, reaction) in handled.into_iter().chain(ignored).chain(default) {
+            action.sa_sigaction = reaction;
+            Errno::result(libc::sigaction(signal as c_int, &raw const action, ptr::null_mut()))?;
+        }
     }
     Ok(())
 }
@@ -264,14 +270,6 @@ pub(super) fn set_program(leader: libc::pid_t) {
 /// Tells them that the program has ended, before it is reaped.
 pub fn forget_program() {
     set_program(0);
-}
-
-fn handle(signal: Signal, handler: extern "C" fn(c_int)) -> io::Result<()> {
-    let action = SigAction::new(SigHandler::Handler(handler), SaFlags::SA_RESTART, SigSet::all());
-    // SAFETY: each handler below makes async-signal-safe calls only and puts
-    // errno back.
-    unsafe { sigaction(signal, &action) }?;
-    Ok(())
 }
 
 extern "C" fn handle_retire(_: c_int) {

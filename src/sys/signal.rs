@@ -122,7 +122,7 @@ fn reset_ignored() -> io::Result<()> {
 }
 
 /// Sets a signal to be ignored or to have its default action.
-pub(super) fn set_disposition(signal: Signal, disposition: SigHandler) -> nix::Result<()> {
+fn set_disposition(signal: Signal, disposition: SigHandler) -> nix::Result<()> {
     debug_assert!(matches!(disposition, SigHandler::SigIgn | SigHandler::SigDfl));
     let action = SigAction::new(disposition, SaFlags::empty(), SigSet::empty());
     // SAFETY: no function of ours is installed, so none can run in a handler.
