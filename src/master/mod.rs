@@ -36,7 +36,7 @@ use crate::log::event::Event;
 use crate::log::sink::Kind;
 use crate::log::{losses, patience};
 use crate::pool::{Asked, Gate, Inheritance, Mending, OomKills, Pool, Standing};
-use crate::service::Services;
+use crate::service::{Services, panic};
 use crate::sys::clock::Moment;
 use crate::sys::descriptor;
 use crate::sys::signal::{Received, Waiting};
@@ -400,6 +400,7 @@ impl<'a> Master<'a> {
 fn become_supervisor() -> Result<Waiting, Error> {
     let failed = |what: &'static str| move |error: io::Error| Error::system(what, &error);
     let signals = Waiting::begin(&WANTED, &IGNORED).map_err(failed("set signal handlers"))?;
+    panic::prepare();
     orphans::adopt().map_err(failed("adopt orphans"))?;
     let null = File::open("/dev/null").map_err(failed("open file \"/dev/null\""))?;
     descriptor::replace(&null, 0).map_err(failed("set standard input"))?;
