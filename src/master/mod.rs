@@ -143,10 +143,10 @@ impl<'a> Master<'a> {
             Some(sink) => sink,
             None => plan::open_log(Kind::of(&plan.log))?,
         };
-        let control = Control::open(&plan.daemon.control, &file, &mut plan.news)?;
         let logger = log::logger(&plan.log, &sink);
         let inheritance = Inheritance::new(logger, sink)
             .map_err(|error| Error::system("make scoreboard", &error))?;
+        let control = Control::open(&plan.daemon.control, &file, &mut plan.news)?;
         let mut master = Master {
             herald: Herald::new(observer),
             file,

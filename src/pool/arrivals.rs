@@ -30,7 +30,7 @@ pub struct Arrivals {
 impl Arrivals {
     /// A way on which nobody has sent anything.
     pub fn new() -> io::Result<Self> {
-        let (ours, workers) =
+        let (workers, ours) =
             socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
         setsockopt(&ours, sockopt::PassCred, &true)?;
         Ok(Arrivals { ours, workers })

@@ -32,10 +32,11 @@ pub struct Inheritance {
 impl Inheritance {
     /// The inheritance of the workers of this process.
     pub fn new(log: Logger, sink: Sink) -> io::Result<Self> {
+        // What a worker keeps comes first: it closes the gaps between what it keeps.
         Ok(Inheritance {
-            scoreboard: Scoreboard::new()?,
             dead: listener::dead()?,
             arrivals: Arrivals::new()?,
+            scoreboard: Scoreboard::new()?,
             log,
             sink,
             master: getpid(),
