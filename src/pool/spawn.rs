@@ -6,6 +6,7 @@ use std::os::fd::AsFd;
 
 use crate::scoreboard::Seat;
 use crate::sys::clock::Moment;
+use crate::sys::identity::Terminal;
 use crate::worker::{self, Assignment, Entrance};
 
 use super::generation::{Gate, Generation};
@@ -33,6 +34,7 @@ pub fn spawn(
     let started = Moment::now();
     let terms = Terms::of(&generation.blueprint.config);
     let blueprint = &mut generation.blueprint;
+    let terminal = Terminal::look();
     let forked = blueprint.profile.fork_row(seats.len(), |place| {
         worker::run(Assignment {
             pool: &blueprint.config.name,
@@ -47,6 +49,7 @@ pub fn spawn(
             dead: inheritance.dead.as_fd(),
             ready: inheritance.arrivals.announcer(),
             stderr: blueprint.stderr.descriptor(),
+            terminal,
             seat: &seats[place],
             log: &inheritance.log,
             log_number: inheritance.sink.number(),

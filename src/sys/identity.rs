@@ -6,11 +6,14 @@ use std::convert::Infallible;
 use std::ffi::{CString, c_char};
 use std::fs;
 use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::ptr;
 
 use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
 use nix::libc;
 use nix::sys::prctl;
+use nix::sys::stat::Mode;
 
 use super::fork::{Alone, Children};
 use super::unshared::Unshared;
@@ -58,31 +61,51 @@ pub fn set_oom_score_adj(score: i32) -> io::Result<()> {
     }
 }
 
-/// Gives up the controlling terminal, for this process and all that it starts: nobody of
-/// them can put keystrokes into it (TIOCSTI) or get its signals. A process that leads no session gets none back
-/// by opening one (tty_ioctl(4), TIOCNOTTY).
-///
-/// A session of its own would do, too, but costs up to a hundred microseconds and memory
-/// for each processor where the scheduler groups by session (sched(7), autogroup).
-pub fn leave_terminal() -> io::Result<()> {
-    let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
-    // SAFETY: the path is a C string that lives for ever.
-    let terminal = unsafe { libc::open(c"/dev/tty".as_ptr(), flags) };
-    if terminal < 0 && Errno::last() == Errno::ENXIO {
-        // There is none.
-        return Ok(());
+/// Whether a process has a controlling terminal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Terminal {
+    /// It has none, and nor have the children that it forks.
+    Absent,
+    /// It has one, or there is no way to tell.
+    Possible,
+}
+
+impl Terminal {
+    /// That of this process. The kernel never waits in the open of this file.
+    pub fn look() -> Terminal {
+        match open_terminal() {
+            Err(Errno::ENXIO) => Terminal::Absent,
+            _ => Terminal::Possible,
+        }
     }
-    // SAFETY: TIOCNOTTY has no argument. The descriptor may be bad, which is told.
-    let left = unsafe { libc::ioctl(terminal, libc::TIOCNOTTY) };
-    if terminal >= 0 {
-        // SAFETY: it was opened above, and nobody else has it.
-        unsafe { libc::close(terminal) };
+
+    /// Gives it up, for this process and all that it starts: nobody of them can put
+    /// keystrokes into it (TIOCSTI) or get its signals. A process that leads no session
+    /// gets none back by opening one (tty_ioctl(4), TIOCNOTTY).
+    ///
+    /// A session of its own would do, too, but costs up to a hundred microseconds and memory
+    /// for each processor where the scheduler groups by session (sched(7), autogroup).
+    pub fn leave(self) -> io::Result<()> {
+        if self == Terminal::Absent {
+            return Ok(());
+        }
+        let left = match open_terminal() {
+            Err(Errno::ENXIO) => return Ok(()),
+            // SAFETY: TIOCNOTTY has no argument.
+            Ok(terminal) => unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCNOTTY) },
+            Err(_) => -1,
+        };
+        if left < 0 {
+            // There is no such file here; a session of its own has no terminal.
+            nix::unistd::setsid()?;
+        }
+        Ok(())
     }
-    if left < 0 {
-        // There is no such file here; a session of its own has no terminal.
-        nix::unistd::setsid()?;
-    }
-    Ok(())
+}
+
+fn open_terminal() -> nix::Result<OwnedFd> {
+    let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+    open(c"/dev/tty", flags, Mode::empty())
 }
 
 /// An environment, `NAME=value` each, ready to be made the process's own.

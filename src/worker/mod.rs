@@ -25,6 +25,7 @@ use crate::scoreboard::Seat;
 use crate::service::{Context, Service, panic};
 use crate::sys::fork;
 use crate::sys::handler::MOST_LISTENERS;
+use crate::sys::identity::Terminal;
 
 pub use profile::Profile;
 
@@ -50,6 +51,8 @@ pub struct Assignment<'a> {
     pub ready: BorrowedFd<'a>,
     /// A stream to the log that becomes its standard error.
     pub stderr: Option<BorrowedFd<'a>>,
+    /// The terminal that it must not have.
+    pub terminal: Terminal,
     /// Its place on the scoreboard.
     pub seat: &'a Seat,
     /// The log.

@@ -11,7 +11,7 @@ use crate::error::{Code, Error};
 use crate::log;
 use crate::scoreboard::OwnPage;
 use crate::service::{Service, panic};
-use crate::sys::{descriptor, handler, identity, signal};
+use crate::sys::{descriptor, handler, signal};
 
 use super::profile::Profile;
 use super::{Assignment, Entrance, privileges};
@@ -47,7 +47,7 @@ pub fn settle<'a>(assignment: Assignment<'a>, page: OwnPage) -> Result<Desk<'a>,
     log::settle();
 
     // 2. No terminal: root's shell may be behind it.
-    identity::leave_terminal().map_err(|error| Error::system("leave terminal", &error))?;
+    assignment.terminal.leave().map_err(|error| Error::system("leave terminal", &error))?;
 
     // 3. Descriptors: no other pool's listener, nothing that the master was
     // started with.
