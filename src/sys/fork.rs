@@ -78,6 +78,7 @@ impl Alone {
     /// Each page that the parent writes between two forks is copied, and the child before
     /// keeps the old one for itself. So the parent writes to its stack only: a child
     /// writes there, too.
+    #[inline(never)]
     pub(super) fn fork_row(
         &self,
         count: usize,
@@ -111,6 +112,7 @@ impl Alone {
 
 /// Lives `life` to its end; a panic ends it, too. So whatever the caller has borrowed stays
 /// borrowed as long as the process lives.
+#[inline(always)]
 fn live(life: impl FnOnce() -> Infallible) -> ! {
     struct Last;
     impl Drop for Last {
