@@ -183,7 +183,7 @@ fn read_for_master(
     mut answer: File,
 ) -> ! {
     // What is the master's is not to be held open by a process that may hang.
-    let prepared = descriptor::close_all_but(&mut [answer.as_raw_fd()])
+    let prepared = descriptor::close_all_but(&[answer.as_raw_fd()])
         .and_then(|()| Ok(prctl::set_pdeathsig(Signal::SIGKILL)?))
         .and_then(|()| Ok(prctl::set_name(&own_name())?));
     // The master may have died before it could end this process.

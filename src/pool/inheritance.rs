@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use nix::unistd::{Pid, getpid};
 use slog::Logger;
@@ -41,5 +41,14 @@ impl Inheritance {
             sink,
             master: getpid(),
         })
+    }
+
+    /// The descriptors above 2 that a worker of these listeners keeps, in order.
+    pub fn kept(&self, listeners: &[BorrowedFd<'_>]) -> Vec<RawFd> {
+        let named = listeners.iter().copied().chain([self.dead.as_fd(), self.arrivals.announcer()]);
+        let mut all: Vec<_> = named.map(|descriptor| descriptor.as_raw_fd()).collect();
+        all.push(self.sink.number());
+        all.sort_unstable();
+        all
     }
 }

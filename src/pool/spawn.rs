@@ -35,6 +35,7 @@ pub fn spawn(
     let terms = Terms::of(&generation.blueprint.config);
     let blueprint = &mut generation.blueprint;
     let terminal = Terminal::look();
+    let kept = inheritance.kept(&listeners);
     let forked = blueprint.profile.fork_row(seats.len(), |place| {
         worker::run(Assignment {
             pool: &blueprint.config.name,
@@ -47,6 +48,7 @@ pub fn spawn(
                 Gate::Shut => Entrance::Shut,
             },
             dead: inheritance.dead.as_fd(),
+            kept: &kept,
             ready: inheritance.arrivals.announcer(),
             stderr: blueprint.stderr.descriptor(),
             terminal,

@@ -7,12 +7,12 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use nix::errno::Errno;
 use nix::libc;
 
-/// Closes every descriptor above 2 but those in `keep` (close_range(2)).
+/// Closes every descriptor above 2 but those in `keep`, which are in ascending order
+/// (close_range(2)).
 ///
 /// This is for a child that just came out of fork: what it inherited belongs
 /// to objects of its parent that it never drops.
-pub fn close_all_but(keep: &mut [RawFd]) -> io::Result<()> {
-    keep.sort_unstable();
+pub fn close_all_but(keep: &[RawFd]) -> io::Result<()> {
     let mut first = 3;
     for &kept in keep.iter().filter(|&&fd| fd > 2) {
         if kept > first {

@@ -14,7 +14,7 @@ mod settle;
 
 use std::convert::Infallible;
 use std::ffi::CStr;
-use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{BorrowedFd, RawFd};
 
 use nix::unistd::Pid;
 use slog::Logger;
@@ -47,6 +47,8 @@ pub struct Assignment<'a> {
     pub entrance: Entrance,
     /// What takes the place of each listener when it retires.
     pub dead: BorrowedFd<'a>,
+    /// The descriptors above 2 that it keeps, in order.
+    pub kept: &'a [RawFd],
     /// Written to once, when it has got as far as accepting.
     pub ready: BorrowedFd<'a>,
     /// A stream to the log that becomes its standard error.
@@ -63,19 +65,6 @@ pub struct Assignment<'a> {
     pub log_path: Option<&'static CStr>,
     /// The master's pid.
     pub master: Pid,
-}
-
-impl Assignment<'_> {
-    /// The descriptors above 2 that the worker keeps, some of them more than once: a list
-    /// of the right length would be memory of its own.
-    fn descriptors(&self) -> [RawFd; MOST_LISTENERS + 3] {
-        let named = self.listeners.iter().chain([&self.dead, &self.ready]);
-        let mut all = [self.log_number; MOST_LISTENERS + 3];
-        for (place, descriptor) in all.iter_mut().zip(named) {
-            *place = descriptor.as_raw_fd();
-        }
-        all
-    }
 }
 
 /// Whether a worker may accept as soon as it can.

@@ -55,7 +55,7 @@ pub fn settle<'a>(assignment: Assignment<'a>, page: OwnPage) -> Result<Desk<'a>,
         descriptor::replace(stderr, 2)
             .map_err(|error| Error::system("set standard error", &error))?;
     }
-    descriptor::close_all_but(&mut assignment.descriptors())
+    descriptor::close_all_but(assignment.kept)
         .map_err(|error| Error::system("close descriptors", &error))?;
 
     // 4. What the pool says.
