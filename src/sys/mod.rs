@@ -11,6 +11,7 @@ pub mod handler;
 pub mod identity;
 pub mod listener;
 pub mod notice;
+mod memory;
 pub mod pages;
 pub mod place;
 pub mod process;
