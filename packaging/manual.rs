@@ -79,6 +79,8 @@ fn every_key_and_service_is_documented() {
         (&tables, "Pool"),
         (&read("src/config/listen.rs"), "ListenTable"),
         (&read("src/config/limits.rs"), "Limits"),
+        (&read("src/config/fairness.rs"), "RateTable"),
+        (&read("src/config/fairness.rs"), "PerSourceTable"),
         (&read("src/service/exec/mod.rs"), "ExecOptions"),
     ] {
         keys.extend(keys_of(source, name));

@@ -42,7 +42,9 @@ mod listener;
 // 3. The master.
 mod master;
 
-// 4. Pools, and the pages on which their workers tell what they do.
+// 4. Pools, the pages on which their workers tell what they do, and what the workers of
+// one pool know of each other.
+mod ledger;
 mod pool;
 mod scoreboard;
 

@@ -50,6 +50,8 @@ mod word {
     pub const UNUSED: usize = 13;
     /// The number of a connection that went for that.
     pub const CUT: usize = 14;
+    /// How many clients it has turned away.
+    pub const REFUSED: usize = 15;
     /// Why the worker could not go on, in words.
     pub const REASON: usize = super::HEAD_WORDS;
 }
@@ -115,6 +117,8 @@ pub struct Look {
     pub is_accepting: bool,
     /// How many connections it has finished.
     pub served: u64,
+    /// How many clients it has turned away.
+    pub refused: u64,
     /// The connection in hand.
     pub in_hand: Option<InHand>,
     /// Why it is leaving by itself.
@@ -133,6 +137,7 @@ impl Seat {
         Look {
             is_accepting: words[word::ACCEPTING] != 0,
             served: words[word::SERVED],
+            refused: words[word::REFUSED],
             in_hand: (serial != 0).then_some(InHand { serial, began }),
             leaving: match words[word::LEAVING] {
                 1 => Some(Leaving::Recycled),
@@ -239,6 +244,11 @@ impl OwnPage {
         self.0[word::SERIAL].store(0, Ordering::Release);
     }
 
+    /// Says that the worker has turned away a client, the `refused`th so far.
+    pub fn refuse(self, refused: u64) {
+        self.0[word::REFUSED].store(refused, Ordering::Relaxed);
+    }
+
     /// Says why the worker leaves by itself.
     pub fn leave(self, leaving: Leaving) {
         let word = match leaving {
@@ -322,8 +332,9 @@ mod tests {
         own.begin(5, began, Peer::Unix);
         assert_eq!(seat.peer(), Peer::Unix);
         own.finish(5);
+        own.refuse(2);
         let look = seat.look();
-        assert_eq!((look.in_hand, look.served), (None, 5));
+        assert_eq!((look.in_hand, look.served, look.refused), (None, 5, 2));
         seat.mark_overdue(InHand { serial: 9, began });
         assert_eq!(own.overdue().load(Ordering::Relaxed), 9);
     }

@@ -8,6 +8,7 @@
 
 mod address;
 mod diagnostics;
+mod fairness;
 mod fault;
 mod gather;
 mod gathered;
@@ -42,6 +43,7 @@ use crate::program;
 pub use address::Address;
 use diagnostics::sort;
 pub use diagnostics::{Problem, Problems, Source};
+pub use fairness::{PerSource, Rate};
 pub use fault::Fault;
 pub use gather::{MainFile, gather};
 use gather::{could_not_read, main_file};

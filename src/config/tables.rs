@@ -17,6 +17,7 @@ use crate::program;
 
 use super::address::SocketPath;
 use super::diagnostics::{Problem, Source};
+use super::fairness::{PerSource, Rate, Refusal};
 use super::limits::Limits;
 use super::listen::Listens;
 use super::peers::Peers;
@@ -276,6 +277,15 @@ pub struct Pool {
     /// Who may not connect.
     #[serde(default)]
     pub deny: Vec<Peers>,
+    /// What one source of clients may have; `None` is as much as there is.
+    #[serde(default)]
+    pub per_source: Option<PerSource>,
+    /// How often connections may begin, from all sources together.
+    #[serde(default)]
+    pub rate: Option<Rate>,
+    /// What a client is told that is over one of these limits.
+    #[serde(default, deserialize_with = "optional::<Refusal, _>")]
+    pub refusal: Option<String>,
 }
 
 /// The most workers of one pool: above that, a pid namespace runs out first.
@@ -317,6 +327,11 @@ impl Pool {
             format!("{} is not more than the {} of workers", most.get_ref(), self.workers);
         let hint = "a reload needs room for a new worker next to the old ones";
         Some(self.problem("max_workers", most.span(), message).with_hint(hint))
+    }
+
+    /// Whether its workers have to know of each other's clients.
+    pub fn is_shared_out(&self) -> bool {
+        self.per_source.is_some() || self.rate.is_some()
     }
 
     /// The file and the line in which this pool begins, for a message.

@@ -214,15 +214,15 @@ Master tells {
     /// the code is 0.
     WorkerExited = "worker exited", Info | Warning, "ee2f814bb8474fd197094a249e6803a1" {
         level: Level, pool: String, slot: u32, pid: Pid, generation: u64,
-        code: u8, cause: &'static str, uptime_ms: Duration, served: u64, cpu_ms: Duration,
-        max_rss_kib: u64, peer: Option<String>, in_hand_ms: Option<Duration>,
+        code: u8, cause: &'static str, uptime_ms: Duration, served: u64, refused: Option<u64>,
+        cpu_ms: Duration, max_rss_kib: u64, peer: Option<String>, in_hand_ms: Option<Duration>,
         reason: Option<String>, held_back: HeldBack,
     }
     /// A signal ended a worker. The level is warning if the master sent the signal.
     WorkerKilled = "worker killed", Error | Warning, "e0fb4a7e16074d27bd3cdef9b994c7bc" {
         level: Level, pool: String, slot: u32, pid: Pid, generation: u64,
         signal: String, core_dumped: bool, cause: &'static str, uptime_ms: Duration, served: u64,
-        cpu_ms: Duration, max_rss_kib: u64, peer: Option<String>, in_hand_ms: Option<Duration>,
+        refused: Option<u64>, cpu_ms: Duration, max_rss_kib: u64, peer: Option<String>, in_hand_ms: Option<Duration>,
         reason: Option<String>, held_back: HeldBack,
     }
     /// A connection took longer than `request_timeout`.
@@ -292,9 +292,10 @@ Worker tells {
     CouldNotAccept = "could not accept", Warning, "d3657395e4ce4a2eae6ede0386cd286e" {
         reason: String, held_back: HeldBack,
     }
-    /// `allow` and `deny` do not admit a client.
-    ClientRefused = "client refused", Debug, "581d51ae7a8541d3971e080ffaf04e59" {
-        peer: String,
+    /// A client was turned away. The reason is the key that says so. The level is debug if
+    /// the key is `allow` or `deny`.
+    ClientRefused = "client refused", Debug | Info, "581d51ae7a8541d3971e080ffaf04e59" {
+        level: Level, peer: String, reason: &'static str, held_back: HeldBack,
     }
     /// A service gave up a connection. A service of an embedding program may choose the
     /// level.

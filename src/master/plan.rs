@@ -123,7 +123,7 @@ impl Plan {
                     if blueprint.is_root() {
                         news.push(Event::PoolRunsAsRoot { pool: blueprint.config.name.clone() });
                     }
-                    if let Err(error) = blueprint.seal() {
+                    if let Err(error) = blueprint.seal().and_then(|()| blueprint.open_ledger()) {
                         problems.push(Problem::new(&error).with_code(error.code()));
                     }
                     pools.push((blueprint, listeners));

@@ -3,6 +3,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
 
 use slog::Logger;
 use toml::Spanned;
@@ -10,6 +11,7 @@ use toml::Spanned;
 use crate::accounts;
 use crate::config::{Listen, Pool, Problem, Problems};
 use crate::error::{Error, reason};
+use crate::ledger::Ledger;
 use crate::log::event::Event;
 use crate::log::journal;
 use crate::program;
@@ -24,6 +26,8 @@ pub struct Blueprint {
     pub(super) profile: Profile,
     pub(super) service: Box<dyn Service>,
     pub(super) stderr: Stderr,
+    /// What its workers know of each other's clients, where a limit asks for that.
+    pub(super) ledger: Option<Rc<Ledger>>,
 }
 
 /// What the workers have as standard error.
@@ -50,7 +54,7 @@ impl Blueprint {
         match (profile, service) {
             (Ok(profile), Ok(service)) => Problems::unless_empty(
                 problems,
-                Blueprint { config, profile, service, stderr: Stderr::Daemon },
+                Blueprint { config, profile, service, stderr: Stderr::Daemon, ledger: None },
             ),
             (profile, service) => {
                 let profile = profile.err().into_iter().flat_map(Problems::into_iter);
@@ -79,6 +83,27 @@ impl Blueprint {
     pub fn seal(&mut self) -> Result<(), Error> {
         let sealed = self.config.seal(Unshared::copy_of);
         sealed.map_err(|error| Error::system("keep configuration", &error))
+    }
+
+    /// Opens the ledger of the workers, if a limit asks for one.
+    ///
+    /// # Errors
+    ///
+    /// There is no memory for it.
+    pub fn open_ledger(&mut self) -> Result<(), Error> {
+        if self.config.is_shared_out() {
+            let ledger = Ledger::new();
+            self.ledger = Some(ledger.map_err(|error| Error::system("open ledger", &error))?);
+        }
+        Ok(())
+    }
+
+    /// Goes on with the ledger of an earlier generation, so that the clients of its workers
+    /// count, too.
+    pub(super) fn inherit_ledger(&mut self, earlier: &Blueprint) {
+        if let (Some(own), Some(ledger)) = (&mut self.ledger, &earlier.ledger) {
+            *own = Rc::clone(ledger);
+        }
     }
 
     /// The name of the user that the workers run as.

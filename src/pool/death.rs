@@ -36,6 +36,8 @@ pub struct Death {
     pub uptime: Duration,
     /// How many connections it says it has finished.
     pub served: u64,
+    /// How many clients it says it has turned away.
+    pub refused: u64,
     /// The connection that it says it had in hand.
     pub in_hand: Option<Unfinished>,
     /// What it had used.
@@ -84,6 +86,7 @@ impl Death {
         let Death { pool, slot, pid, generation, served, reason, .. } = self;
         let (cause, uptime_ms, cpu_ms) = (self.cause.as_str(), self.uptime, self.usage.cpu);
         let max_rss_kib = self.usage.max_rss_kib;
+        let refused = Some(self.refused).filter(|&refused| refused > 0);
         let (peer, in_hand_ms) = self.in_hand.map(|it| (it.peer, it.elapsed)).unzip();
         match self.exit {
             Exit::Code(code) => Event::WorkerExited {
@@ -96,6 +99,7 @@ impl Death {
                 cause,
                 uptime_ms,
                 served,
+                refused,
                 cpu_ms,
                 max_rss_kib,
                 peer,
@@ -114,6 +118,7 @@ impl Death {
                 cause,
                 uptime_ms,
                 served,
+                refused,
                 cpu_ms,
                 max_rss_kib,
                 peer,
@@ -155,6 +160,7 @@ mod tests {
             killer: Killer::Unknown,
             uptime,
             served,
+            refused: 0,
             in_hand: None,
             usage: Usage::default(),
             reason: None,
@@ -163,8 +169,14 @@ mod tests {
 
     #[test]
     fn what_a_death_means_for_the_successor() {
-        let idle =
-            Look { is_accepting: true, served: 0, in_hand: None, leaving: None, has_cut: false };
+        let idle = Look {
+            is_accepting: true,
+            served: 0,
+            refused: 0,
+            in_hand: None,
+            leaving: None,
+            has_cut: false,
+        };
         let starting = Look { is_accepting: false, ..idle };
         let connection = InHand { serial: 1, began: Moment::default() };
         let busy = Look { in_hand: Some(connection), ..idle };

@@ -97,6 +97,7 @@ impl Pool {
             killer,
             uptime: now - worker.started,
             served: look.served,
+            refused: look.refused,
             in_hand: look.in_hand.map(unfinished),
             usage: reaped.usage,
             reason: worker.seat.reason(),

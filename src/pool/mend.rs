@@ -37,11 +37,17 @@ impl Pool {
         self.health = Health::Suspect;
     }
 
+    /// Mends what the workers share, if one of them has died.
+    pub fn mend(&mut self, now: Moment, events: &mut Vec<Event>) -> Mending {
+        self.generations().filter_map(|it| it.blueprint.ledger.as_ref()).for_each(|it| it.mend());
+        self.mend_listeners(now, events)
+    }
+
     /// Mends the listeners, if a worker has shut one down (shutdown(2)).
     ///
     /// Workers that sleep in accept on a Unix socket die of it, and each death leads here
     /// again, so an address that others still hold is tried again.
-    pub fn mend(&mut self, now: Moment, events: &mut Vec<Event>) -> Mending {
+    fn mend_listeners(&mut self, now: Moment, events: &mut Vec<Event>) -> Mending {
         let health = std::mem::replace(&mut self.health, Health::Trusted);
         if health == Health::Trusted || self.closing.has_begun() {
             return Mending::Kept;

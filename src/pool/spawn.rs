@@ -28,6 +28,11 @@ pub fn spawn(
     }
     generation.blueprint.open_stderr(&inheritance.log);
     let (seats, taken) = inheritance.scoreboard.seats(slots.len());
+    let (entries, entered) = match &generation.blueprint.ledger {
+        Some(ledger) => ledger.entries(seats.len()),
+        None => (Vec::new(), Ok(())),
+    };
+    let count = if generation.blueprint.ledger.is_some() { entries.len() } else { seats.len() };
     if generation.gate == Gate::Draining {
         seats.iter().for_each(Seat::drain);
     }
@@ -36,7 +41,7 @@ pub fn spawn(
     let blueprint = &mut generation.blueprint;
     let terminal = Terminal::look();
     let kept = inheritance.kept(&listeners);
-    let forked = blueprint.profile.fork_row(seats.len(), |place| {
+    let forked = blueprint.profile.fork_row(count, |place| {
         worker::run(Assignment {
             pool: &blueprint.config.name,
             slot: slots[place],
@@ -53,6 +58,7 @@ pub fn spawn(
             stderr: blueprint.stderr.descriptor(),
             terminal,
             seat: &seats[place],
+            entry: entries.get(place),
             log: &inheritance.log,
             log_number: inheritance.sink.number(),
             log_path: inheritance.sink.c_path(),
@@ -63,6 +69,7 @@ pub fn spawn(
         Ok(children) => children,
         Err(error) => return (Vec::new(), Err(error)),
     };
+    let mut entries = entries.into_iter();
     let workers =
         children.pids().iter().zip(slots).zip(seats).map(|((&pid, &slot), seat)| Worker {
             pid,
@@ -70,6 +77,7 @@ pub fn spawn(
             generation: generation.epoch,
             place: Place::Slot(generation.id),
             seat,
+            _entry: entries.next(),
             started,
             asked: None,
             retirement: None,
@@ -79,5 +87,5 @@ pub fn spawn(
             terms,
             untold: Untold::No,
         });
-    (workers.collect(), children.failure().map_or(taken, Err))
+    (workers.collect(), children.failure().map_or(taken.and(entered), Err))
 }

@@ -13,7 +13,8 @@ use super::{Asked, Blueprint, Listeners, Pool, scaled};
 impl Pool {
     /// Starts a new generation next to the one that serves. Its workers get ready, and
     /// wait for [`commit`](Self::commit) before they accept.
-    pub fn try_out(&mut self, blueprint: Blueprint, listeners: Listeners, now: Moment) {
+    pub fn try_out(&mut self, mut blueprint: Blueprint, listeners: Listeners, now: Moment) {
+        blueprint.inherit_ledger(&self.serving.blueprint);
         self.next = Some(Generation::new(self.generations, blueprint, listeners, Gate::Shut));
         self.generations += 1;
         self.keep_pace(now);

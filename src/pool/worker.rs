@@ -8,6 +8,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::config;
+use crate::ledger::Entry;
 use crate::scoreboard::{InHand, Seat};
 use crate::sys::clock::Moment;
 
@@ -26,6 +27,8 @@ pub struct Worker {
     pub generation: u64,
     pub(super) place: Place,
     pub(super) seat: Seat,
+    /// Its entry in the ledger, which is cleared when the worker is no more.
+    pub(super) _entry: Option<Entry>,
     pub(super) started: Moment,
     /// What it was asked to do, if anything.
     pub(super) asked: Option<Asked>,

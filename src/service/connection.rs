@@ -6,7 +6,7 @@ use std::io::{self, ErrorKind, IoSlice, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -19,7 +19,7 @@ use crate::sys::clock::Moment;
 use crate::sys::{handler, socket};
 
 use super::context::Context;
-use super::linger::linger;
+use super::linger::{is_safe, linger};
 
 pub use crate::sys::socket::Peer;
 
@@ -44,6 +44,8 @@ pub struct Connection {
     is_limited: AtomicBool,
     /// The service has read to the end: nothing more can come from the client.
     at_end: AtomicBool,
+    /// Where the pool keeps account of its clients: 0 once this one has gone.
+    entry: Option<&'static AtomicU64>,
 }
 
 /// Whom the process was running as that connected to the Unix socket
@@ -93,7 +95,27 @@ impl Connection {
     /// `idle_timeout` ends a read or a write.
     pub(crate) fn new(socket: OwnedFd, peer: Peer, idle_timeout: Option<Duration>) -> Self {
         let is_limited = AtomicBool::new(idle_timeout.is_none());
-        Connection { socket, peer, idle_timeout, is_limited, at_end: AtomicBool::new(false) }
+        let at_end = AtomicBool::new(false);
+        Connection { socket, peer, idle_timeout, is_limited, at_end, entry: None }
+    }
+
+    /// The same connection, which clears this word when it ends. It does so before the client
+    /// can see the end: else a client that comes again at once would be one too many.
+    pub(crate) fn with_entry(mut self, entry: Option<&'static AtomicU64>) -> Self {
+        self.entry = entry;
+        self
+    }
+
+    /// Takes note that the client is about to see the end. One that could keep the worker
+    /// longer nevertheless, because the end of its reply is in danger, has not gone yet.
+    pub(crate) fn note_end(&self) {
+        if self.entry.is_some() && is_safe(self.socket.as_fd()) {
+            self.clear_entry();
+        }
+    }
+
+    fn clear_entry(&self) {
+        self.entry.iter().for_each(|entry| entry.store(0, Ordering::SeqCst));
     }
 
     /// How long the client may send or take nothing.
@@ -285,6 +307,7 @@ impl Drop for Connection {
         if !*self.at_end.get_mut() {
             linger(self.socket.as_fd(), self.idle_timeout);
         }
+        self.clear_entry();
         // Its number may mean another file the moment after the close.
         handler::forget_descriptor();
     }

@@ -33,11 +33,15 @@ const CHUNK_BYTES: usize = 4096;
 /// What is on its way already arrives before a reset does. So the usual short reply to a
 /// request that was read costs two system calls here and no time.
 pub fn linger(socket: BorrowedFd<'_>, idle_timeout: Option<Duration>) {
-    let is_safe = || socket::unread(socket) == 0 && socket::unsent(socket) == 0;
-    if handler::is_alarmed() || is_safe() {
+    if handler::is_alarmed() || is_safe(socket) {
         return;
     }
     await_close(socket, idle_timeout);
+}
+
+/// Whether a reset could cut no reply any more.
+pub fn is_safe(socket: BorrowedFd<'_>) -> bool {
+    socket::unread(socket) == 0 && socket::unsent(socket) == 0
 }
 
 /// Apart, so that a worker which never waits has no room on its stack for what it drops.

@@ -4,12 +4,40 @@
 use crate::config::Peers;
 use crate::service::Peer;
 
-/// Whether a client may be served. `deny` is stronger than `allow`; an empty
+/// Why a client is not served, named after the key that says so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// It is not in the list.
+    Allow,
+    /// It is in the list.
+    Deny,
+    /// Its source has as many connections as it may have.
+    PerSource,
+    /// Connections of its source begin too often.
+    SourceRate,
+    /// Connections begin too often.
+    Rate,
+}
+
+impl Refusal {
+    /// The key.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Refusal::Allow => "allow",
+            Refusal::Deny => "deny",
+            Refusal::PerSource => "per_source",
+            Refusal::SourceRate => "per_source.rate",
+            Refusal::Rate => "rate",
+        }
+    }
+}
+
+/// Which of the two lists refuses a client. `deny` is stronger than `allow`; an empty
 /// `allow` allows everybody.
 ///
 /// An IPv4 client of an IPv6 listener, ::ffff:192.0.2.1, is in the networks of
 /// either form: who denies ::/0 means everybody who comes to that socket.
-pub fn admits(allow: &[Peers], deny: &[Peers], peer: Peer) -> bool {
+pub fn refuses(allow: &[Peers], deny: &[Peers], peer: Peer) -> Option<Refusal> {
     let among = |list: &[Peers]| {
         list.iter().any(|entry| match (entry, peer) {
             (Peers::Net(network), Peer::Internet(peer)) => {
@@ -19,7 +47,13 @@ pub fn admits(allow: &[Peers], deny: &[Peers], peer: Peer) -> bool {
             (Peers::Net(_), Peer::Unix) | (Peers::Unix, Peer::Internet(_)) => false,
         })
     };
-    !among(deny) && (allow.is_empty() || among(allow))
+    if among(deny) {
+        Some(Refusal::Deny)
+    } else if allow.is_empty() || among(allow) {
+        None
+    } else {
+        Some(Refusal::Allow)
+    }
 }
 
 #[cfg(test)]
@@ -60,7 +94,7 @@ mod tests {
         for (allow, deny, peer, admitted) in cases {
             let from = peer.parse().map_or(Peer::Unix, Peer::Internet);
             assert_eq!(
-                admits(&nets(allow), &nets(deny), from),
+                refuses(&nets(allow), &nets(deny), from).is_none(),
                 admitted,
                 "{allow:?} {deny:?} {peer}"
             );

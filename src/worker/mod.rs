@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod access;
+mod door;
 mod hand;
 mod leave;
 mod privileges;
@@ -21,6 +22,7 @@ use slog::Logger;
 
 use crate::config::Listens;
 use crate::error::{Code, Error};
+use crate::ledger::Entry;
 use crate::scoreboard::Seat;
 use crate::service::{Context, Service, panic};
 use crate::sys::fork;
@@ -57,6 +59,8 @@ pub struct Assignment<'a> {
     pub terminal: Terminal,
     /// Its place on the scoreboard.
     pub seat: &'a Seat,
+    /// Its entry in the ledger of its pool, if the pool has one.
+    pub entry: Option<&'a Entry>,
     /// The log.
     pub log: &'a Logger,
     /// The descriptor of the log.
@@ -84,8 +88,10 @@ pub fn run(assignment: Assignment<'_>) -> Infallible {
     let end = panic::catch(|| {
         let Assignment { log, pool, slot, profile, .. } = assignment;
         let context = Context::new(log, pool, slot, profile.kill_timeout);
+        let entry = assignment.entry.map(Entry::map).transpose();
+        let entry = entry.map_err(|error| Error::system("open ledger", &error))?;
         let desk = settle::settle(assignment, page)?;
-        let service = serve::serve(desk, &context)?;
+        let service = serve::serve(desk, entry, &context)?;
         leave::stop(service, page, profile.kill_timeout)
     });
     let failed = match end {

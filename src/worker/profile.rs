@@ -13,11 +13,13 @@ use nix::unistd::{Gid, Uid, getegid, geteuid};
 use toml::Spanned;
 
 use crate::accounts::{self, Account};
-use crate::config::{self, Peers, Pool, Problem, Problems};
+use crate::config::{self, Pool, Problem, Problems};
 use crate::error::{Code, Error, reason};
 use crate::service::{LOCAL_HOST, SEARCH_PATH};
 use crate::sys::fork::Children;
 use crate::sys::identity::Environment;
+
+use super::door::Admission;
 
 /// What the environment of every worker holds, where the daemon's has it.
 const KEPT_VARIABLES: [&str; 3] = ["PATH", "LANG", "TZ"];
@@ -32,8 +34,7 @@ pub struct Profile {
     pub(super) oom_score_adj: Option<i32>,
     pub(super) limits: Vec<ResourceLimit>,
     pub(super) environment: Environment,
-    pub(super) allow: Vec<Peers>,
-    pub(super) deny: Vec<Peers>,
+    pub(super) admission: Admission,
     pub(super) idle_timeout: Option<Duration>,
     pub(super) kill_timeout: Duration,
     pub(super) max_requests: u64,
@@ -105,8 +106,7 @@ impl Profile {
                 .map(|(name, resource, value)| ResourceLimit::new(name, resource, *value.get_ref()))
                 .collect(),
             environment,
-            allow: pool.allow.clone(),
-            deny: pool.deny.clone(),
+            admission: Admission::of(pool),
             idle_timeout: pool.idle_timeout,
             kill_timeout: pool.kill_timeout,
             max_requests: pool.max_requests,

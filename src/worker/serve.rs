@@ -10,6 +10,7 @@ use nix::poll::{PollTimeout, poll};
 use slog::Level;
 
 use crate::error::{Code, Error, reason};
+use crate::ledger::OwnEntry;
 use crate::log::event::Event;
 use crate::log::rate::{HeldBack, Rate};
 use crate::log::{losses, patience};
@@ -18,10 +19,11 @@ use crate::service::{Connection, Context, Failure, Outcome, Peer, Service, panic
 use crate::sys::clock::Moment;
 use crate::sys::{handler, socket};
 
+use super::door::Door;
 use super::hand::Hand;
 use super::profile::Profile;
+use super::quota;
 use super::settle::Desk;
-use super::{access, quota};
 
 /// How long a worker waits when the machine lacks what accept needs.
 const SHORTAGE_PAUSE_MS: u8 = 100;
@@ -35,7 +37,11 @@ const FAILURES_LOGGED: u32 = 10;
 /// # Errors
 ///
 /// The listener is broken, or the service panicked or says that it cannot go on.
-pub fn serve<'a>(desk: Desk<'a>, context: &Context<'_>) -> Result<&'a mut dyn Service, Error> {
+pub fn serve<'a>(
+    desk: Desk<'a>,
+    entry: Option<OwnEntry>,
+    context: &Context<'_>,
+) -> Result<&'a mut dyn Service, Error> {
     let Desk { profile, service, listeners, page } = desk;
     // A configuration has one address for each pool.
     let Some(&listener) = listeners.first() else {
@@ -43,6 +49,7 @@ pub fn serve<'a>(desk: Desk<'a>, context: &Context<'_>) -> Result<&'a mut dyn Se
     };
     let quota = quota_of(profile);
     let mut shortages = Rate::new(1);
+    let mut door = Door::new(&profile.admission, entry, page);
     let mut failures = Rate::new(FAILURES_LOGGED);
     let mut hand = Hand::new(page);
     loop {
@@ -81,14 +88,13 @@ pub fn serve<'a>(desk: Desk<'a>, context: &Context<'_>) -> Result<&'a mut dyn Se
                 continue;
             }
         };
-        let admitted = access::admits(&profile.allow, &profile.deny, peer);
-        let peer = peer.canonical();
-        if !admitted {
-            Event::ClientRefused { peer: peer.to_string() }.tell(context.log());
+        if !door.admits(socket.as_fd(), peer, context) {
             continue;
         }
+        let peer = peer.canonical();
         let in_hand = hand.take(socket.as_fd(), peer);
-        let connection = Connection::new(socket, peer, profile.idle_timeout);
+        let connection =
+            Connection::new(socket, peer, profile.idle_timeout).with_entry(door.entered());
         match panic::catch(|| service.serve(connection, context)) {
             Ok(Outcome::Served) => {}
             Ok(Outcome::Failed(failure)) => tell_failure(&failure, peer, &mut failures, context),
@@ -103,6 +109,7 @@ pub fn serve<'a>(desk: Desk<'a>, context: &Context<'_>) -> Result<&'a mut dyn Se
             }
         }
         in_hand.finish();
+        door.leave();
         patience::renew(patience::WORKER_MS);
         losses::tell(|count| Event::LogLinesLost { count }.tell(context.log()));
     }

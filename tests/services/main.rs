@@ -5,6 +5,7 @@ mod access;
 mod echo;
 mod embedding;
 mod exec;
+mod fairness;
 mod hello;
 mod journal;
 mod log_file;
