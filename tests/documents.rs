@@ -88,9 +88,16 @@ fn what_users_read_is_in_plain_words() {
     ];
     let folders =
         ["packaging/man", "packaging/catalog", "packaging/doc", "packaging/deb", "systemd"];
-    let mut files: Vec<_> = ["README.md", "etc/preforkd.toml", "CONTRIBUTING.md", "src/cli.rs"]
-        .map(|name| root().join(name))
-        .to_vec();
+    let mut files: Vec<_> = [
+        "README.md",
+        "ARCHITECTURE.md",
+        "CONTRIBUTING.md",
+        "CHANGELOG.md",
+        "etc/preforkd.toml",
+        "src/cli.rs",
+    ]
+    .map(|name| root().join(name))
+    .to_vec();
     for folder in folders {
         let entries = fs::read_dir(root().join(folder)).expect("read the folder");
         files.extend(
