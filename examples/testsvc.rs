@@ -14,7 +14,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::{FcntlArg, Flock, FlockArg, OFlag, fcntl};
 use nix::libc;
 use nix::sys::signal::{SigHandler, Signal, signal};
 use nix::sys::socket::{MsgFlags, Shutdown, getsockopt, recv, shutdown, sockopt};
@@ -234,7 +234,15 @@ fn obey(connection: &Connection) -> io::Result<()> {
         "fds" => output.write_all(descriptors()?.as_bytes())?,
         "ids" => output.write_all(identity()?.as_bytes())?,
         "setuid0" => output.write_all(back_to_root().as_bytes())?,
-        "deafen" => writeln!(output, "{}", deafen()?)?,
+        "deafen" => {
+            writeln!(output, "{}", with_listeners(|it| shutdown(it.as_raw_fd(), Shutdown::Both))?)?;
+        }
+        // As many programs do with the listener that they inherit.
+        "unblock" => {
+            let set =
+                |it: BorrowedFd<'_>| fcntl(it, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map(drop);
+            writeln!(output, "{}", with_listeners(set)?)?;
+        }
         "scribble" => scribble(connection, number.map(|s| Duration::from_secs(s as u64)))?,
         "grow" => writeln!(output, "{}", pages_behind_ours()?)?,
         "echo" => {
@@ -366,20 +374,20 @@ fn pages_behind_ours() -> io::Result<usize> {
     Ok(reached)
 }
 
-/// Shuts down every socket of the worker that listens; gives how many.
-fn deafen() -> io::Result<usize> {
-    let mut deafened = 0;
+/// Does this to every socket of the worker that listens; gives how many.
+fn with_listeners(act: impl Fn(BorrowedFd<'_>) -> nix::Result<()>) -> io::Result<usize> {
+    let mut done = 0;
     for entry in fs::read_dir("/proc/self/fd")? {
         let name = entry?.file_name();
         let Some(number) = name.to_str().and_then(|name| name.parse().ok()) else { continue };
         // SAFETY: the number is that of a descriptor of the worker, or fails.
         let descriptor = unsafe { BorrowedFd::borrow_raw(number) };
         if getsockopt(&descriptor, sockopt::AcceptConn) == Ok(true) {
-            shutdown(number, Shutdown::Both)?;
-            deafened += 1;
+            act(descriptor)?;
+            done += 1;
         }
     }
-    Ok(deafened)
+    Ok(done)
 }
 
 /// Writes to the own page what a worker at the end of a good life has there.

@@ -2,14 +2,16 @@
 #![forbid(unsafe_code)]
 
 use std::fmt;
+use std::net::SocketAddr;
 
 use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;
-use serde::de::{Deserializer, Error, MapAccess, Visitor};
+use serde::de::{Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use toml::Spanned;
 
 use super::address::Address;
 use super::fault::Fault;
+use super::tcp::Tcp;
 use super::units::{Mode, Name, Unit, Within, optional, plain, spanned};
 
 /// Where the clients of a pool connect, each address with its place in the file.
@@ -33,8 +35,82 @@ impl Listens {
 
 impl<'de> Deserialize<'de> for Listens {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        Ok(Listens(vec![Spanned::deserialize(from)?]))
+        let read = Spanned::<OneOrMany>::deserialize(from)?;
+        let span = read.span();
+        let mut all = match read.into_inner() {
+            OneOrMany::One(listen) => vec![Spanned::new(span, *listen)],
+            OneOrMany::Many(all) => all,
+        };
+        separate_families(&mut all);
+        Ok(Listens(all))
     }
+}
+
+/// The value of `listen`: an address, or a list of them.
+enum OneOrMany {
+    One(Box<Listen>),
+    Many(Vec<Spanned<Listen>>),
+}
+
+impl<'de> Deserialize<'de> for OneOrMany {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct FormVisitor;
+
+        impl<'de> Visitor<'de> for FormVisitor {
+            type Value = OneOrMany;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an address, a table with one, or a list of them")
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<OneOrMany, E> {
+                ListenVisitor.visit_str(text).map(Box::new).map(OneOrMany::One)
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<OneOrMany, A::Error> {
+                ListenVisitor.visit_map(map).map(Box::new).map(OneOrMany::One)
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<OneOrMany, A::Error> {
+                let mut all: Vec<Spanned<Listen>> = Vec::new();
+                while let Some(listen) = list.next_element()? {
+                    all.push(listen);
+                }
+                check_count(&all).map(|()| OneOrMany::Many(all)).map_err(A::Error::custom)
+            }
+        }
+
+        from.deserialize_any(FormVisitor)
+    }
+}
+
+/// Where a list has an address of IPv4 and one of IPv6 with the same port, that of IPv6
+/// leaves the clients over IPv4 to the other: the kernel lets no two listeners have them.
+fn separate_families(all: &mut [Spanned<Listen>]) {
+    let ports: Vec<u16> = all
+        .iter()
+        .filter_map(|listen| match listen.get_ref().address {
+            Address::Inet(SocketAddr::V4(address)) => Some(address.port()),
+            _ => None,
+        })
+        .collect();
+    for listen in all.iter_mut().map(Spanned::get_mut) {
+        if let Address::Inet(SocketAddr::V6(address)) = listen.address
+            && ports.contains(&address.port())
+        {
+            listen.tcp.ipv6_only.get_or_insert(true);
+        }
+    }
+}
+
+fn check_count(all: &[Spanned<Listen>]) -> Result<(), Fault> {
+    if all.is_empty() {
+        return Err(Fault::new("the list has no address"));
+    }
+    if all.len() > Listens::MOST {
+        return Err(Fault::new(format_args!("the list has more than {} addresses", Listens::MOST)));
+    }
+    Ok(())
 }
 
 /// One address of a pool, and what its listener is to be like.
@@ -50,6 +126,8 @@ pub struct Listen {
     pub group: Option<Spanned<String>>,
     /// The permission bits of the socket file.
     pub mode: u32,
+    /// What a TCP listener has.
+    pub tcp: Tcp,
 }
 
 impl Listen {
@@ -59,33 +137,38 @@ impl Listen {
 
 impl From<Address> for Listen {
     fn from(address: Address) -> Self {
-        Listen { address, backlog: Listen::BACKLOG, owner: None, group: None, mode: Listen::MODE }
+        Listen {
+            address,
+            backlog: Listen::BACKLOG,
+            owner: None,
+            group: None,
+            mode: Listen::MODE,
+            tcp: Tcp::default(),
+        }
     }
 }
 
 impl<'de> Deserialize<'de> for Listen {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        struct ListenVisitor;
-
-        impl<'de> Visitor<'de> for ListenVisitor {
-            type Value = Listen;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an address or a table with one")
-            }
-
-            fn visit_str<E: Error>(self, text: &str) -> Result<Listen, E> {
-                Address::text(text).map(Listen::from).map_err(E::custom)
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Listen, A::Error> {
-                ListenTable::deserialize(MapAccessDeserializer::new(map))?
-                    .check()
-                    .map_err(A::Error::custom)
-            }
-        }
-
         from.deserialize_any(ListenVisitor)
+    }
+}
+
+struct ListenVisitor;
+
+impl<'de> Visitor<'de> for ListenVisitor {
+    type Value = Listen;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an address or a table with one")
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<Listen, E> {
+        Address::text(text).map(Listen::from).map_err(E::custom)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Listen, A::Error> {
+        ListenTable::deserialize(MapAccessDeserializer::new(map))?.check().map_err(A::Error::custom)
     }
 }
 
@@ -127,6 +210,7 @@ impl ListenTable {
             owner: self.owner,
             group: self.group,
             mode: self.mode.unwrap_or(Listen::MODE),
+            tcp: Tcp::default(),
         })
     }
 }

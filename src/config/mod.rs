@@ -21,6 +21,7 @@ mod sealed;
 mod service;
 mod syntax;
 mod tables;
+mod tcp;
 #[cfg(test)]
 mod tests;
 mod units;
@@ -31,6 +32,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::hash::Hash;
 use std::path::{Path, PathBuf};
+use std::ptr;
 use std::sync::Arc;
 
 use serde::Deserialize;
@@ -54,6 +56,7 @@ pub use listen::{Listen, Listens};
 pub use peers::Peers;
 pub use service::{Options, ServiceChoice};
 pub use tables::{Config, Daemon, Format, Level, Log, MOST_WORKERS, Pool};
+pub use tcp::Tcp;
 #[cfg(test)]
 pub(crate) use tests::pool;
 #[cfg(test)]
@@ -250,20 +253,23 @@ fn shared_names(pools: &[Pool]) -> Vec<Problem> {
         .collect()
 }
 
-/// Addresses on which an earlier pool of another name listens.
+/// Addresses on which an earlier pool of another name listens, or this one already.
 fn shared_addresses(pools: &[Pool]) -> Vec<Problem> {
     let addresses = pools.iter().flat_map(|pool| {
         pool.listen.iter().map(move |listen| (&listen.get_ref().address, (pool, listen)))
     });
     repeated(addresses)
-        .filter(|((first, _), (pool, _))| first.name != pool.name)
+        // Of a name that two pools have is told elsewhere.
+        .filter(|((first, _), (pool, _))| first.name != pool.name || ptr::eq(*first, *pool))
         .map(|((first, _), (pool, listen))| {
             let address = &listen.get_ref().address;
-            let message = format!(
-                r#"address "{address}" is already that of pool {:?} in {}"#,
-                first.name,
-                first.place()
-            );
+            let message = match ptr::eq(first, pool) {
+                true => format!(r#"address "{address}" is already in the list"#),
+                false => {
+                    let (name, place) = (&first.name, first.place());
+                    format!(r#"address "{address}" is already that of pool {name:?} in {place}"#)
+                }
+            };
             pool.problem("listen", listen.span(), message)
         })
         .collect()

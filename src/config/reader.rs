@@ -48,8 +48,14 @@ impl Table<'_> {
             let wrong = Wrong::from_message(&fault.message);
             let mut span = span;
             if let Some(key) = fault.key.take() {
-                trail.push(key);
-                span = lookup(&values, &trail).map_or(span, |(_, value)| value.span());
+                let listed = lookup(&values, &trail).and_then(|(_, list)| in_list(list, &span));
+                if let Some((_, value)) = listed.and_then(|table| table.get_key_value(&*key)) {
+                    // What is in a list is told and taken out as the list.
+                    span = value.span();
+                } else {
+                    trail.push(key);
+                    span = lookup(&values, &trail).map_or(span, |(_, value)| value.span());
+                }
             }
             // A wrong value that was taken out is not to be told as missing too.
             let follows = matches!(&wrong, Wrong::Missing(key)
@@ -92,9 +98,13 @@ impl Table<'_> {
                 self.source.problem("", key_span, message)
             }
             Wrong::UnknownKey { key, .. } => {
-                let parent = trail.split_last().map_or(trail, |(_, parent)| parent);
+                // In a list the trail ends with the key of that.
+                let (parent, span) = match trail.split_last() {
+                    Some((last, parent)) if last == key => (parent, key_span),
+                    _ => (trail, span),
+                };
                 let message = format!("unknown key {key:?}{}", self.inside(parent));
-                self.source.problem("", key_span, message)
+                self.source.problem("", span, message)
             }
             Wrong::Value(_) | Wrong::Word { .. } => {
                 let key = dotted(self.path, trail);
@@ -164,6 +174,12 @@ fn holds(value: &Spanned<DeValue<'_>>, span: &Range<usize>) -> bool {
             DeValue::Array(array) => array.iter().any(|item| holds(item, span)),
             _ => false,
         }
+}
+
+/// The table in a list that stands at `span`.
+fn in_list<'t, 'i>(list: &'t Spanned<DeValue<'i>>, span: &Range<usize>) -> Option<&'t DeTable<'i>> {
+    let mut items = list.get_ref().as_array()?.iter();
+    items.find(|item| item.span() == *span)?.get_ref().as_table()
 }
 
 /// Where the last key of `trail` stands, and its value.

@@ -254,3 +254,57 @@ pub(crate) fn pool(text: &str) -> Pool {
 pub(super) fn pools(text: &str) -> Vec<Pool> {
     read(text).pools
 }
+
+#[test]
+fn what_is_wrong_in_a_list_of_addresses_is_told_at_its_place() {
+    let told = |list: &str| {
+        let text = format!("[pool.a]\nlisten = {list}\nservice = \"echo\"\nnice = 99\n");
+        let told = problems(&text);
+        // What is wrong beyond it is told, too.
+        assert!(told.contains("main.toml:4:8: pool.a.nice: "), "{told}");
+        told.lines().next().unwrap_or_default().to_owned()
+    };
+    for (list, expected) in [
+        ("[]", "2:10: pool.a.listen: the list has no address"),
+        ("[\"@a\", \"x\"]", "2:17: pool.a.listen: \"x\" is not an address"),
+        ("[\"@a\", 5]", "2:17: pool.a.listen: 5 is not an address or a table with one"),
+        ("5", "2:10: pool.a.listen: 5 is not an address, a table with one, or a list of them"),
+        (
+            "[\"@a\", { address = \"@b\", backlog = 0 }]",
+            "2:45: pool.a.listen: 0 is not a whole number from 1 to 65535",
+        ),
+        (
+            "[\"@a\", { address = \"@b\", mode = \"0600\" }]",
+            "2:42: pool.a.listen: address \"@b\" has no mode",
+        ),
+        (
+            "[\"@a\", { address = \"@b\", bcklog = 1 }]",
+            "2:35: unknown key \"bcklog\" in pool.a.listen",
+        ),
+        ("[\"@a\", { backlog = 1 }]", "2:1: missing key \"address\" in pool.a.listen"),
+    ] {
+        assert_eq!(told(list), format!("main.toml:{expected}"), "{list}");
+    }
+    let most: String = (0..65).map(|number| format!("\"@{number}\",")).collect();
+    assert!(told(&format!("[{most}]")).contains("the list has more than 64 addresses"));
+    let twice = problems("[pool.a]\nlisten = [\"@a\", \"@b\", \"@a\"]\nservice = \"echo\"\n");
+    assert!(
+        twice.starts_with("main.toml:2:23: pool.a.listen: address \"@a\" is already in the list")
+    );
+}
+
+#[test]
+fn an_ipv6_address_leaves_its_ipv4_clients_to_one_of_ipv4_with_its_port() {
+    let only = |list: &str| -> Vec<Option<bool>> {
+        let config = read(&format!("[pool.a]\nlisten = {list}\nservice = \"echo\"\n"));
+        config.pools[0].listen.iter().map(|listen| listen.get_ref().tcp.ipv6_only).collect()
+    };
+    for (list, expected) in [
+        ("\"[::]:1\"", &[None][..]),
+        ("[\"[::]:1\", \"0.0.0.0:1\"]", &[Some(true), None]),
+        ("[\"127.0.0.1:1\", \"[::1]:1\"]", &[None, Some(true)]),
+        ("[\"0.0.0.0:1\", \"[::]:2\", \"@a\"]", &[None, None, None]),
+    ] {
+        assert_eq!(only(list), expected, "{list}");
+    }
+}

@@ -19,7 +19,7 @@ use nix::sys::socket::{
 };
 use nix::unistd::{Pid, getpid};
 
-use crate::config::{Address, Listen};
+use crate::config::{Address, Listen, Tcp};
 use crate::error::{Code, Error};
 use crate::sys::listener::{drop_newcomers, look_at};
 
@@ -45,7 +45,7 @@ impl Listener {
     /// reason. See [`could_not_bind`].
     pub fn bind(listen: &Listen) -> io::Result<Self> {
         let socket = match &listen.address {
-            Address::Inet(address) => bind_internet(*address)?,
+            Address::Inet(address) => bind_internet(*address, &listen.tcp)?,
             Address::Abstract(name) => bind_unix(&UnixAddr::new_abstract(name.as_bytes())?)?,
             Address::Path(path) => {
                 let (socket, file) = SocketFile::listen(path, listen)?;
@@ -75,8 +75,6 @@ impl Listener {
         if kind != SockType::Stream || !listens || ready.is_shut_down {
             return Err(failed(io::Error::other("it is not a stream socket that listens")));
         }
-        // Workers sleep in accept.
-        fcntl(&socket, FcntlArg::F_SETFL(OFlag::empty())).map_err(|errno| failed(errno.into()))?;
         let file = match address {
             Address::Path(path) if by == BoundBy::Us => Some(SocketFile::of(path).map_err(failed)?),
             _ => None,
@@ -108,6 +106,22 @@ impl Listener {
         self.stays.get()
     }
 
+    /// Makes accept on it sleep until a client comes, or return at once. It is so for all
+    /// processes that have it, for the flag belongs to the socket (O_NONBLOCK of open(2)).
+    ///
+    /// # Errors
+    ///
+    /// That of fcntl(2).
+    pub fn set_accept(&self, accept: Accept) -> io::Result<()> {
+        let before = OFlag::from_bits_retain(fcntl(&self.socket, FcntlArg::F_GETFL)?);
+        let mut flags = before;
+        flags.set(OFlag::O_NONBLOCK, accept == Accept::Returns);
+        if flags != before {
+            fcntl(&self.socket, FcntlArg::F_SETFL(flags))?;
+        }
+        Ok(())
+    }
+
     /// Applies what `listen` says of the backlog and the file, while it listens.
     ///
     /// # Errors
@@ -124,6 +138,15 @@ impl Listener {
         }
     }
 
+    /// The key of `listen` that it was bound with another value of. That stays as it is as
+    /// long as it is bound.
+    pub fn bound_otherwise(&self, listen: &Listen) -> Option<&'static str> {
+        let Address::Inet(SocketAddr::V6(_)) = self.address else { return None };
+        let now = getsockopt(&self.socket, sockopt::Ipv6V6Only).ok()?;
+        let wanted = listen.tcp.ipv6_only.or_else(ipv6_only_by_default)?;
+        (now != wanted).then_some("ipv6_only")
+    }
+
     /// Whether clients can find it: nobody has removed its file, or put another in
     /// its place.
     pub fn is_in_place(&self) -> bool {
@@ -138,6 +161,12 @@ impl Listener {
 
 /// What a worker has done to it, and its end.
 impl Listener {
+    /// Ends the socket for all who have it, so that its address can be bound again.
+    pub fn shut_down(&self) {
+        // Were it to fail, the bind that follows would tell.
+        let _ = shutdown(self.socket.as_raw_fd(), Shutdown::Both);
+    }
+
     /// Looks whether a worker has shut the socket down, and listens again if that
     /// helps. It is not for a listener that drains.
     ///
@@ -186,9 +215,7 @@ impl Listener {
                 // out for as long as somebody waits in it.
                 listen(&self.socket, Backlog::new(0)?)?;
             }
-            let flags = OFlag::from_bits_retain(fcntl(&self.socket, FcntlArg::F_GETFL)?);
-            fcntl(&self.socket, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
-            return Ok(());
+            return self.set_accept(Accept::Returns);
         }
         if let Some(file) = &self.file {
             file.remove();
@@ -241,6 +268,15 @@ impl AsFd for Listener {
     }
 }
 
+/// What accept does where nobody waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Accept {
+    /// It sleeps until a client comes.
+    Sleeps,
+    /// It returns at once, with EAGAIN.
+    Returns,
+}
+
 /// What [`Listener::mend`] has found and done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mended {
@@ -278,7 +314,7 @@ pub fn could_not_bind(kind: &str, address: &Address, error: &io::Error) -> Error
 /// daemon that is to be reloaded.
 pub fn check(listen: &Listen) -> io::Result<()> {
     match &listen.address {
-        Address::Inet(address) => match bind_internet(*address) {
+        Address::Inet(address) => match bind_internet(*address, &listen.tcp) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => Ok(()),
             probed => probed.map(drop),
         },
@@ -294,7 +330,7 @@ pub fn dead() -> io::Result<OwnedFd> {
     Ok(fs::File::open("/dev/null")?.into())
 }
 
-fn bind_internet(address: SocketAddr) -> io::Result<OwnedFd> {
+fn bind_internet(address: SocketAddr, tcp: &Tcp) -> io::Result<OwnedFd> {
     let address = SockaddrStorage::from(address);
     let family = address.family().ok_or(io::ErrorKind::InvalidInput)?;
     let socket = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
@@ -304,8 +340,18 @@ fn bind_internet(address: SocketAddr) -> io::Result<OwnedFd> {
     // Each connection has it from its listener: a client that vanished without a
     // word must not have its worker for ever.
     setsockopt(&socket, sockopt::KeepAlive, &true)?;
+    if let (Some(ipv6_only), Some(AddressFamily::Inet6)) = (tcp.ipv6_only, address.family()) {
+        setsockopt(&socket, sockopt::Ipv6V6Only, &ipv6_only)?;
+    }
     bind_to(&socket, &address)?;
     Ok(socket)
+}
+
+/// What an address has that says nothing of it (net.ipv6.bindv6only).
+fn ipv6_only_by_default() -> Option<bool> {
+    let fresh =
+        socket(AddressFamily::Inet6, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).ok()?;
+    getsockopt(&fresh, sockopt::Ipv6V6Only).ok()
 }
 
 fn bind_unix(address: &UnixAddr) -> io::Result<OwnedFd> {
@@ -335,7 +381,7 @@ impl Drop for Listener {
         }
         // A worker that is stopped or busy may hold the socket open for long.
         // Shut down, it refuses clients and leaves the address at once.
-        let _ = shutdown(self.socket.as_raw_fd(), Shutdown::Both);
+        self.shut_down();
         if let Some(file) = &self.file {
             file.remove();
         }

@@ -29,6 +29,7 @@ pub fn listeners(
     for listen in pool.listen.iter() {
         let address = &listen.get_ref().address;
         if let Some(listener) = find(running, address) {
+            problems.extend(cannot_change(pool, listen, &listener));
             bound.push(listener);
             continue;
         }
@@ -42,6 +43,15 @@ pub fn listeners(
         }
     }
     if problems.is_empty() { Ok(Listeners::new(bound)) } else { Err(problems) }
+}
+
+/// What keeps a listener that runs from becoming what is said of it.
+fn cannot_change(pool: &Pool, listen: &Spanned<Listen>, running: &Listener) -> Option<Problem> {
+    let key = running.bound_otherwise(listen.get_ref())?;
+    let address = &listen.get_ref().address;
+    let message = format!("could not change {key} of listener \"{address}\": it stays bound");
+    let problem = problem(pool, listen, &Error::new(Code::CannotCreate, message));
+    Some(problem.with_hint("restart the daemon, or leave the listener as it is"))
 }
 
 /// What would keep this address of a pool from being bound, as far as that is known
@@ -109,6 +119,12 @@ fn open(
         }
         adopted => adopted.map_err(|error| problem(pool, place, &error))?,
     };
+    if let Some(key) = listener.bound_otherwise(listen) {
+        let (address, reason) = (listen.address.to_string(), format!("its {key} was changed"));
+        news.push(Event::CouldNotKeepListener { address, reason });
+        listener.shut_down();
+        return bind(pool, place);
+    }
     listener.adjust(listen).map_err(|error| {
         let what = format!("adjust listener \"{}\"", listen.address);
         problem(pool, place, &Error::system(what, &error))

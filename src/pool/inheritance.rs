@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
 use nix::unistd::{Pid, getpid};
 use slog::Logger;
@@ -10,6 +10,7 @@ use slog::Logger;
 use crate::listener;
 use crate::log::sink::Sink;
 use crate::scoreboard::Scoreboard;
+use crate::worker::Inlet;
 
 use super::arrivals::Arrivals;
 
@@ -43,9 +44,10 @@ impl Inheritance {
         })
     }
 
-    /// The descriptors above 2 that a worker of these listeners keeps, in order.
-    pub fn kept(&self, listeners: &[BorrowedFd<'_>]) -> Vec<RawFd> {
-        let named = listeners.iter().copied().chain([self.dead.as_fd(), self.arrivals.announcer()]);
+    /// The descriptors above 2 that a worker with these inlets keeps, in order.
+    pub fn kept(&self, inlets: &[Inlet<'_>]) -> Vec<RawFd> {
+        let listeners = inlets.iter().map(|inlet| inlet.listener);
+        let named = listeners.chain([self.dead.as_fd(), self.arrivals.announcer()]);
         let mut all: Vec<_> = named.map(|descriptor| descriptor.as_raw_fd()).collect();
         all.push(self.sink.number());
         all.sort_unstable();

@@ -2,11 +2,12 @@
 #![forbid(unsafe_code)]
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 use std::rc::{Rc, Weak};
 
 use crate::config::{Address, Listen};
-use crate::listener::{Listener, Mended};
+use crate::listener::{Accept, Listener, Mended};
+use crate::worker::{Ending, Inlet};
 
 /// The listeners of a generation, in the order of its configuration.
 #[derive(Debug, Default)]
@@ -64,8 +65,26 @@ impl Listeners {
     }
 
     /// What a worker accepts on.
-    pub fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
-        self.iter().map(|listener| listener.as_fd()).collect()
+    pub fn inlets(&self) -> Vec<Inlet<'_>> {
+        let ending = |listener: &Listener| match listener.address() {
+            // It outlives the daemon, see `Listener::own`.
+            Address::Systemd(_) => Ending::Stays,
+            Address::Inet(_) => Ending::WouldBlock,
+            Address::Path(_) | Address::Abstract(_) => Ending::ShutDown,
+        };
+        self.iter().map(|it| Inlet { listener: it.as_fd(), ending: ending(it) }).collect()
+    }
+
+    /// Makes accept on them what their workers need: on several of them it must not block,
+    /// see `worker/reception.rs`; on one it does, which costs the least.
+    ///
+    /// A worker of an older generation copes with either until it has gone: one that is
+    /// caught in an accept leaves at the signal that asks it to.
+    pub fn suit(&self) {
+        let accept = if self.0.len() > 1 { Accept::Returns } else { Accept::Sleeps };
+        // fcntl(2) has no reason to fail. Were it to, a worker could be held up on one
+        // listener until its next client.
+        self.iter().for_each(|listener| drop(listener.set_accept(accept)));
     }
 
     /// Lets go of all others.

@@ -79,6 +79,9 @@ impl Pool {
             }
             events.push(Event::ListenerMended { pool, address, reason });
         }
+        if mending == Mending::Rebound {
+            self.serving.listeners.suit();
+        }
         if has_regained {
             self.replace_workers(now);
         }

@@ -104,6 +104,9 @@ pub struct Census {
 impl Pool {
     /// A pool without a worker yet. Its workers may accept once the gate is open.
     pub fn new(blueprint: Blueprint, listeners: Listeners, gate: Gate) -> Self {
+        if gate == Gate::Open {
+            listeners.suit();
+        }
         let mut pool = Pool {
             workers: HashMap::with_capacity(blueprint.config.workers as usize),
             serving: Generation::new(0, blueprint, listeners, gate),

@@ -22,8 +22,8 @@ pub fn spawn(
     slots: &[u32],
     inheritance: &mut Inheritance,
 ) -> (Vec<Worker>, io::Result<()>) {
-    let listeners = generation.listeners.descriptors();
-    if listeners.is_empty() {
+    let inlets = generation.listeners.inlets();
+    if inlets.is_empty() {
         return (Vec::new(), Err(io::Error::other("the pool has let go of its listeners")));
     }
     generation.blueprint.open_stderr(&inheritance.log);
@@ -40,14 +40,14 @@ pub fn spawn(
     let terms = Terms::of(&generation.blueprint.config);
     let blueprint = &mut generation.blueprint;
     let terminal = Terminal::look();
-    let kept = inheritance.kept(&listeners);
+    let kept = inheritance.kept(&inlets);
     let forked = blueprint.profile.fork_row(count, |place| {
         worker::run(Assignment {
             pool: &blueprint.config.name,
             slot: slots[place],
             profile: &blueprint.profile,
             service: &mut *blueprint.service,
-            listeners: &listeners,
+            inlets: &inlets,
             entrance: match generation.gate {
                 Gate::Open | Gate::Draining => Entrance::Open,
                 Gate::Shut => Entrance::Shut,

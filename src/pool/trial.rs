@@ -42,6 +42,7 @@ impl Pool {
         let old = self.next.take().map(|next| std::mem::replace(&mut self.serving, next));
         if self.serving.gate == Gate::Shut {
             self.serving.gate = Gate::Open;
+            self.serving.listeners.suit();
             self.serving.pids().filter_map(|pid| self.workers.get(&pid)).for_each(|it| it.let_in());
         }
         // Only now, so that somebody accepts at any time.

@@ -98,7 +98,7 @@ impl Descriptor {
 /// The descriptors and words that the handlers work on.
 pub struct Targets<'a> {
     /// The listeners that are taken away at SIGTERM, [`MOST_LISTENERS`] at most.
-    pub listeners: &'a [BorrowedFd<'a>],
+    pub listeners: &'a mut dyn Iterator<Item = RawFd>,
     /// What takes their place: /dev/null, on which nobody can listen.
     pub dead: BorrowedFd<'a>,
     /// The log, reopened at SIGUSR1 if it is a file.
@@ -124,10 +124,8 @@ pub struct Targets<'a> {
 /// SIGTERM retires, SIGUSR1 reopens the log, SIGALRM ends an overdue
 /// connection. What else the master listens to is ignored, so that a signal to
 /// the whole process group (Ctrl-C, `pkill -HUP`) is the master's to obey.
-pub fn install(targets: &Targets<'_>) -> io::Result<()> {
-    for (place, listener) in LISTENERS.iter().zip(targets.listeners) {
-        place.set(listener.as_raw_fd());
-    }
+pub fn install(targets: Targets<'_>) -> io::Result<()> {
+    LISTENERS.iter().zip(targets.listeners).for_each(|(place, number)| place.set(number));
     DEAD.set(targets.dead.as_raw_fd());
     LOG.set(targets.log);
     LOG_PATH

@@ -10,12 +10,13 @@ mod leave;
 mod privileges;
 mod profile;
 mod quota;
+mod reception;
 mod serve;
 mod settle;
 
 use std::convert::Infallible;
 use std::ffi::CStr;
-use std::os::fd::{BorrowedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 
 use nix::unistd::Pid;
 use slog::Logger;
@@ -30,6 +31,7 @@ use crate::sys::handler::MOST_LISTENERS;
 use crate::sys::identity::Terminal;
 
 pub use profile::Profile;
+pub use reception::{Ending, Inlet};
 
 const _: () = assert!(Listens::MOST <= MOST_LISTENERS, "each has its place in the handlers");
 
@@ -44,7 +46,7 @@ pub struct Assignment<'a> {
     /// What it is to do.
     pub service: &'a mut dyn Service,
     /// Where it accepts.
-    pub listeners: &'a [BorrowedFd<'a>],
+    pub inlets: &'a [Inlet<'a>],
     /// Whether it may.
     pub entrance: Entrance,
     /// What takes the place of each listener when it retires.
@@ -69,6 +71,12 @@ pub struct Assignment<'a> {
     pub log_path: Option<&'static CStr>,
     /// The master's pid.
     pub master: Pid,
+}
+
+impl Assignment<'_> {
+    fn listeners(&self) -> impl Iterator<Item = RawFd> {
+        self.inlets.iter().map(|inlet| inlet.listener.as_raw_fd())
+    }
 }
 
 /// Whether a worker may accept as soon as it can.

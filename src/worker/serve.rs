@@ -17,12 +17,13 @@ use crate::log::{losses, patience};
 use crate::scoreboard::Leaving;
 use crate::service::{Connection, Context, Failure, Outcome, Peer, Service, panic};
 use crate::sys::clock::Moment;
-use crate::sys::{handler, socket};
+use crate::sys::handler;
 
 use super::door::Door;
 use super::hand::Hand;
 use super::profile::Profile;
 use super::quota;
+use super::reception::Next;
 use super::settle::Desk;
 
 /// How long a worker waits when the machine lacks what accept needs.
@@ -42,11 +43,7 @@ pub fn serve<'a>(
     entry: Option<OwnEntry>,
     context: &Context<'_>,
 ) -> Result<&'a mut dyn Service, Error> {
-    let Desk { profile, service, listeners, page } = desk;
-    // A configuration has one address for each pool.
-    let Some(&listener) = listeners.first() else {
-        return Err(Error::new(Code::Software, "could not accept: there is no listener"));
-    };
+    let Desk { profile, service, mut reception, page } = desk;
     let quota = quota_of(profile);
     let mut shortages = Rate::new(1);
     let mut door = Door::new(&profile.admission, entry, page);
@@ -61,16 +58,15 @@ pub fn serve<'a>(
             page.leave(Leaving::Recycled);
             return Ok(service);
         }
-        let (socket, peer) = match socket::accept(listener) {
-            Ok(accepted) => accepted,
-            // The listener was taken away between the test above and here.
-            Err(_) if handler::retiring() => continue,
-            // The end of the queue, see `Listener::begin_drain`.
-            Err(Errno::EAGAIN | Errno::EINVAL) if page.is_draining() => {
+        let (socket, peer) = match reception.next() {
+            Next::Client(socket, peer) => (socket, peer),
+            // The listeners were taken away between the test above and here.
+            Next::Failed(_) if handler::retiring() => continue,
+            Next::End => {
                 page.leave(Leaving::Asked);
                 return Ok(service);
             }
-            Err(errno) => {
+            Next::Failed(errno) => {
                 match Refusal::of(errno) {
                     Refusal::Client => {}
                     Refusal::Shortage => {
@@ -159,9 +155,7 @@ impl Refusal {
             | Errno::EHOSTUNREACH
             | Errno::EOPNOTSUPP
             | Errno::ENETUNREACH => Refusal::Client,
-            Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM | Errno::EAGAIN => {
-                Refusal::Shortage
-            }
+            Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM => Refusal::Shortage,
             _ => Refusal::Broken,
         }
     }

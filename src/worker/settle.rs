@@ -1,8 +1,6 @@
 //! From the fork to the first accept, in numbered order.
 #![forbid(unsafe_code)]
 
-use std::os::fd::BorrowedFd;
-
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
 use nix::unistd::getppid;
@@ -14,13 +12,14 @@ use crate::service::{Service, panic};
 use crate::sys::{descriptor, handler, signal};
 
 use super::profile::Profile;
+use super::reception::Reception;
 use super::{Assignment, Entrance, privileges};
 
 /// A worker that is ready to accept.
 pub struct Desk<'a> {
     pub profile: &'a Profile,
     pub service: &'a mut dyn Service,
-    pub listeners: &'a [BorrowedFd<'a>],
+    pub reception: Reception<'a>,
     pub page: OwnPage,
 }
 
@@ -31,8 +30,8 @@ pub fn settle<'a>(assignment: Assignment<'a>, page: OwnPage) -> Result<Desk<'a>,
     let profile = assignment.profile;
 
     // 1. Signals: ours in place of the master's, all still blocked.
-    handler::install(&handler::Targets {
-        listeners: assignment.listeners,
+    handler::install(handler::Targets {
+        listeners: &mut assignment.listeners(),
         dead: assignment.dead,
         log: assignment.log_number,
         log_path: assignment.log_path,
@@ -95,5 +94,10 @@ pub fn settle<'a>(assignment: Assignment<'a>, page: OwnPage) -> Result<Desk<'a>,
             .map_err(|error| Error::system("wait for the commit", &error))?;
     }
 
-    Ok(Desk { profile, service: assignment.service, listeners: assignment.listeners, page })
+    Ok(Desk {
+        profile,
+        service: assignment.service,
+        reception: Reception::new(assignment.inlets, page),
+        page,
+    })
 }

@@ -334,6 +334,7 @@ service = "echo"
         owner: Some(Spanned::new(0..0, "o".into())),
         group: Some(Spanned::new(0..0, "g".into())),
         mode: 0o600,
+        tcp: Tcp::default(),
     };
     assert!(z.listen.iter().eq([&Spanned::new(0..0, listen)]));
     assert_eq!((z.workers, z.max_workers.as_ref().unwrap().get_ref()), (3, &5));
