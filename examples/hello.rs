@@ -5,10 +5,11 @@
 
 use std::io::Write;
 
-use preforkd::{Connection, Context, Options, Outcome, Service, Services};
+use preforkd::serde::Deserialize;
+use preforkd::{Connection, Context, Daemon, Options, Outcome, Service};
 
-#[derive(serde::Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Deserialize)]
+#[serde(crate = "preforkd::serde", deny_unknown_fields)]
 struct Hello {
     greeting: String,
 }
@@ -21,5 +22,22 @@ impl Service for Hello {
 }
 
 fn main() -> std::process::ExitCode {
-    preforkd::main(Services::builtin().with("hello", Options::parse::<Hello>))
+    let daemon = Daemon::new("hello", env!("CARGO_PKG_VERSION"));
+    daemon.service("hello", Options::parse::<Hello>).main()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use preforkd::slog::{Discard, Logger, o};
+
+    #[test]
+    fn a_client_is_greeted() {
+        let log = Logger::root(Discard, o!());
+        let context = Context::for_test("hello", 0, &log);
+        let (connection, client) = Connection::pair().expect("a pair of sockets");
+        let outcome = Hello { greeting: "hi".to_owned() }.serve(connection, &context);
+        assert!(matches!(outcome, Outcome::Served));
+        assert_eq!(std::io::read_to_string(client).expect("the reply"), "hi, unix\n");
+    }
 }

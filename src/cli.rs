@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::program;
@@ -67,7 +67,7 @@ pub enum Command {
 impl Cli {
     /// What the command line of this process says.
     pub fn from_arguments() -> Result<Cli, clap::Error> {
-        Cli::try_parse()?.without_contradiction()
+        Cli::try_parse().map_err(with_meant)?.without_contradiction()
     }
 
     /// clap cannot tell an option of no command from one of each.
@@ -97,6 +97,20 @@ impl Cli {
             Some(Subcommands::Run { daemonize: false }) | None => Command::Run,
         }
     }
+}
+
+/// Tells how the configuration is named to somebody who has given its path alone.
+fn with_meant(error: clap::Error) -> clap::Error {
+    let Some(ContextValue::String(word)) = error.get(ContextKind::InvalidSubcommand) else {
+        return error;
+    };
+    if !word.contains(['/', '.']) {
+        return error;
+    }
+    let text = format!(
+        "unrecognized subcommand '{word}'\n\n  tip: for a configuration file, write '-c {word}'"
+    );
+    <Cli as CommandFactory>::command().error(ErrorKind::InvalidSubcommand, text)
 }
 
 #[cfg(test)]

@@ -40,6 +40,13 @@ pub fn obey(cli: Cli, services: Services) -> ExitCode {
 
 fn check(file: PathBuf, services: &Services) -> Result<ExitCode, Error> {
     master::check(config::load(&file)?, services)?;
+    for stray in config::strays(&file) {
+        let name = stray.display();
+        let _ = writeln!(
+            io::stderr(),
+            "warning: file \"{name}\" is not included: no pattern of include matches its name"
+        );
+    }
     let _ = writeln!(io::stdout(), "{}: ok", file.display());
     Ok(ExitCode::SUCCESS)
 }

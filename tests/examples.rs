@@ -2,5 +2,8 @@
 //! tests it runs, and other tests need the programs.
 
 #[expect(dead_code, reason = "the daemon runs elsewhere")]
+#[path = "../examples/hello.rs"]
+mod hello;
+#[expect(dead_code, reason = "the daemon runs elsewhere")]
 #[path = "../examples/lines.rs"]
 mod lines;

@@ -34,6 +34,41 @@ fn the_guide_for_embedding_does_what_it_says() {
     run("packaging/doc/embedding.md");
 }
 
+// As printed: a newcomer copies both, and gets no other file.
+#[test]
+fn the_example_of_the_guide_is_a_crate_that_compiles() {
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+    let is_there = Command::new(&cargo).arg("--version").stdout(Stdio::null()).status();
+    if !provided(is_there.is_ok_and(|status| status.success()), "cargo") {
+        return;
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let guide = fs::read_to_string(root.join("packaging/doc/embedding.md")).expect("the guide");
+    let block = |kind: &str| {
+        let (_, rest) = guide.split_once(&format!("\n```{kind}\n")).expect(kind);
+        rest.split("\n```").next().expect("its end").to_owned() + "\n"
+    };
+    let directory = Directory::new();
+    symlink(root, directory.join("preforkd")).expect("the source next to it");
+    let hello = directory.join("hello");
+    fs::create_dir_all(hello.join("src")).expect("make the crate");
+    fs::write(hello.join("Cargo.toml"), block("toml")).expect("write Cargo.toml");
+    fs::write(hello.join("src/main.rs"), block("rust")).expect("write src/main.rs");
+    // The versions that this tree was built with are there without a network.
+    fs::copy(root.join("Cargo.lock"), hello.join("Cargo.lock")).expect("pin the versions");
+    // Its dependencies are compiled once: the next run finds them there.
+    let built = Path::new(env!("CARGO_TARGET_TMPDIR")).join("embedding");
+    let check = Command::new(cargo)
+        .args(["check", "--offline", "--all-targets", "--quiet"])
+        .current_dir(&hello)
+        .env("CARGO_TARGET_DIR", built)
+        .env("RUSTFLAGS", "-Dwarnings")
+        .output()
+        .expect("run cargo");
+    let said = String::from_utf8_lossy(&check.stderr);
+    assert!(check.status.success(), "{said}");
+}
+
 fn run(document: &str) {
     let tools = ["unshare --version", "ip -V", "pkill --version"];
     let there = tools.iter().all(|tool| {

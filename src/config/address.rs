@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use super::fault::Fault;
+use super::meant;
 use super::units::{AbsolutePath, Unit};
 
 /// The size of `sun_path`, unix(7): a path needs a NUL behind it, and an abstract
@@ -66,6 +67,9 @@ fn socket_name(text: &str, name: &str) -> Result<(), Fault> {
 /// The fault of a text that is no address, with a hint for what it looks like.
 fn not_an_address(text: &str) -> Fault {
     let fault = Fault::new(format_args!("{text:?} is not an address"));
+    if let Some(hint) = meant::address(text) {
+        return fault.with_hint(hint);
+    }
     let bare = text.trim_start_matches('[').trim_end_matches(']');
     if let Ok(ip) = bare.parse() {
         return fault
@@ -168,7 +172,28 @@ mod tests {
                 Some("write the IP address: names are not looked up"),
             ),
             ("unix:/x", "\"unix:/x\" is not an address", Some("write the path alone, \"/x\"")),
-            ("127.0.0.1:65536", "\"127.0.0.1:65536\" is not an address", Some(forms)),
+            (
+                "127.0.0.1:65536",
+                "\"127.0.0.1:65536\" is not an address",
+                Some("a port is a number from 1 to 65535"),
+            ),
+            (
+                "[::1]:70070",
+                "\"[::1]:70070\" is not an address",
+                Some("a port is a number from 1 to 65535"),
+            ),
+            ("::1:7007", "\"::1:7007\" is not an address", Some("write \"[::1]:7007\"")),
+            (
+                "2001:db8::1:80",
+                "\"2001:db8::1:80\" is not an address",
+                Some("write \"[2001:db8::1]:80\""),
+            ),
+            (
+                "2001:db8::1:2",
+                "\"2001:db8::1:2\" is not an address",
+                Some("add a port, like \"[2001:db8::1:2]:7007\""),
+            ),
+            ("localhost:70070", "\"localhost:70070\" is not an address", Some(forms)),
             ("echo.sock", "\"echo.sock\" is not an address", Some(forms)),
             ("", "\"\" is not an address", Some(forms)),
             ("@", "\"@\" names no socket", None),

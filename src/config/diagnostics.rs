@@ -112,6 +112,15 @@ impl Problem {
         self
     }
 
+    /// The same problem with this hint, if there is one.
+    #[must_use]
+    pub(super) fn with_hints(self, hint: Option<String>) -> Self {
+        match hint {
+            Some(hint) => self.with_hint(hint),
+            None => self,
+        }
+    }
+
     /// The exit code of a process that ends for this reason.
     pub fn code(&self) -> Code {
         self.code

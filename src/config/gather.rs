@@ -75,7 +75,7 @@ fn include(path: &Path, main: &[u8]) -> Vec<Included> {
 
 /// What the key `include` of a file says, and where; nothing if it is wrong, which
 /// whoever parses the file finds, too.
-fn includes(main: &[u8]) -> Vec<(Range<usize>, String)> {
+pub(super) fn includes(main: &[u8]) -> Vec<(Range<usize>, String)> {
     let Ok(text) = std::str::from_utf8(main) else { return Vec::new() };
     let (values, errors) = DeTable::parse_recoverable(text);
     let includes = values.get_ref().get("include").filter(|_| errors.is_empty());
@@ -89,10 +89,10 @@ fn includes(main: &[u8]) -> Vec<(Range<usize>, String)> {
 /// The files that `name`, a path or a pattern in the file `main`, stands for.
 ///
 /// They are sorted by name, so that the order does not depend on the directory.
-fn expand(main: &Path, name: &str) -> Result<Vec<PathBuf>, (PathBuf, Unread)> {
+pub(super) fn expand(main: &Path, name: &str) -> Result<Vec<PathBuf>, (PathBuf, Unread)> {
     let directory = main.parent().unwrap_or(Path::new(""));
     let path = directory.join(name);
-    if !name.contains(['*', '?', '[']) {
+    if !is_pattern(name) {
         return Ok(vec![path]);
     }
     let Some(directory) = directory.to_str() else {
@@ -116,8 +116,13 @@ fn expand(main: &Path, name: &str) -> Result<Vec<PathBuf>, (PathBuf, Unread)> {
     Ok(paths)
 }
 
+/// Whether an entry of `include` may stand for several files.
+pub(super) fn is_pattern(name: &str) -> bool {
+    name.contains(['*', '?', '['])
+}
+
 /// Reads the file `path`, which has to be a regular one.
-fn read(path: &Path, room: usize) -> Result<Vec<u8>, Unread> {
+pub(super) fn read(path: &Path, room: usize) -> Result<Vec<u8>, Unread> {
     match path.metadata() {
         Ok(file) if file.is_file() || file.is_dir() => read_any(path, room),
         Ok(_) => Err(Unread::Missing(could_not_read(path, "it is not a regular file"))),

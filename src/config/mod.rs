@@ -14,11 +14,14 @@ mod gather;
 mod gathered;
 mod limits;
 mod listen;
+mod meant;
 mod outline;
+mod overlap;
 mod peers;
 mod reader;
 mod sealed;
 mod service;
+mod strays;
 mod syntax;
 mod tables;
 mod tcp;
@@ -53,8 +56,10 @@ pub use gathered::Gathered;
 use gathered::{File, Included};
 pub use limits::Limits;
 pub use listen::{Listen, Listens};
+pub use meant::{command as command_of, service as service_hint};
 pub use peers::Peers;
 pub use service::{Options, ServiceChoice};
+pub use strays::strays;
 pub use tables::{Config, Daemon, Format, Level, Log, MOST_WORKERS, Pool};
 pub use tcp::Tcp;
 #[cfg(test)]
@@ -65,6 +70,9 @@ pub(crate) use variables::OF_CONNECTIONS;
 use reader::{Table, dotted, shown};
 use service::AnyTable;
 use tables::Origin;
+
+/// So many included files are named that cannot be read, and the others are counted.
+const MAX_UNREAD: usize = 32;
 
 /// Reads the configuration from the file `path` and from those that it includes.
 ///
@@ -87,6 +95,7 @@ pub fn parse(gathered: Gathered) -> Result<Config, Problems> {
     let Loader { mut pools, mut problems } = loader;
     problems.extend(shared_names(&pools));
     problems.extend(shared_addresses(&pools));
+    problems.extend(overlap::overlapping(&pools));
     if pools.is_empty() && problems.is_empty() {
         let problem = Problem::of_file(&path, "no pool is configured");
         problems.push(problem.with_hint("add one, which begins with a line like [pool.echo]"));
@@ -141,22 +150,32 @@ impl Loader {
         let Gathered { main, included } = gathered;
         let source = source_of(main).map_err(|problem| self.problems.push(problem)).ok()?;
         let root = self.read_main(&source)?;
+        let mut unread = 0;
         for Included { include, file } in included {
             match source_of(file) {
                 Ok(file) => self.read_included(&file, &source),
                 // Who reads that a file is missing asks who wants it.
                 Err(problem) => {
-                    let at = source.problem("include", include, problem.message());
-                    self.problems.push(at.with_code(problem.code()));
+                    let is_missing = problem.code() == Code::NoInput;
+                    unread += usize::from(is_missing);
+                    if unread <= MAX_UNREAD || !is_missing {
+                        let at = source.problem("include", include, problem.message());
+                        self.problems.push(at.with_code(problem.code()));
+                    }
                 }
             }
+        }
+        if unread > MAX_UNREAD {
+            let message = format!("could not read {} more files", unread - MAX_UNREAD);
+            self.problems.push(Problem::of_file(source.path(), message).with_code(Code::NoInput));
         }
         Some(root)
     }
 
     fn read_main(&mut self, source: &Arc<Source>) -> Option<Root> {
-        let values = self.parse(source)?;
+        let mut values = self.parse(source)?;
         let first = self.problems.len();
+        self.take_lists_out(source, &mut values);
         let table = Table { source, path: "", at: 0..0, values: &values };
         let mut root: Option<Root> = table.read(&mut self.problems);
         if let Some(root) = &mut root {
@@ -167,16 +186,34 @@ impl Loader {
         root
     }
 
+    /// Takes out what is written [[log]]. serde would read the list as the fields of the table.
+    fn take_lists_out(&mut self, source: &Source, values: &mut DeTable<'_>) {
+        for key in ["daemon", "log"] {
+            let Some(value) = values.get(key).filter(|value| value.get_ref().is_array()) else {
+                continue;
+            };
+            let message = format!("{} is not a table", shown(source, value));
+            let problem = source.problem(key, value.span(), message);
+            self.problems.push(problem.with_hints(meant::value(key, "a table", value.get_ref())));
+            values.remove(key);
+        }
+    }
+
     fn read_included(&mut self, source: &Arc<Source>, main: &Source) {
         let Some(values) = self.parse(source) else {
             return;
         };
         let first = self.problems.len();
-        for (key, _) in values.iter().filter(|(key, _)| key.get_ref().as_ref() != "pool") {
+        for (key, value) in values.iter().filter(|(key, _)| key.get_ref().as_ref() != "pool") {
             let key_name = key.get_ref().as_ref();
-            let message = format!("key {key_name:?} belongs in {}", main.path().display());
-            let problem = source.problem("", key.span(), message);
-            self.problems.push(problem.with_hint("an included file holds [pool.*] tables alone"));
+            let (message, hint) = match meant::pool_table(key_name, value.get_ref()) {
+                Some(hint) => (format!("unknown key {key_name:?}"), hint),
+                None => (
+                    format!("key {key_name:?} belongs in {}", main.path().display()),
+                    "an included file holds [pool.*] tables alone".to_owned(),
+                ),
+            };
+            self.problems.push(source.problem("", key.span(), message).with_hint(hint));
         }
         self.read_pools(source, &values);
         sort(&mut self.problems[first..]);
@@ -198,7 +235,9 @@ impl Loader {
             }
             let Some(table) = value.get_ref().as_table() else {
                 let message = format!("{} is not a table", shown(source, value));
-                self.problems.push(source.problem(path, value.span(), message));
+                let hint = meant::value(&path, "a table", value.get_ref());
+                let problem = source.problem(path, value.span(), message);
+                self.problems.push(problem.with_hints(hint));
                 continue;
             };
             let read = Table { source, path: &path, at: name.span(), values: table };

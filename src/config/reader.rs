@@ -5,11 +5,12 @@ use std::ops::Range;
 
 use serde::de::DeserializeOwned;
 use toml::Spanned;
-use toml::de::{DeTable, DeValue, ValueDeserializer};
+use toml::de::{DeArray, DeTable, DeValue, ValueDeserializer};
 
 use super::diagnostics::{Problem, Source, sort};
 use super::fault::Fault;
-use super::wording::Wrong;
+use super::meant;
+use super::wording::{Reason, Wrong};
 
 /// After so many problems in one table, the rest is not looked for: each costs
 /// another pass over the table.
@@ -35,7 +36,7 @@ impl Table<'_> {
     pub fn read<T: DeserializeOwned>(&self, problems: &mut Vec<Problem>) -> Option<T> {
         let mut values = self.values.clone();
         let mut removed: Vec<Vec<String>> = Vec::new();
-        let first = problems.len();
+        let (first, mut found) = (problems.len(), 0);
         let read = loop {
             let input = Spanned::new(self.at.clone(), DeValue::Table(values.clone()));
             let error = match T::deserialize(ValueDeserializer::from(input)) {
@@ -43,6 +44,7 @@ impl Table<'_> {
                 Err(error) => error,
             };
             let span = error.span().unwrap_or(self.at.clone());
+            let at = span.clone();
             let mut trail = self.trail(&values, &span);
             let mut fault = Fault::from_text(error.message());
             let wrong = Wrong::from_message(&fault.message);
@@ -63,10 +65,17 @@ impl Table<'_> {
             if !follows {
                 problems.push(self.problem(&values, &trail, span, &wrong, fault));
             }
-            if removed.len() >= MAX_PROBLEMS || !remove(&mut values, &mut trail) {
+            found += 1;
+            if found > MAX_PROBLEMS {
                 break None;
             }
-            removed.push(trail);
+            // What is right of a list may not be the whole of what is wrong with it.
+            if !remove_item(&mut values, &trail, &at) {
+                if !remove(&mut values, &mut trail) {
+                    break None;
+                }
+                removed.push(trail);
+            }
         };
         sort(&mut problems[first..]);
         read
@@ -90,6 +99,7 @@ impl Table<'_> {
         wrong: &Wrong,
         fault: Fault,
     ) -> Problem {
+        let shown_at = span.clone();
         let place = lookup(values, trail);
         let key_span = place.as_ref().map_or(self.at.clone(), |(key, _)| key.clone());
         let problem = match wrong {
@@ -116,9 +126,30 @@ impl Table<'_> {
                 self.source.problem(key, span, message)
             }
         };
-        match fault.hint.or_else(|| wrong.hint()) {
-            Some(hint) => problem.with_hint(hint),
-            None => problem,
+        let meant = || self.meant(values, trail, &shown_at, wrong);
+        problem.with_hints(fault.hint.or_else(meant).or_else(|| wrong.hint()))
+    }
+
+    /// What is most likely meant by what stands at `span`.
+    fn meant(
+        &self,
+        values: &DeTable<'_>,
+        trail: &[String],
+        span: &Range<usize>,
+        wrong: &Wrong,
+    ) -> Option<String> {
+        let (_, value) = lookup(values, trail)?;
+        match wrong {
+            Wrong::UnknownKey { key, .. } => {
+                let (_, parent) = trail.split_last()?;
+                let parent = dotted(self.path, parent);
+                meant::unknown_key(&parent, key, value.get_ref(), values)
+            }
+            Wrong::Value(Reason::Not(expected)) => {
+                let value = innermost(value, span);
+                meant::value(&dotted(self.path, trail), expected, value.get_ref())
+            }
+            Wrong::Missing(_) | Wrong::Word { .. } | Wrong::Value(Reason::Told(_)) => None,
         }
     }
 
@@ -202,12 +233,7 @@ fn lookup<'t, 'i>(
 /// False if there is nothing to take out, or only the whole table.
 fn remove(table: &mut DeTable<'_>, trail: &mut Vec<String>) -> bool {
     while let Some((last, parents)) = trail.split_last() {
-        let parent = parents.iter().try_fold(&mut *table, |table, key| {
-            match table.get_mut(key.as_str())?.get_mut() {
-                DeValue::Table(table) => Some(table),
-                _ => None,
-            }
-        });
+        let parent = descend(table, parents);
         let Some(parent) = parent else { return false };
         if parent.remove(last.as_str()).is_none() {
             return false;
@@ -218,6 +244,29 @@ fn remove(table: &mut DeTable<'_>, trail: &mut Vec<String>) -> bool {
         trail.pop();
     }
     false
+}
+
+/// The table that the keys `trail` lead to.
+fn descend<'t, 'i>(table: &'t mut DeTable<'i>, trail: &[String]) -> Option<&'t mut DeTable<'i>> {
+    trail.iter().try_fold(table, |table, key| match table.get_mut(key.as_str())?.get_mut() {
+        DeValue::Table(table) => Some(table),
+        _ => None,
+    })
+}
+
+/// Takes an item that holds what stands at `span` out of the list that `trail` leads to.
+/// False if that is no list, or all of it is at fault.
+fn remove_item(table: &mut DeTable<'_>, trail: &[String], span: &Range<usize>) -> bool {
+    let Some((last, parents)) = trail.split_last() else { return false };
+    let Some(parent) = descend(table, parents) else { return false };
+    let Some(value) = parent.get_mut(last.as_str()) else { return false };
+    let DeValue::Array(items) = value.get_mut() else { return false };
+    let before = items.len();
+    *items = std::mem::replace(items, DeArray::new())
+        .into_iter()
+        .filter(|item| !holds(item, span))
+        .collect();
+    items.len() < before
 }
 
 /// The item of a list, however deep, that stands at `span`; else the value itself.

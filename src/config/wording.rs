@@ -122,7 +122,7 @@ fn described(expected: &str) -> String {
 ///
 /// One slip for every three letters is taken for a typing error, and a word that
 /// begins another for its short form (`warn`, `warning`).
-fn nearest<'k>(word: &str, known: &'k [String]) -> Option<&'k str> {
+pub(super) fn nearest<'k>(word: &str, known: &'k [String]) -> Option<&'k str> {
     let slips = (word.chars().count() / 3).max(1);
     known
         .iter()

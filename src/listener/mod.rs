@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod file;
+pub mod holder;
 mod inherited;
 #[cfg(test)]
 mod tests;

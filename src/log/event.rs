@@ -155,6 +155,16 @@ Master tells {
     CouldNotTakeCommands = "could not take commands", Warning, "a8515d33319f34bc613bf7e49bf83a1f" {
         reason: String,
     }
+    /// The directory of the default control socket is missing. The daemon serves, and
+    /// `preforkd reload` cannot reach it.
+    NoControlSocket = "no control socket", Info, "b4960d99f6cb40e69907f9e8a12d7693" {
+        socket: String, reason: String,
+    }
+    /// Pools stand in a file next to the included files, and no pattern of `include` matches
+    /// its name.
+    FileNotIncluded = "file not included", Warning, "d66019cbea874a549d78c07efda70a1d" {
+        file: String, reason: String,
+    }
     /// `SIGUSR1` came, and the log file could not be opened. The old file stays in use.
     CouldNotReopenLog = "could not reopen log", Warning, "6f13a0d55b3c79144395268caf38cc50" {
         reason: String,

@@ -1,13 +1,15 @@
-//! Looking up the users and groups of a start, ahead and in a child.
+//! What is looked at before a start: above all users and groups, in a child.
 //!
 //! For its database the C library loads further libraries (nsswitch.conf(5)), and keeps
 //! them. In the master they would be mappings that each fork has to copy.
 #![forbid(unsafe_code)]
 
 use std::io::{self, Read, Write};
+use std::path::Path;
 
 use crate::accounts::{self, Found};
-use crate::config::Config;
+use crate::config::{self, Config};
+use crate::log::event::Event;
 use crate::pool::Blueprint;
 use crate::sys::fork::{self, Fork, fork};
 use crate::sys::wait::reap;
@@ -20,6 +22,14 @@ pub fn look_up(config: &Config) {
     {
         accounts::remember(found);
     }
+}
+
+/// The files that somebody most likely wanted to include.
+pub fn strays(file: &Path) -> impl Iterator<Item = Event> {
+    config::strays(file).into_iter().map(|stray| Event::FileNotIncluded {
+        file: stray.display().to_string(),
+        reason: "no pattern of include matches its name".to_owned(),
+    })
 }
 
 fn ask(config: &Config) -> io::Result<String> {

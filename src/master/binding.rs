@@ -2,8 +2,10 @@
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeSet;
+use std::io;
 use std::rc::Rc;
 
+use nix::errno::Errno;
 use toml::Spanned;
 
 use crate::config::{Address, Listen, Pool, Problem};
@@ -58,8 +60,7 @@ fn cannot_change(pool: &Pool, listen: &Spanned<Listen>, running: &Listener) -> O
 /// without binding it.
 pub fn probe(pool: &Pool, listen: &Spanned<Listen>) -> Option<Problem> {
     let error = listener::check(listen.get_ref()).err()?;
-    let error = could_not_bind("listener", &listen.get_ref().address, &error);
-    Some(problem(pool, listen, &error))
+    Some(not_bound(pool, listen, &error))
 }
 
 /// Finds the listener of this address. One whose file is gone has left its address,
@@ -138,13 +139,41 @@ fn bind(pool: &Pool, place: &Spanned<Listen>) -> Result<Listener, Problem> {
         let hint = "the unit needs a .socket with this FileDescriptorName=";
         return Err(could_not_adopt(pool, place, "no such socket was passed", hint));
     }
-    Listener::bind(listen)
-        .map_err(|error| problem(pool, place, &could_not_bind("listener", &listen.address, &error)))
+    Listener::bind(listen).map_err(|error| not_bound(pool, place, &error))
 }
 
 fn could_not_adopt(pool: &Pool, place: &Spanned<Listen>, reason: &str, hint: &str) -> Problem {
     let message = format!("could not adopt listener \"{}\": {reason}", place.get_ref().address);
     problem(pool, place, &Error::new(Code::CannotCreate, message)).with_hint(hint)
+}
+
+/// Why an address could not be bound, and what may help.
+fn not_bound(pool: &Pool, place: &Spanned<Listen>, error: &io::Error) -> Problem {
+    let listen = place.get_ref();
+    let problem = problem(pool, place, &could_not_bind("listener", &listen.address, error));
+    match hint(listen, error) {
+        Some(hint) => problem.with_hint(hint),
+        None => problem,
+    }
+}
+
+fn hint(listen: &Listen, error: &io::Error) -> Option<String> {
+    if error.kind() == io::ErrorKind::AddrInUse {
+        let holder = listener::holder::of(&listen.address)?;
+        return Some(format!("{holder} listens there"));
+    }
+    // What the system says of a file whose owner or group is not the daemon's own.
+    if error.raw_os_error() != Some(Errno::EPERM as i32) {
+        return None;
+    }
+    let name = |name: &Spanned<String>| name.get_ref().clone();
+    match (listen.owner.as_ref().map(name), listen.group.as_ref().map(name)) {
+        (Some(owner), _) => Some(format!("only root can give the socket to user \"{owner}\"")),
+        (None, Some(group)) => Some(format!(
+            "the daemon has to be in group \"{group}\", by SupplementaryGroups={group} in its unit"
+        )),
+        (None, None) => None,
+    }
 }
 
 fn problem(pool: &Pool, place: &Spanned<Listen>, error: &Error) -> Problem {

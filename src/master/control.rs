@@ -59,6 +59,16 @@ fn socket_at(path: &Path) -> Listen {
     Listen { mode: 0o600, ..Listen::from(Address::Path(path.to_owned())) }
 }
 
+/// What a daemon says that nobody has given a directory for its control socket.
+fn no_control_socket(path: &Path, directory: &Path) -> Event {
+    let reason = format!(
+        "there is no directory \"{}\"; {} reload will not work, SIGHUP will",
+        directory.display(),
+        program::name()
+    );
+    Event::NoControlSocket { socket: path.display().to_string(), reason }
+}
+
 fn bind(path: &Path) -> Result<Listener, Error> {
     let listen = socket_at(path);
     let listener = Listener::bind(&listen).map_err(|error| failed(&listen, &error))?;
@@ -79,8 +89,8 @@ pub struct Control {
 
 impl Control {
     /// Listens at `path` for who asks the daemon of the configuration `file`. If the
-    /// default path cannot be bound, the daemon goes on without: silently if its
-    /// directory is missing, else with a word of it in `news`.
+    /// default path cannot be bound, the daemon goes on without, with a word of it in
+    /// `news`.
     ///
     /// # Errors
     ///
@@ -89,9 +99,10 @@ impl Control {
         let listener = match bind(path) {
             Ok(listener) => Some(listener),
             Err(error) if may_be_missing(path) => {
-                if path.parent().is_some_and(Path::exists) {
-                    news.push(Event::CouldNotTakeCommands { reason: error.to_string() });
-                }
+                news.push(match path.parent().filter(|directory| !directory.exists()) {
+                    Some(directory) => no_control_socket(path, directory),
+                    None => Event::CouldNotTakeCommands { reason: error.to_string() },
+                });
                 None
             }
             Err(error) => return Err(error),

@@ -139,6 +139,7 @@ impl<'a> Master<'a> {
         // What no pool wants of what was stored for us is closed.
         inherited.retain(|socket| !is_stored(&socket.name));
         plan.news.extend(binding::unserved(&plan.pools, &inherited));
+        plan.news.extend(ahead::strays(&file));
         let sink = match plan.sink.take() {
             Some(sink) => sink,
             None => plan::open_log(Kind::of(&plan.log))?,

@@ -11,6 +11,7 @@ mod context;
 mod echo;
 mod exec;
 mod idle;
+mod interpreter;
 mod lines;
 mod linger;
 pub(crate) mod panic;

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::config::{Options, Problems, ServiceChoice};
+use crate::config::{self, Options, Problems, ServiceChoice};
 use crate::error::Code;
 
 use super::{Service, echo::Echo, exec::Exec, panic};
@@ -61,11 +61,10 @@ impl Services {
                 })
             }
             None => {
-                let known: Vec<_> =
-                    self.factories.keys().map(|name| format!("\"{name}\"")).collect();
-                let message = format!("unknown service \"{}\"", choice.name.get_ref());
-                let hint = format!("the services are {}", known.join(", "));
-                Err(choice.options.problem("", message).with_hint(hint).into())
+                let known: Vec<_> = self.factories.keys().map(|&name| name.to_owned()).collect();
+                let name = choice.name.get_ref();
+                let problem = choice.options.problem("", format!("unknown service {name:?}"));
+                Err(problem.with_hint(config::service_hint(name, &known)).into())
             }
         }
     }

@@ -133,7 +133,7 @@ fn every_wrong_value_is_told_in_our_words() {
             "env.TCPLOCALHOST = \"x\"",
             "env.TCPLOCALHOST: \"TCPLOCALHOST\" is set by the daemon for each connection | set \"hostname\" of the pool",
         ),
-        ("pass_env = \"TZ\"", "pass_env: \"TZ\" is not a list"),
+        ("pass_env = \"TZ\"", "pass_env: \"TZ\" is not a list | write [\"TZ\"]"),
         ("pass_env = [\"\"]", "pass_env: \"\" is not the name of an environment variable"),
         ("pass_env = [\"PROTO\"]", "pass_env: \"PROTO\" is set by the daemon for each connection"),
         ("pass_env = [\"LISTEN_FDS\"]", "pass_env: \"LISTEN_FDS\" is for the daemon alone"),

@@ -13,11 +13,11 @@ use std::rc::Rc;
 use nix::unistd::{AccessFlags, eaccess};
 use serde::Deserialize;
 
-use crate::config::{Options, Problems};
+use crate::config::{self, Options, Problems};
 use crate::error::reason;
 
 use super::success::Success;
-use super::{Connection, Context, Outcome, SEARCH_PATH, Service};
+use super::{Connection, Context, Outcome, SEARCH_PATH, Service, interpreter};
 use run::Runner;
 
 #[derive(Deserialize)]
@@ -62,8 +62,15 @@ impl Exec {
         let Some(name) = command.first().filter(|name| !name.is_empty()) else {
             return Err(problem("the command is empty".to_owned()));
         };
-        let path = find_program(name)
-            .map_err(|reason| problem(format!("could not execute program \"{name}\": {reason}")))?;
+        let path = find_program(name).map_err(|reason| {
+            let message = format!("could not execute program \"{name}\": {reason}");
+            let problem = options.problem("command", message);
+            let rest = command.get(1..).unwrap_or_default();
+            Problems::from(match name.contains(char::is_whitespace) {
+                true => problem.with_hint(format!("write {}", config::command_of(name, rest))),
+                false => problem,
+            })
+        })?;
         if let Some(argv0) = argv0 {
             if argv0.contains('\0') {
                 return Err(options.problem("argv0", "the name holds a NUL byte").into());
@@ -101,7 +108,8 @@ fn check_program(path: &Path) -> Result<(), String> {
     if !file.is_file() {
         return Err("not a regular file".to_owned());
     }
-    eaccess(path, AccessFlags::X_OK).map_err(|errno| reason(&errno.into()))
+    eaccess(path, AccessFlags::X_OK).map_err(|errno| reason(&errno.into()))?;
+    interpreter::check(path)
 }
 
 impl Service for Exec {
