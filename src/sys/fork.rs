@@ -39,13 +39,13 @@ impl Children {
         &self.pids[..self.count]
     }
 
-    /// Why there are fewer than were asked for: that of fork(2).
+    /// Why there are fewer children than were asked for: the error of fork(2).
     pub fn failure(&self) -> Option<io::Error> {
         self.failure.map(io::Error::from)
     }
 }
 
-/// The proof that this process has one thread. Its holder makes no other.
+/// The proof that this process has one thread. The holder of the proof makes no other.
 pub(super) struct Alone(());
 
 /// Makes a child process (fork(2)), after a check that this process has one
@@ -53,18 +53,18 @@ pub(super) struct Alone(());
 ///
 /// # Errors
 ///
-/// That of fork(2), such as EAGAIN at a limit; or there are threads, or /proc
-/// is not there to tell.
+/// The error of fork(2), such as EAGAIN at a limit; or there are threads, or there is no
+/// /proc to count them.
 pub fn fork() -> io::Result<Fork> {
     Ok(Alone::check()?.fork()?)
 }
 
 impl Alone {
-    /// Looks at how many threads there are.
+    /// Checks that there is one thread.
     ///
     /// # Errors
     ///
-    /// There are others, or /proc is not there to tell.
+    /// There are others, or there is no /proc to count them.
     pub(super) fn check() -> io::Result<Alone> {
         match thread_count()? {
             1 => Ok(Alone(())),
@@ -72,12 +72,12 @@ impl Alone {
         }
     }
 
-    /// Makes so many children in a row, [`LONGEST_ROW`] at most; a failure ends the row.
-    /// Each child lives `life`, which is given its place in the row.
+    /// Makes this many children in a row, [`LONGEST_ROW`] at most; a failure ends the row.
+    /// Each child runs `life`, which gets the child's place in the row.
     ///
-    /// Each page that the parent writes between two forks is copied, and the child before
-    /// keeps the old one for itself. So the parent writes to its stack only: a child
-    /// writes there, too.
+    /// Each page that the parent writes between two forks is copied, and the earlier child
+    /// keeps the old page. So the parent writes only to its stack, where a child writes,
+    /// too.
     #[inline(never)]
     pub(super) fn fork_row(
         &self,
@@ -110,8 +110,8 @@ impl Alone {
     }
 }
 
-/// Lives `life` to its end; a panic ends it, too. So whatever the caller has borrowed stays
-/// borrowed as long as the process lives.
+/// Runs `life` to its end; a panic ends the process, too. So everything that the caller has
+/// borrowed stays borrowed as long as the process lives.
 #[inline(always)]
 fn live(life: impl FnOnce() -> Infallible) -> ! {
     struct Last;
@@ -124,12 +124,12 @@ fn live(life: impl FnOnce() -> Infallible) -> ! {
     match life() {}
 }
 
-/// Whether [`fork`] will not always fail. Whoever has joined a thread goes on a moment
-/// before the kernel has forgotten it, so this looks more than once.
+/// Checks that [`fork`] can work. A join returns a moment before the kernel has forgotten
+/// the thread, so this looks more than once.
 ///
 /// # Errors
 ///
-/// There are threads, or /proc is not there to tell.
+/// There are threads, or there is no /proc to count them.
 pub fn check() -> io::Result<()> {
     const LOOKS: usize = 1_000;
     for _ in 1..LOOKS {
@@ -149,8 +149,8 @@ pub fn thread_count() -> io::Result<u64> {
 
 /// Ends the process without running exit handlers or destructors (_exit(2)).
 ///
-/// A forked child must leave like this: what its parent registered to run at
-/// exit is the parent's, such as removing a socket file.
+/// A forked child must leave like this. The exit handlers that its parent has registered
+/// are the parent's, such as the removal of a socket file.
 pub fn leave(code: u8) -> ! {
     // SAFETY: _exit takes any status and touches no memory of ours.
     unsafe { libc::_exit(i32::from(code)) }

@@ -1,6 +1,6 @@
-//! What a process is to the kernel: priority, environment, who may look into it.
+//! What a process is to the kernel: priority, environment, privacy, terminal.
 //!
-//! The user and the groups are set by nix's safe wrappers; here is the rest.
+//! nix's safe wrappers set the user and the groups; this file has the rest.
 
 use std::convert::Infallible;
 use std::ffi::{CString, c_char};
@@ -30,16 +30,16 @@ pub fn set_nice(value: i32) -> io::Result<()> {
 /// prctl(2)). A process can dump core only if its user may.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Privacy {
-    /// Nobody but root.
+    /// Only root.
     Closed,
     /// Root, and processes of the same user.
     Open,
 }
 
-/// Sets who may look into this process. The children that it forks have the same; a
-/// program that it executes is open again.
+/// Sets who may look into this process. The children that it forks inherit this; a program
+/// that it executes is open again.
 ///
-/// This must be said again after a change of the user, which resets it
+/// A change of the user resets this, so it must be set again afterwards
 /// (/proc/sys/fs/suid_dumpable).
 pub fn set_privacy(privacy: Privacy) -> io::Result<()> {
     Ok(prctl::set_dumpable(privacy == Privacy::Open)?)
@@ -64,14 +64,15 @@ pub fn set_oom_score_adj(score: i32) -> io::Result<()> {
 /// Whether a process has a controlling terminal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Terminal {
-    /// It has none, and nor have the children that it forks.
+    /// Neither the process nor the children that it forks have one.
     Absent,
-    /// It has one, or there is no way to tell.
+    /// The process has one, or there is no way to find out.
     Possible,
 }
 
 impl Terminal {
-    /// That of this process. The kernel never waits in the open of this file.
+    /// Looks for the terminal of this process. The kernel never waits in the open of this
+    /// file.
     pub fn look() -> Terminal {
         match open_terminal() {
             Err(Errno::ENXIO) => Terminal::Absent,
@@ -79,12 +80,13 @@ impl Terminal {
         }
     }
 
-    /// Gives it up, for this process and all that it starts: nobody of them can put
+    /// Gives the terminal up, for this process and all that it starts. None of them can put
     /// keystrokes into it (TIOCSTI) or get its signals. A process that leads no session
-    /// gets none back by opening one (tty_ioctl(4), TIOCNOTTY).
+    /// does not get a terminal back by opening one (tty_ioctl(4), TIOCNOTTY).
     ///
-    /// A session of its own would do, too, but costs up to a hundred microseconds and memory
-    /// for each processor where the scheduler groups by session (sched(7), autogroup).
+    /// A session of its own would do, too. But where the scheduler groups by session, it
+    /// costs up to a hundred microseconds, and memory for each processor (sched(7),
+    /// autogroup).
     pub fn leave(self) -> io::Result<()> {
         if self == Terminal::Absent {
             return Ok(());
@@ -96,7 +98,7 @@ impl Terminal {
             Err(_) => -1,
         };
         if left < 0 {
-            // There is no such file here; a session of its own has no terminal.
+            // This system has no such file. A new session has no terminal.
             nix::unistd::setsid()?;
         }
         Ok(())
@@ -108,9 +110,9 @@ fn open_terminal() -> nix::Result<OwnedFd> {
     open(c"/dev/tty", flags, Mode::empty())
 }
 
-/// An environment, `NAME=value` each, ready to be made the process's own.
+/// An environment of `NAME=value` entries, ready to become that of the process.
 ///
-/// It is built once, before any fork; and only the children that it is for have it.
+/// The environment is built once, before any fork. Only the children of its pool have it.
 pub struct Environment {
     /// Pointers to the entries, a null pointer, and the entries.
     block: Unshared,
@@ -135,12 +137,14 @@ impl Environment {
         Ok(Environment { block })
     }
 
-    /// Forks children in a row that have it, [`LONGEST_ROW`](super::fork::LONGEST_ROW) at most. Each of them
-    /// lives `life`, which is given its place in the row.
+    /// Forks children in a row with this environment,
+    /// [`LONGEST_ROW`](super::fork::LONGEST_ROW) at most. Each of them runs `life`, which
+    /// gets the child's place in the row.
     ///
     /// # Errors
     ///
-    /// There are threads, or there is no memory to hand it over: then there is no child.
+    /// There are threads, or there is no memory to hand the environment over: then there is
+    /// no child.
     pub fn fork_row(
         &self,
         count: usize,
@@ -148,12 +152,12 @@ impl Environment {
     ) -> io::Result<Children> {
         let alone = Alone::check()?;
         self.block.share()?;
-        // It is the parent's meanwhile (environ(7)): where each child set its own, it would
-        // have a page of the C library for itself.
-        // SAFETY: there is one thread, which does nothing but fork until the old value is
-        // back. A child keeps the new one; it lives with `self` borrowed, so the array
-        // stays. Should the C library extend the environment, it copies an array that it
-        // did not allocate itself.
+        // During the row the parent has this environment, too (environ(7)). If each child
+        // set it for itself, each would copy a page of the C library.
+        // SAFETY: there is one thread, which only forks until the old value is back. A child
+        // keeps the new value and borrows `self` all its life, so the array stays. If the C
+        // library extends the environment, it first copies an array that it did not allocate
+        // itself.
         let before = unsafe { ptr::replace(&raw mut environ, self.block.start().as_ptr().cast()) };
         let children = alone.fork_row(count, life);
         // SAFETY: see above.

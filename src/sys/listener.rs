@@ -1,5 +1,5 @@
-//! What nix has not for a socket that listens: a filter of its newcomers, and a look
-//! at whether it is shut down.
+//! Calls on a listening socket that nix lacks: a filter of its new clients, and a check
+//! whether it is shut down.
 
 use std::mem;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -15,11 +15,10 @@ const ACK: u32 = 0x10;
 
 /// Makes a TCP listener drop the first segment of each new connection.
 ///
-/// A handshake that the listener has answered goes on, because its next segment is no
-/// SYN, and a connection in the queue still receives. A client that comes later sends
-/// its SYN again until the listener is closed, and is refused then. The filter is one
-/// of the socket, not of this process, and needs no privilege (socket(7),
-/// SO_ATTACH_FILTER).
+/// A handshake that the listener has answered goes on, because its next segment is no SYN,
+/// and a connection in the queue still receives. A later client repeats its SYN until the
+/// listener is closed, and is then refused. The filter belongs to the socket, not to this
+/// process, and needs no privilege (socket(7), SO_ATTACH_FILTER).
 pub fn drop_newcomers(listener: BorrowedFd<'_>) -> nix::Result<()> {
     let step = |code, k, jt, jf| libc::sock_filter { code, jt, jf, k };
     // The filter of a TCP socket sees the segment from its TCP header on.
@@ -32,8 +31,8 @@ pub fn drop_newcomers(listener: BorrowedFd<'_>) -> nix::Result<()> {
     ];
     let filter =
         libc::sock_fprog { len: program.len() as libc::c_ushort, filter: program.as_mut_ptr() };
-    // SAFETY: the kernel reads one sock_fprog, and from there `len` steps, which
-    // both outlive the call; it keeps a copy.
+    // SAFETY: the kernel reads one sock_fprog, and from there `len` steps. Both outlive the
+    // call, and the kernel keeps a copy.
     Errno::result(unsafe {
         libc::setsockopt(
             listener.as_raw_fd(),
@@ -46,10 +45,10 @@ pub fn drop_newcomers(listener: BorrowedFd<'_>) -> nix::Result<()> {
     Ok(())
 }
 
-/// What poll(2) says of a listener at once.
+/// The state of a listener, as poll(2) gives it without waiting.
 #[derive(Clone, Copy, Debug)]
 pub struct Readiness {
-    /// Accept would not block: somebody waits, or the socket is shut down.
+    /// Accept would not block: a client waits, or the socket is shut down.
     pub is_readable: bool,
     /// Somebody has shut the socket down for reading.
     pub is_shut_down: bool,

@@ -14,13 +14,13 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap};
 use nix::sys::resource::{Resource, getrlimit};
 
-/// A file in memory, of zeroes at first. What nobody has touched takes no memory.
+/// A file in memory, of zeroes at first. Pages that nobody has touched use no memory.
 ///
-/// The process that makes it reads and writes it, and maps nothing: so a fork has nothing to
-/// copy, and whatever others do to what they have mapped is no more than some numbers.
+/// The process that makes it reads and writes it, and maps nothing. So a fork has nothing
+/// to copy, and whatever others write to their mappings is only some numbers.
 ///
-/// Its size is sealed (F_ADD_SEALS of fcntl(2)). Were it made shorter, each process that
-/// has mapped a page of it would die of SIGBUS.
+/// Its size is sealed (F_ADD_SEALS of fcntl(2)). If somebody shortened it, each process
+/// that has mapped one of its pages would die of SIGBUS.
 #[derive(Debug)]
 pub(super) struct Memory {
     file: File,
@@ -28,7 +28,7 @@ pub(super) struct Memory {
 }
 
 impl Memory {
-    /// A file of so many bytes.
+    /// A file of this many bytes.
     pub fn new(name: &CStr, bytes: u64) -> io::Result<Self> {
         let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
         let file = File::from(memfd_create(name, flags)?);
@@ -38,7 +38,7 @@ impl Memory {
         Ok(Memory { file, bytes })
     }
 
-    /// The most bytes that this process may write a file of.
+    /// The size of the largest file that this process may write.
     pub fn most_bytes() -> io::Result<u64> {
         Ok(getrlimit(Resource::RLIMIT_FSIZE)?.0)
     }
@@ -53,11 +53,11 @@ impl Memory {
         self.file.write_all_at(bytes, at)
     }
 
-    /// Maps so many words from the byte `at` on, a multiple of the page size, for good: in a
-    /// child, which closes the file.
+    /// Maps this many words from the byte `at` on, which is a multiple of the page size.
+    /// The mapping is permanent, in a child, which closes the file.
     ///
-    /// A mapping could be moved along its file to what it is not for (mremap(2),
-    /// remap_file_pages(2)), so it is sealed where the kernel can (mseal(2), Linux 6.10).
+    /// A mapping could be moved along its file to foreign pages (mremap(2),
+    /// remap_file_pages(2)). So it is sealed where the kernel can (mseal(2), Linux 6.10).
     pub fn map(&self, at: u64, words: usize) -> io::Result<&'static [AtomicU64]> {
         let bytes = words * size_of::<AtomicU64>();
         let is_inside = at.checked_add(bytes as u64).is_some_and(|end| end <= self.bytes);
@@ -68,8 +68,8 @@ impl Memory {
         // SAFETY: a new mapping at an address of the kernel's choice touches no memory
         // that anybody holds.
         let start = unsafe { mmap(None, size, access, MapFlags::MAP_SHARED, &self.file, at) }?;
-        // SAFETY: the range is that mapping; sealing takes nothing from us, who never
-        // change it. An older kernel fails with ENOSYS.
+        // SAFETY: the range is that mapping, which this process never changes. An older
+        // kernel fails with ENOSYS.
         let _ = unsafe { libc::syscall(libc::SYS_mseal, start.as_ptr(), bytes, 0) };
         // SAFETY: the mapping is never unmapped, so the reference is good for as long as
         // the process lives; any bits are valid atomics; it begins at a page, so it is

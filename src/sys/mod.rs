@@ -1,4 +1,4 @@
-//! The only unsafe code: what the kernel offers that no safe crate wraps.
+//! The only unsafe code: the calls to the kernel that no safe crate wraps.
 //!
 //! Each file is one concept of the kernel. Every `unsafe` block names the
 //! contract it enters and the fact that meets it. Nothing here knows what a

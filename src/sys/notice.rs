@@ -1,6 +1,6 @@
 //! The notice that a worker is asked to leave, for those who wait for descriptors.
 //!
-//! A worker makes one when its service asks for it: most never do.
+//! A worker makes a notice when its service asks for one: most never do.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -9,10 +9,10 @@ use std::sync::atomic::{AtomicI32, Ordering::SeqCst};
 use nix::libc;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-/// The descriptor of the notice that is attached, and one more: 0 is none.
+/// The descriptor of the attached notice plus one: 0 is none.
 static ATTACHED: AtomicI32 = AtomicI32::new(0);
 
-/// A descriptor that can be read once the notice was given (eventfd(2)).
+/// A descriptor that is readable once the notice was given (eventfd(2)).
 pub struct Notice(EventFd);
 
 impl Notice {
@@ -27,7 +27,7 @@ impl Notice {
         ATTACHED.store(self.0.as_fd().as_raw_fd() + 1, SeqCst);
     }
 
-    /// Gives it. Once is enough, and more do no harm.
+    /// Gives the notice. Once is enough; more often does no harm.
     pub fn give(&self) {
         give(self.0.as_fd().as_raw_fd());
     }
@@ -58,7 +58,7 @@ pub(super) fn give_attached() {
 fn give(number: i32) {
     let one = 1u64.to_ne_bytes();
     // SAFETY: the buffer is 8 bytes that live here; write is async-signal-safe. The
-    // descriptor is open, for it is forgotten before it closes. A write can only fail
-    // because the notice was given more often than can be counted, which is as good.
+    // descriptor is open, for it is forgotten before it closes. A write can only fail if
+    // the counter is full, and then the notice was given.
     unsafe { libc::write(number, one.as_ptr().cast(), one.len()) };
 }

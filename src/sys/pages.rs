@@ -9,12 +9,12 @@ use nix::errno::Errno;
 
 use super::memory::Memory;
 
-/// The size of a page in bytes. On a machine with larger ones the mapping of a
-/// page fails, which is told.
+/// The size of a page in bytes. On a machine with larger pages the mapping fails, and the
+/// failure is reported.
 const PAGE_BYTES: usize = 4096;
 
-/// The most pages of a file: Linux has no more processes than this (PID_MAX_LIMIT).
-/// A page that nobody has touched takes no memory.
+/// The most pages of a file: the most processes that Linux can have (PID_MAX_LIMIT). A page
+/// that nobody has touched uses no memory.
 const MOST_PAGES: u64 = 1 << 22;
 
 const PAGE_WORDS: usize = PAGE_BYTES / size_of::<AtomicU64>();
@@ -43,7 +43,7 @@ pub struct SharedPage {
 impl Pages {
     /// A file without a page.
     pub fn new() -> io::Result<Rc<Self>> {
-        // Beyond its own limit for files this process could not write.
+        // This process could not write beyond its own limit for files.
         let size = MOST_PAGES.min(Memory::most_bytes()? / PAGE_BYTES as u64);
         let memory = Memory::new(c"scoreboard", size * PAGE_BYTES as u64)?;
         let size = size as usize;
@@ -54,7 +54,7 @@ impl Pages {
     ///
     /// # Errors
     ///
-    /// There is no memory for it, or all pages are taken.
+    /// There is no memory for the page, or all pages are taken.
     pub fn take(self: &Rc<Self>) -> io::Result<SharedPage> {
         let free = self.free.borrow_mut().pop();
         let index = match free {
@@ -71,20 +71,19 @@ impl Pages {
 }
 
 impl SharedPage {
-    /// Reads `N` words from the word `first` on. What cannot be read is 0.
+    /// Reads `N` words from the word `first` on. If the read fails, they are 0.
     pub fn read<const N: usize>(&self, first: usize) -> [u64; N] {
         let mut bytes = [[0; 8]; N];
         let _ = self.pages.memory.read(bytes.as_flattened_mut(), self.offset(first));
         bytes.map(u64::from_ne_bytes)
     }
 
-    /// Writes one word. A failure is as if the other side had not looked.
+    /// Writes one word. After a failure the other side just does not see the word.
     pub fn write(&self, word: usize, value: u64) {
         let _ = self.pages.memory.write(&value.to_ne_bytes(), self.offset(word));
     }
 
-    /// Maps the page, for good, in the process that it is for: a child, which has no
-    /// other page.
+    /// Maps the page permanently in its process, a child that has no other page.
     pub fn map(&self) -> io::Result<&'static Page> {
         let words = self.pages.memory.map(self.offset(0), PAGE_WORDS)?;
         words.try_into().map_err(|_| io::ErrorKind::InvalidInput.into())

@@ -1,7 +1,7 @@
 //! A place for a file that root opens by its name.
 //!
-//! Whoever can write to a directory can put a link there, and root would follow it to
-//! any file of the system. So root goes to the file step by step, and looks at each
+//! Any user who can write to a directory can put a link there, and root would follow the
+//! link to any file of the system. So root goes to the file step by step, and checks each
 //! directory: nobody else may be able to change where a step leads.
 
 use std::ffi::OsString;
@@ -30,15 +30,15 @@ pub struct Place {
 /// Who can put something into a directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Access {
-    /// Nobody of whom root has to beware; or this process is not root.
+    /// Only users that root can trust; or this process is not root.
     Own,
-    /// A group, as in /var/log of some systems; or everybody, who can take away only
-    /// what is their own (the sticky bit), as in /tmp.
+    /// A group, as in /var/log of some systems; or everybody, with the sticky bit, so that
+    /// users can remove only their own files, as in /tmp.
     Shared,
 }
 
 impl Place {
-    /// The place that `path`, which is absolute, names. Nothing need be there yet.
+    /// The place that the absolute path `path` names. The file need not exist yet.
     ///
     /// # Errors
     ///
@@ -58,12 +58,12 @@ impl Place {
         Ok(Place { directory, name: name.to_owned(), access })
     }
 
-    /// What is there now, if anything.
+    /// The file that is there now, if any.
     ///
     /// # Errors
     ///
-    /// It is nothing that may be opened: a link, or a file of somebody else where others
-    /// can put one.
+    /// The file must not be opened: a link, or a file of another user where others can put
+    /// one.
     pub fn look(&self) -> io::Result<Option<FileStat>> {
         let name = self.name.as_os_str();
         match fstatat(&self.directory, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
@@ -73,11 +73,11 @@ impl Place {
         }
     }
 
-    /// Opens the file, without waiting for whoever reads a FIFO.
+    /// Opens the file, without waiting for the reader of a FIFO.
     ///
     /// # Errors
     ///
-    /// As of [`look`](Self::look), or that of open(2).
+    /// Those of [`look`](Self::look) and of open(2).
     pub fn open(&self, flags: OFlag, mode: Mode) -> io::Result<File> {
         let flags = flags | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
         let file = openat(&self.directory, self.name.as_os_str(), flags, mode);
@@ -85,7 +85,7 @@ impl Place {
             Errno::ELOOP => is_a_link(),
             errno => errno.into(),
         })?);
-        // Not before: it could be another one by now.
+        // A check before the open would not do: the file could be another one by now.
         self.check(&fstat(&file)?)?;
         Ok(file)
     }
@@ -101,7 +101,7 @@ impl Place {
         if found.st_uid != 0 {
             return Err(refused(format!("it belongs to user {}", found.st_uid)));
         }
-        // A file of root can be given a second name by others (link(2)).
+        // Others can give a file of root a second name (link(2)).
         if kind == SFlag::S_IFREG && found.st_nlink > 1 {
             return Err(refused("it has a second name".to_owned()));
         }
@@ -158,7 +158,7 @@ fn steps(path: &Path) -> Vec<OsString> {
     steps
 }
 
-/// Who can put something into the directory `path`, as far as root may go there.
+/// Who can put something into the directory `path`; an error if root must not go there.
 fn access(path: &Path, directory: &FileStat) -> io::Result<Access> {
     if kind(directory) != SFlag::S_IFDIR {
         return Err(Errno::ENOTDIR.into());

@@ -1,4 +1,4 @@
-//! A handle on a process that is not a child of ours: its number may become another's.
+//! A handle on a process that is not a child of ours: another process may get its number.
 
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
@@ -8,7 +8,7 @@ use nix::libc;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
-/// A process, whatever becomes of its number (pidfd_open(2)).
+/// A process, whichever process gets its number later (pidfd_open(2)).
 pub struct Process(OwnedFd);
 
 impl Process {
@@ -24,7 +24,7 @@ impl Process {
     /// Sends it a signal (pidfd_send_signal(2)).
     pub fn signal(&self, signal: Signal) -> nix::Result<()> {
         let info = ptr::null::<libc::siginfo_t>();
-        // SAFETY: a null pointer stands for what kill(2) would tell of the sender.
+        // SAFETY: a null pointer stands for the data on the sender that kill(2) would give.
         let done = unsafe {
             libc::syscall(
                 libc::SYS_pidfd_send_signal,

@@ -1,9 +1,8 @@
 //! The signals of a process that waits for them: flags, and one ppoll.
 //!
-//! The signals are blocked from [`Waiting::begin`] on, but for the inside of
-//! [`Waiting::wait`]. So a flag is only ever set there, and a signal that
-//! comes while the loop works stays pending until the loop waits again: the
-//! test of a flag and the sleep cannot be torn apart.
+//! The signals are blocked from [`Waiting::begin`] on, except inside [`Waiting::wait`]. So
+//! a flag is only ever set there. A signal that comes while the loop works stays pending
+//! until the loop waits again: no signal can come between the test of a flag and the sleep.
 
 use std::ffi::c_int;
 use std::io;
@@ -30,18 +29,18 @@ extern "C" fn handle_signal(number: c_int) {
 pub struct Received(u64);
 
 impl Received {
-    /// Takes what has come so far; what comes from now on is for the next call.
+    /// Takes the signals that have come so far; later signals are for the next call.
     pub fn take() -> Self {
         Received(RECEIVED.swap(0, Ordering::Relaxed))
     }
 
-    /// Whether `signal` is among them.
+    /// Whether `signal` is in the set.
     pub fn has(self, signal: Signal) -> bool {
         self.0 & (1 << signal as c_int) != 0
     }
 }
 
-/// A process whose signals are blocked but for when it waits.
+/// A process whose signals are blocked except while it waits.
 pub struct Waiting {
     while_waiting: SigSet,
 }
@@ -54,7 +53,7 @@ impl Waiting {
         let wanted: SigSet = wanted.iter().copied().collect();
         let mut while_waiting = wanted.thread_swap_mask(SigmaskHow::SIG_BLOCK)?;
         for signal in &wanted {
-            // Whoever started us may have blocked it; it must reach us.
+            // The parent may have blocked the signal, which must reach this process.
             while_waiting.remove(signal);
             let action =
                 SigAction::new(SigHandler::Handler(handle_signal), SaFlags::empty(), SigSet::all());
@@ -68,11 +67,10 @@ impl Waiting {
         Ok(Waiting { while_waiting })
     }
 
-    /// Lets in what came meanwhile: a wait that a descriptor has ended may have
-    /// left signals pending.
+    /// Lets in pending signals: a wait that a descriptor has ended may have left some.
     pub fn let_in(&self) {
-        // Each ppoll takes one: the handler runs with the others blocked. Should it fail
-        // otherwise, they stay pending until the next wait.
+        // Each ppoll lets in one signal, because the handler runs with the others blocked.
+        // If ppoll fails otherwise, the signals stay pending until the next wait.
         let at_once = Some(TimeSpec::from(Duration::ZERO));
         while ppoll(&mut [], at_once, Some(self.while_waiting)) == Err(Errno::EINTR) {}
     }
@@ -85,19 +83,19 @@ impl Waiting {
         timeout: Option<Duration>,
     ) -> io::Result<()> {
         match ppoll(descriptors, timeout.map(TimeSpec::from), Some(self.while_waiting)) {
-            // EINTR is the signal that we wait for.
+            // EINTR means that the expected signal has come.
             Ok(_) | Err(Errno::EINTR) => Ok(()),
             Err(errno) => Err(errno.into()),
         }
     }
 }
 
-/// Gives the default action back to every signal that whoever started this
-/// process had set to be ignored: an ignored signal stays so over an exec, and
-/// the programs that we start are promised the defaults.
+/// Gives the default action back to every signal that was ignored when this process
+/// started. An ignored signal stays ignored over an exec, and programs are promised the
+/// defaults.
 ///
-/// The system call is made directly, for the C library hides the signals that
-/// it keeps for itself, and its own posix_spawn leaves these ignored.
+/// The system call is made directly, because the C library hides the signals that it
+/// reserves for itself, and its own posix_spawn leaves these ignored.
 fn reset_ignored() -> io::Result<()> {
     /// The action as the kernel has it: the handler comes first everywhere, and
     /// all zeroes are the default action.
@@ -139,8 +137,8 @@ pub fn unblock_all() -> io::Result<()> {
     SigSet::empty().thread_set_mask().map_err(io::Error::from)
 }
 
-/// Sleeps until a signal that has a handler has come and `is_over` says so. What
-/// `is_over` tests must change before a signal does, or in its handler.
+/// Sleeps until a signal with a handler has come and `is_over` is true. The state that
+/// `is_over` tests must change before the signal comes, or in its handler.
 pub fn sleep_until(is_over: impl Fn() -> bool) -> io::Result<()> {
     // Blocked between the test and the sleep, so that no signal is missed there.
     let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK)?;

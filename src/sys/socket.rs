@@ -17,8 +17,8 @@ use nix::sys::socket::{UnixAddr, getsockname};
 /// Who is at the other end of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Peer {
-    /// A client at this Internet address. A service is told of an IPv4 client of an IPv6
-    /// listener as IPv4.
+    /// A client at this Internet address. For a service, an IPv4 client of an IPv6 listener
+    /// has an IPv4 address.
     Internet(SocketAddr),
     /// A client on the Unix socket, which has no address; see
     /// [`Connection::credentials`](crate::Connection::credentials).
@@ -26,8 +26,8 @@ pub enum Peer {
 }
 
 impl Peer {
-    /// The peer as people know it: an address of IPv4 in the form of IPv6
-    /// (::ffff:192.0.2.1) becomes one of IPv4.
+    /// The peer as people know it: an IPv4 address in the form of IPv6 (::ffff:192.0.2.1)
+    /// becomes an IPv4 address.
     pub(crate) fn canonical(self) -> Peer {
         match self {
             Peer::Internet(address) => Peer::Internet(canonical(address)),
@@ -47,8 +47,7 @@ impl fmt::Display for Peer {
 
 /// Takes a connection off the listener, with its peer.
 ///
-/// An IPv4 peer of an IPv6 listener is given in the form of IPv6; see
-/// [`Peer::canonical`].
+/// An IPv4 peer of an IPv6 listener has the form of IPv6; see [`Peer::canonical`].
 pub fn accept(listener: BorrowedFd<'_>) -> nix::Result<(OwnedFd, Peer)> {
     let mut address = MaybeUninit::<libc::sockaddr_storage>::uninit();
     let mut length = mem::size_of::<libc::sockaddr_storage>() as libc::socklen_t;
@@ -88,7 +87,8 @@ pub fn local_address(connection: BorrowedFd<'_>) -> nix::Result<Option<SocketAdd
     Ok(unsafe { internet_address(address.as_ptr(), length) }.map(canonical))
 }
 
-/// The path of a Unix socket, `@name` in the abstract namespace; None where it has none.
+/// The path of a Unix socket, `@name` in the abstract namespace; None if the socket has no
+/// path.
 pub fn local_path(connection: RawFd) -> nix::Result<Option<OsString>> {
     let address: UnixAddr = getsockname(connection)?;
     let path = address.path().map(|path| path.as_os_str().to_owned());
@@ -129,25 +129,25 @@ unsafe fn internet_address(
     }
 }
 
-/// How many bytes have come that nobody has read (SIOCINQ of tcp(7) and unix(7)).
+/// How many received bytes are unread (SIOCINQ of tcp(7) and unix(7)).
 pub fn unread(connection: BorrowedFd<'_>) -> usize {
     count(connection, libc::FIONREAD)
 }
 
-/// How many bytes were written that the kernel has not sent yet, because the client's
-/// window or the network is full (SIOCOUTQNSD of linux/sockios.h). On a Unix socket none.
+/// How many written bytes the kernel has not sent yet, because the client's window or the
+/// network is full (SIOCOUTQNSD of linux/sockios.h). On a Unix socket none.
 pub fn unsent(connection: BorrowedFd<'_>) -> usize {
     const SIOCOUTQNSD: libc::Ioctl = 0x894B;
     count(connection, SIOCOUTQNSD)
 }
 
-/// How many bytes of memory hold what was written and the client has not taken yet
-/// (SIOCOUTQ of tcp(7) and unix(7)).
+/// How many bytes of memory hold written data that the client has not taken yet (SIOCOUTQ
+/// of tcp(7) and unix(7)).
 pub fn untaken(connection: BorrowedFd<'_>) -> usize {
     count(connection, libc::TIOCOUTQ)
 }
 
-/// What the kernel counts for a socket; 0 where it does not.
+/// A count of the kernel for a socket; 0 if the kernel has none.
 fn count(connection: BorrowedFd<'_>, what: libc::Ioctl) -> usize {
     let mut count: libc::c_int = 0;
     // SAFETY: each request writes one int to the pointer, which is to a live local.
@@ -179,11 +179,11 @@ pub fn set_timeouts(connection: BorrowedFd<'_>, longest: Duration) -> io::Result
 }
 
 /// How many 32-bit words of the kernel's struct tcp_info are read: up to
-/// `tcpi_data_segs_out`, which is there since Linux 4.6.
+/// `tcpi_data_segs_out`, which exists since Linux 4.6.
 const TCP_INFO_WORDS: usize = 40;
 
-/// What the kernel says of a TCP connection (TCP_INFO of tcp(7)); None where it does not.
-/// For a signal handler, too: getsockopt is async-signal-safe.
+/// The kernel's data on a TCP connection (TCP_INFO of tcp(7)); None if it gives none. A
+/// signal handler may call this: getsockopt is async-signal-safe.
 fn tcp_info(connection: RawFd) -> Option<[u32; TCP_INFO_WORDS]> {
     let mut info = [0u32; TCP_INFO_WORDS];
     let mut length = mem::size_of_val(&info) as libc::socklen_t;
@@ -201,8 +201,8 @@ fn tcp_info(connection: RawFd) -> Option<[u32; TCP_INFO_WORDS]> {
     is_whole.then_some(info)
 }
 
-/// Whether any data came or went over a TCP connection; None where the kernel does not
-/// say. For a signal handler, too.
+/// Whether any data came or went over a TCP connection; None if the kernel does not say. A
+/// signal handler may call this.
 pub fn has_transferred(connection: RawFd) -> Option<bool> {
     /// Where `tcpi_data_segs_in` is; `tcpi_data_segs_out` follows.
     const DATA_SEGMENTS: usize = 38;
@@ -215,7 +215,7 @@ pub fn has_transferred(connection: RawFd) -> Option<bool> {
 pub struct Traffic {
     /// How many bytes it has sent.
     pub sent: u64,
-    /// How many bytes it has taken: its kernel has acknowledged them.
+    /// How many bytes it has taken, which means that its kernel has acknowledged them.
     pub taken: u64,
     /// How long ago it last sent data.
     pub since_sent: Duration,
@@ -223,7 +223,7 @@ pub struct Traffic {
     pub since_acknowledged: Duration,
 }
 
-/// What the client has done so far; None where the kernel does not say.
+/// What the client has done so far; None if the kernel does not say.
 pub fn traffic(connection: BorrowedFd<'_>) -> Option<Traffic> {
     /// Where `tcpi_last_data_recv` is, in milliseconds; `tcpi_last_ack_recv` follows.
     const LAST: usize = 13;

@@ -11,7 +11,8 @@ use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous, m
 
 /// Bytes that a fork leaves out. A child that reads them dies of SIGSEGV.
 ///
-/// They cost a worker nothing: to overwrite them in each child would copy their pages.
+/// This costs a worker nothing, whereas overwriting the bytes in each child would copy
+/// their pages.
 #[derive(Debug)]
 pub struct Unshared {
     start: NonNull<c_void>,
@@ -19,7 +20,7 @@ pub struct Unshared {
 }
 
 impl Unshared {
-    /// So many zeroes.
+    /// This many zeroes.
     pub fn zeroes(length: usize) -> io::Result<Self> {
         let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
         let size = NonZeroUsize::new(length).unwrap_or(NonZeroUsize::MIN);
@@ -38,22 +39,22 @@ impl Unshared {
         Ok(copy)
     }
 
-    /// Gives them to the children that are forked from here on.
+    /// Gives the bytes to the children that are forked from here on.
     ///
     /// # Errors
     ///
-    /// That of madvise(2).
+    /// The error of madvise(2).
     pub fn share(&self) -> io::Result<()> {
         self.advise(MmapAdvise::MADV_DOFORK)
     }
 
-    /// Gives them to no child any more.
+    /// No longer gives the bytes to children.
     pub fn unshare(&self) {
-        // The kernel has nothing to allocate for it, so that it cannot fail.
+        // This cannot fail, because the kernel has nothing to allocate for it.
         let _ = self.advise(MmapAdvise::MADV_DONTFORK);
     }
 
-    /// Where they are.
+    /// The address of the bytes.
     pub fn start(&self) -> NonNull<c_void> {
         self.start
     }

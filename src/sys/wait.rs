@@ -65,9 +65,9 @@ impl fmt::Display for Exit {
 /// What an ended process had used (getrusage(2)).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// Processor time, user and system, of it and the children it waited for.
+    /// Processor time, user and system, of the process and the children it waited for.
     pub cpu: Duration,
-    /// The most memory it had resident at a time, in KiB.
+    /// The most resident memory at any time, in KiB.
     pub max_rss_kib: u64,
 }
 
@@ -91,31 +91,31 @@ pub struct Ended {
     pub by_sigkill: bool,
 }
 
-/// What a signal has done to a child that goes on living (WIFSTOPPED and WIFCONTINUED
-/// of wait(2)).
+/// What a signal has done to a child that has not ended (WIFSTOPPED and WIFCONTINUED of
+/// wait(2)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Halt {
-    /// It does not run any more.
+    /// The child is halted.
     Suspended,
     /// It runs again.
     Resumed,
 }
 
-/// What has become of a child.
+/// A change in a child's state.
 #[derive(Clone, Copy, Debug)]
 pub enum Fate {
-    /// It has ended, and stays in the process table until it is reaped. So its pid, and
-    /// its process group's number, are nobody else's until then.
+    /// The child has ended, and stays in the process table until it is reaped. Until then
+    /// no other process can get its pid or its process group's number.
     Ended(Ended),
-    /// It was suspended or resumed; that is told once.
+    /// The child was suspended or resumed. The kernel reports this once.
     Halted(Pid, Halt),
 }
 
-/// Finds one child of which something has become, if there is one.
+/// Finds one child whose state has changed, if there is one.
 ///
-/// Does not block (WNOHANG). SIGCHLD coalesces, so the caller repeats this until it gives
-/// None. One call looks for all kinds of changes, because the kernel visits each child
-/// for it, until it has found one.
+/// Does not block (WNOHANG). SIGCHLD coalesces, so the caller repeats this until the result
+/// is None. One call looks for all kinds of changes, because for each call the kernel
+/// visits the children until it finds one.
 pub fn changed_child() -> io::Result<Option<Fate>> {
     let all = libc::WEXITED | libc::WSTOPPED | libc::WCONTINUED | libc::WNOWAIT;
     loop {
@@ -129,14 +129,15 @@ pub fn changed_child() -> io::Result<Option<Fate>> {
                 return Ok(Some(Fate::Ended(Ended { pid, by_sigkill })));
             }
         };
-        // Taken, so that it is not found again. It may be another change by now.
+        // This takes the change, so that it is not found again. By now it may be another
+        // change.
         if waitid(libc::P_PID, pid.as_raw() as libc::id_t, kind)?.is_some() {
             return Ok(Some(Fate::Halted(pid, halt)));
         }
     }
 }
 
-/// waitid(2) without waiting: the pid, the status and the code of what was found.
+/// waitid(2) without waiting: the pid, the status and the code of the child that was found.
 fn waitid(
     kind: libc::idtype_t,
     id: libc::id_t,
@@ -145,8 +146,8 @@ fn waitid(
     // SAFETY: siginfo_t is plain data, for which all zeroes is a value.
     let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
     loop {
-        // SAFETY: the pointer is to a live, writable local of the right type. nix's own
-        // fails where a real-time signal has ended the child.
+        // SAFETY: the pointer is to a live, writable local of the right type. The wrapper
+        // of nix fails if a real-time signal has ended the child.
         match Errno::result(unsafe { libc::waitid(kind, id, &mut info, options | libc::WNOHANG) }) {
             Ok(_) => {
                 // SAFETY: waitid filled in the fields of SIGCHLD, or left zeroes
@@ -161,8 +162,8 @@ fn waitid(
     }
 }
 
-/// Whether a process is a child of this one that is not reaped yet, so that its number is
-/// nobody else's (waitid(2)).
+/// Whether a process is a child of this one that is not reaped yet (waitid(2)). Then no
+/// other process has its number.
 pub fn is_child(pid: Pid) -> bool {
     let Ok(id) = libc::id_t::try_from(pid.as_raw()) else { return false };
     let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;

@@ -9,7 +9,7 @@ use super::memory::Memory;
 
 const WORD_BYTES: usize = size_of::<u64>();
 
-/// Some words, all of them 0 at first. The process that makes them maps none.
+/// Some words, all of them 0 at first. The process that makes them maps none of them.
 #[derive(Debug)]
 pub struct Words {
     memory: Memory,
@@ -17,11 +17,11 @@ pub struct Words {
 }
 
 impl Words {
-    /// So many words.
+    /// This many words.
     ///
     /// # Errors
     ///
-    /// There is no memory, or this process may not make a file of that size.
+    /// There is no memory, or this process may not make a file of this size.
     pub fn new(count: usize) -> io::Result<Self> {
         let bytes = (count * WORD_BYTES) as u64;
         if bytes > Memory::most_bytes()? {
@@ -30,13 +30,13 @@ impl Words {
         Ok(Words { memory: Memory::new(c"ledger", bytes)?, count })
     }
 
-    /// Writes words from `first` on. A failure is as if nobody had looked.
+    /// Writes words from `first` on. After a failure the workers just do not see them.
     pub fn write(&self, first: usize, values: &[u64]) {
         let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_ne_bytes()).collect();
         let _ = self.memory.write(&bytes, (first * WORD_BYTES) as u64);
     }
 
-    /// Reads the word at `index`. What cannot be read is 0.
+    /// Reads the word at `index`. If the read fails, it is 0.
     #[cfg(test)]
     pub fn read(&self, index: usize) -> u64 {
         let mut bytes = [0; WORD_BYTES];
@@ -44,7 +44,7 @@ impl Words {
         u64::from_ne_bytes(bytes)
     }
 
-    /// Maps all of them, for good, in a worker.
+    /// Maps all of them permanently, in a worker.
     pub fn map(&self) -> io::Result<&'static [AtomicU64]> {
         self.memory.map(0, self.count)
     }
