@@ -7,7 +7,7 @@
 #![forbid(unsafe_code)]
 
 use std::io;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -32,7 +32,8 @@ mod word {
     pub const OVERDUE: usize = 4;
     /// Why the worker leaves by itself.
     pub const LEAVING: usize = 5;
-    /// The peer of the connection in hand: 0 on a Unix socket, else 1 and its port.
+    /// The peer of the connection in hand: 0 on a Unix socket, else its port, a bit that
+    /// says that there is one, and the link of a link-local address.
     pub const PEER_PORT: usize = 6;
     /// Its address, as IPv6, high word first.
     pub const PEER_ADDRESS: usize = 7;
@@ -61,6 +62,8 @@ const HEAD_WORDS: usize = 16;
 const REASON_WORDS: usize = 64;
 /// Marks a peer that has a port, so that port 0 is not "none".
 const HAS_PEER: u64 = 1 << 16;
+/// Where the link of an address begins.
+const LINK_SHIFT: u32 = 32;
 
 /// Why a worker leaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -156,8 +159,9 @@ impl Seat {
         if port & HAS_PEER == 0 {
             return Peer::Unix;
         }
-        let ip = Ipv6Addr::from(u128::from(high) << 64 | u128::from(low)).to_canonical();
-        Peer::Internet(SocketAddr::new(ip, (port & 0xffff) as u16))
+        let ip = Ipv6Addr::from(u128::from(high) << 64 | u128::from(low));
+        let (link, port) = ((port >> LINK_SHIFT) as u32, (port & 0xffff) as u16);
+        Peer::Internet(SocketAddrV6::new(ip, port, 0, link).into()).canonical()
     }
 
     /// The program that the worker says it has running. It may be anything: whoever acts on
@@ -228,7 +232,11 @@ impl OwnPage {
                     IpAddr::V4(ip) => ip.to_ipv6_mapped(),
                     IpAddr::V6(ip) => ip,
                 };
-                (HAS_PEER | u64::from(peer.port()), u128::from(ip))
+                let link = match peer {
+                    SocketAddr::V4(_) => 0,
+                    SocketAddr::V6(peer) => u64::from(peer.scope_id()) << LINK_SHIFT,
+                };
+                (link | HAS_PEER | u64::from(peer.port()), u128::from(ip))
             }
         };
         self.0[word::PEER_PORT].store(port, Ordering::Relaxed);
@@ -329,6 +337,10 @@ mod tests {
         assert_eq!(seat.peer(), internet("192.0.2.1:80"));
         own.begin(4, began, internet("[2001:db8::1]:80"));
         assert_eq!(seat.peer(), internet("[2001:db8::1]:80"));
+        own.begin(4, began, internet("[fe80::1%7]:80"));
+        assert_eq!(seat.peer(), internet("[fe80::1%7]:80"));
+        own.program().store(42, Ordering::Relaxed);
+        assert_eq!(seat.program(), Some(Pid::from_raw(42)));
         own.begin(5, began, Peer::Unix);
         assert_eq!(seat.peer(), Peer::Unix);
         own.finish(5);
