@@ -277,6 +277,9 @@ pub struct Pool {
     /// Who may not connect.
     #[serde(default)]
     pub deny: Vec<Peers>,
+    /// A line in the log for the begin and the end of each connection.
+    #[serde(default)]
+    pub access_log: bool,
     /// What one source of clients may have; `None` is as much as there is.
     #[serde(default)]
     pub per_source: Option<PerSource>,

@@ -302,8 +302,19 @@ Worker tells {
     CouldNotAccept = "could not accept", Warning, "d3657395e4ce4a2eae6ede0386cd286e" {
         reason: String, held_back: HeldBack,
     }
+    /// A connection begins, in a pool with `access_log`.
+    ConnectionOpened = "connection opened", Info, "bfa6591d5bf4bc3a842669ecbfdc25ee" {
+        pid: Pid, peer: String, held_back: HeldBack,
+    }
+    /// A connection has ended, in a pool with `access_log`. The fields of its program are
+    /// there if a program served it.
+    ConnectionClosed = "connection closed", Info, "4eea909c46f518d4fa0643e39f5e718d" {
+        pid: Pid, peer: String, elapsed_ms: Duration, received_bytes: Option<u64>,
+        sent_bytes: Option<u64>, program_pid: Option<Pid>, code: Option<u8>,
+        signal: Option<String>, reason: Option<String>, held_back: HeldBack,
+    }
     /// A client was turned away. The reason is the key that says so. The level is debug if
-    /// the key is `allow` or `deny`.
+    /// the key is `allow` or `deny`, and the pool has no `access_log`.
     ClientRefused = "client refused", Debug | Info, "581d51ae7a8541d3971e080ffaf04e59" {
         level: Level, peer: String, reason: &'static str, held_back: HeldBack,
     }

@@ -45,6 +45,13 @@ pub struct Ended {
     elapsed: Duration,
 }
 
+impl Ended {
+    /// The exit code or the signal.
+    pub fn exit(&self) -> Exit {
+        self.exit
+    }
+}
+
 impl Child {
     /// Starts the program for the connection in hand.
     ///

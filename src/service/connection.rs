@@ -14,12 +14,16 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::socket::{self as posix, MsgFlags, getsockopt, sockopt};
 use nix::sys::time::TimeSpec;
+use nix::unistd::Pid;
 
 use crate::sys::clock::Moment;
+use crate::sys::socket::StreamEnd;
+use crate::sys::wait::Exit;
 use crate::sys::{handler, socket};
 
 use super::context::Context;
 use super::linger::{is_safe, linger};
+use super::record::SharedRecord;
 
 pub use crate::sys::socket::Peer;
 
@@ -46,6 +50,8 @@ pub struct Connection {
     at_end: AtomicBool,
     /// Where the pool keeps account of its clients: 0 once this one has gone.
     entry: Option<&'static AtomicU64>,
+    /// What the access log is to tell of it.
+    record: Option<SharedRecord>,
 }
 
 /// Whom the process was running as that connected to the Unix socket
@@ -96,19 +102,46 @@ impl Connection {
     pub(crate) fn new(socket: OwnedFd, peer: Peer, idle_timeout: Option<Duration>) -> Self {
         let is_limited = AtomicBool::new(idle_timeout.is_none());
         let at_end = AtomicBool::new(false);
-        Connection { socket, peer, idle_timeout, is_limited, at_end, entry: None }
+        Connection { socket, peer, idle_timeout, is_limited, at_end, entry: None, record: None }
     }
 
-    /// The same connection, which clears this word when it ends. It does so before the client
-    /// can see the end: else a client that comes again at once would be one too many.
-    pub(crate) fn with_entry(mut self, entry: Option<&'static AtomicU64>) -> Self {
-        self.entry = entry;
+    /// The same connection, of which account is kept. It clears the word `entry` when it ends,
+    /// and does so before the client can see the end: else a client that comes again at once
+    /// would be one too many.
+    pub(crate) fn with_account(
+        mut self,
+        entry: Option<&'static AtomicU64>,
+        record: Option<SharedRecord>,
+    ) -> Self {
+        (self.entry, self.record) = (entry, record);
         self
+    }
+
+    /// Takes note of the program that has served the client, and how it ended.
+    pub(crate) fn note_program(&self, pid: Pid, exit: Exit) {
+        self.record.iter().for_each(|it| it.change(|it| it.program = Some((pid, exit))));
+    }
+
+    /// Takes note of what was transferred until now. What the client sends after the end of
+    /// its service is read by nobody, and does not count.
+    fn note_bytes(&self) {
+        let Some(record) = &self.record else { return };
+        let end = match self.at_end.load(Ordering::Relaxed) {
+            true => StreamEnd::Seen,
+            false => StreamEnd::Unseen,
+        };
+        if let Some(bytes) = socket::transferred(self.socket.as_fd(), end) {
+            record.change(|it| {
+                it.received = it.received.or(Some(bytes.received));
+                it.sent = Some(bytes.sent);
+            });
+        }
     }
 
     /// Takes note that the client is about to see the end. One that could keep the worker
     /// longer nevertheless, because the end of its reply is in danger, has not gone yet.
     pub(crate) fn note_end(&self) {
+        self.note_bytes();
         if self.entry.is_some() && is_safe(self.socket.as_fd()) {
             self.clear_entry();
         }
@@ -304,9 +337,11 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
+        self.note_bytes();
         if !*self.at_end.get_mut() {
             linger(self.socket.as_fd(), self.idle_timeout);
         }
+        self.note_bytes();
         self.clear_entry();
         // Its number may mean another file the moment after the close.
         handler::forget_descriptor();

@@ -15,6 +15,7 @@ mod interpreter;
 mod lines;
 mod linger;
 pub(crate) mod panic;
+mod record;
 mod registry;
 mod success;
 
@@ -24,6 +25,7 @@ use slog::Level;
 
 pub use connection::{Connection, Credentials, Peer, Wake};
 pub use context::Context;
+pub(crate) use record::{Record, SharedRecord};
 pub use registry::Services;
 
 /// Where programs are looked for that are named without a path, and the PATH of a

@@ -178,14 +178,10 @@ pub fn set_timeouts(connection: BorrowedFd<'_>, longest: Duration) -> io::Result
     Ok(())
 }
 
-/// How many 32-bit words of the kernel's struct tcp_info are read: up to
-/// `tcpi_data_segs_out`, which exists since Linux 4.6.
-const TCP_INFO_WORDS: usize = 40;
-
-/// The kernel's data on a TCP connection (TCP_INFO of tcp(7)); None if it gives none. A
-/// signal handler may call this: getsockopt is async-signal-safe.
-fn tcp_info(connection: RawFd) -> Option<[u32; TCP_INFO_WORDS]> {
-    let mut info = [0u32; TCP_INFO_WORDS];
+/// The kernel's data on a TCP connection (TCP_INFO of tcp(7)), in 32-bit words; None if it
+/// gives fewer words. A signal handler may call this: getsockopt is async-signal-safe.
+fn tcp_info<const WORDS: usize>(connection: RawFd) -> Option<[u32; WORDS]> {
+    let mut info = [0u32; WORDS];
     let mut length = mem::size_of_val(&info) as libc::socklen_t;
     // SAFETY: the kernel writes at most `length` bytes, which is the room there.
     let result = unsafe {
@@ -206,7 +202,7 @@ fn tcp_info(connection: RawFd) -> Option<[u32; TCP_INFO_WORDS]> {
 pub fn has_transferred(connection: RawFd) -> Option<bool> {
     /// Where `tcpi_data_segs_in` is; `tcpi_data_segs_out` follows.
     const DATA_SEGMENTS: usize = 38;
-    let info = tcp_info(connection)?;
+    let info: [u32; DATA_SEGMENTS + 2] = tcp_info(connection)?;
     Some(info[DATA_SEGMENTS..].iter().any(|&segments| segments > 0))
 }
 
@@ -229,16 +225,54 @@ pub fn traffic(connection: BorrowedFd<'_>) -> Option<Traffic> {
     const LAST: usize = 13;
     /// Where the 64 bits of `tcpi_bytes_acked` are; those of `tcpi_bytes_received` follow.
     const BYTES: usize = 30;
-    let info = tcp_info(connection.as_raw_fd())?;
+    let info: [u32; BYTES + 4] = tcp_info(connection.as_raw_fd())?;
     let millis = |at: usize| Duration::from_millis(info[at].into());
-    let bytes = |at: usize| {
-        let halves = [info[at].to_ne_bytes(), info[at + 1].to_ne_bytes()];
-        u64::from_ne_bytes(halves.concat().try_into().unwrap_or_default())
-    };
+    let bytes = |at: usize| long_word(&info, at);
     Some(Traffic {
         sent: bytes(BYTES + 2),
         taken: bytes(BYTES),
         since_sent: millis(LAST),
         since_acknowledged: millis(LAST + 1),
     })
+}
+
+/// How many bytes were transferred over a TCP connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Transferred {
+    /// From the client.
+    pub received: u64,
+    /// To the client, each byte counted once.
+    pub sent: u64,
+}
+
+/// How many bytes were transferred so far; None where the kernel does not say, as before
+/// Linux 4.19. `end` is what this process knows of the end of what the client sends: a
+/// connection that is closed on both sides does not tell any more.
+pub fn transferred(connection: BorrowedFd<'_>, end: StreamEnd) -> Option<Transferred> {
+    /// Where the 64 bits of `tcpi_bytes_received` are.
+    const RECEIVED: usize = 32;
+    /// Where those of `tcpi_bytes_sent` are; those of `tcpi_bytes_retrans` follow.
+    const SENT: usize = 50;
+    /// `tcpi_state`: the client has closed its side, and maybe we ours (linux/tcp.h).
+    const CLOSED_BY_CLIENT: [u8; 4] = [6, 8, 9, 11];
+    let info: [u32; SENT + 4] = tcp_info(connection.as_raw_fd())?;
+    // The end of the stream (FIN) is counted as a byte.
+    let has_end = end == StreamEnd::Seen || CLOSED_BY_CLIENT.contains(&info[0].to_ne_bytes()[0]);
+    Some(Transferred {
+        received: long_word(&info, RECEIVED).saturating_sub(u64::from(has_end)),
+        sent: long_word(&info, SENT).saturating_sub(long_word(&info, SENT + 2)),
+    })
+}
+
+/// Whether a process has read to the end of what a client sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StreamEnd {
+    Seen,
+    Unseen,
+}
+
+/// The 64 bits at this 32-bit word.
+fn long_word(words: &[u32], at: usize) -> u64 {
+    let halves = [words[at].to_ne_bytes(), words[at + 1].to_ne_bytes()];
+    u64::from_ne_bytes(halves.concat().try_into().unwrap_or_default())
 }

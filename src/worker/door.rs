@@ -16,6 +16,7 @@ use crate::scoreboard::OwnPage;
 use crate::service::{Context, Peer};
 
 use super::access::{self, Refusal};
+use super::access_log::AccessLog;
 
 /// How much of what a client has sent is read before its connection is closed. Data that
 /// nobody reads would make the kernel take back what the client is told.
@@ -92,7 +93,13 @@ impl<'a> Door<'a> {
 
     /// Whether this client is served. One that is not is told what the pool says, the log is
     /// told why, and only the close is left to do.
-    pub fn admits(&mut self, socket: BorrowedFd<'_>, peer: Peer, context: &Context<'_>) -> bool {
+    pub fn admits(
+        &mut self,
+        socket: BorrowedFd<'_>,
+        peer: Peer,
+        access_log: Option<&mut AccessLog>,
+        context: &Context<'_>,
+    ) -> bool {
         let Admission { allow, deny, refusal: text, .. } = self.admission;
         let of_ledger = |entry| self.admission.refuses(entry, peer.canonical());
         let by_lists = access::refuses(allow, deny, peer);
@@ -102,7 +109,7 @@ impl<'a> Door<'a> {
         self.leave();
         self.refused += 1;
         self.page.refuse(self.refused);
-        self.tell(refusal, peer.canonical(), context);
+        self.tell(refusal, peer.canonical(), access_log, context);
         if let (Some(text), None) = (text, by_lists) {
             dismiss(socket, text);
         }
@@ -119,12 +126,21 @@ impl<'a> Door<'a> {
         self.entered().into_iter().for_each(|word| word.store(0, SeqCst));
     }
 
-    fn tell(&self, refusal: Refusal, peer: Peer, context: &Context<'_>) {
-        let (level, held_back) = match (&self.entry, refusal) {
-            (None, _) | (_, Refusal::Allow | Refusal::Deny) => (Level::Debug, Some(0)),
-            (Some(entry), _) => (Level::Info, entry.admit_line()),
+    fn tell(
+        &self,
+        refusal: Refusal,
+        peer: Peer,
+        access_log: Option<&mut AccessLog>,
+        context: &Context<'_>,
+    ) {
+        let (level, held_back) = match (access_log, &self.entry, refusal) {
+            (Some(access_log), _, _) => (Level::Info, access_log.admit_refusal()),
+            (None, None, _) | (None, _, Refusal::Allow | Refusal::Deny) => {
+                (Level::Debug, Some(HeldBack::NONE))
+            }
+            (None, Some(entry), _) => (Level::Info, entry.admit_line().map(HeldBack)),
         };
-        if let Some(held_back) = held_back.map(HeldBack) {
+        if let Some(held_back) = held_back {
             let (peer, reason) = (peer.to_string(), refusal.as_str());
             Event::ClientRefused { level, peer, reason, held_back }.tell(context.log());
         }

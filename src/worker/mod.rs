@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod access;
+mod access_log;
 mod door;
 mod hand;
 mod leave;

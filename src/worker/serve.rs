@@ -19,6 +19,7 @@ use crate::service::{Connection, Context, Failure, Outcome, Peer, Service, panic
 use crate::sys::clock::Moment;
 use crate::sys::handler;
 
+use super::access_log::{AccessLog, Visit};
 use super::door::Door;
 use super::hand::Hand;
 use super::profile::Profile;
@@ -49,6 +50,7 @@ pub fn serve<'a>(
     let mut door = Door::new(&profile.admission, entry, page);
     let mut failures = Rate::new(FAILURES_LOGGED);
     let mut hand = Hand::new(page);
+    let mut access_log = profile.access_log.then(AccessLog::new);
     loop {
         if handler::retiring() {
             page.leave(if handler::log_lost() { Leaving::LogLost } else { Leaving::Asked });
@@ -84,14 +86,19 @@ pub fn serve<'a>(
                 continue;
             }
         };
-        if !door.admits(socket.as_fd(), peer, context) {
+        if !door.admits(socket.as_fd(), peer, access_log.as_mut(), context) {
             continue;
         }
         let peer = peer.canonical();
         let in_hand = hand.take(socket.as_fd(), peer);
-        let connection =
-            Connection::new(socket, peer, profile.idle_timeout).with_entry(door.entered());
-        match panic::catch(|| service.serve(connection, context)) {
+        let visit = access_log.as_mut().map(|log| log.open(peer, context));
+        let connection = Connection::new(socket, peer, profile.idle_timeout)
+            .with_account(door.entered(), visit.as_ref().map(Visit::record));
+        let outcome = panic::catch(|| service.serve(connection, context));
+        if let Some((log, visit)) = access_log.as_mut().zip(visit) {
+            log.close(visit, reason_of(&outcome), context);
+        }
+        match outcome {
             Ok(Outcome::Served) => {}
             Ok(Outcome::Failed(failure)) => tell_failure(&failure, peer, &mut failures, context),
             Ok(Outcome::Broken(reason)) => {
@@ -108,6 +115,16 @@ pub fn serve<'a>(
         door.leave();
         patience::renew(patience::WORKER_MS);
         losses::tell(|count| Event::LogLinesLost { count }.tell(context.log()));
+    }
+}
+
+/// Why a connection broke off, if it did.
+fn reason_of(outcome: &Result<Outcome, String>) -> Option<String> {
+    match outcome {
+        Ok(Outcome::Served) => None,
+        Ok(Outcome::Failed(failure)) => Some(failure.reason().to_string()),
+        Ok(Outcome::Broken(error)) => Some(reason(error)),
+        Err(panic) => Some(format!("the service panicked: {panic}")),
     }
 }
 

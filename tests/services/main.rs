@@ -2,6 +2,7 @@
 //! long, and as whom.
 
 mod access;
+mod access_log;
 mod echo;
 mod embedding;
 mod exec;

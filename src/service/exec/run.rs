@@ -154,6 +154,7 @@ impl Runner {
     ) -> io::Result<()> {
         let pid = child.pid();
         let ended = child.reap()?;
+        connection.note_program(pid, ended.exit());
         connection.note_end();
         // A process that left the group may still hold the client's socket. Our
         // closing it would not tell the client that there is nothing to come. Only this
