@@ -5,7 +5,7 @@
 //! and handed on nowhere, as the name in syslog(3) is.
 #![forbid(unsafe_code)]
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 /// A program by its name and its version.
@@ -53,9 +53,25 @@ pub fn config_file() -> &'static str {
     PATH.get_or_init(|| format!("/etc/{0}/{0}.toml", name()))
 }
 
-/// Where its control socket is.
-pub fn control() -> PathBuf {
-    PathBuf::from(format!("/run/{}/control.sock", name()))
+/// Where the control socket of a daemon is, by the file of its configuration: in the runtime
+/// directory of preforkd@NAME.service for /etc/preforkd/NAME.toml, else of preforkd.service.
+pub fn control(file: &Path) -> PathBuf {
+    let file = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
+    let folder = format!("/etc/{}", name());
+    let instance = file.strip_prefix(folder).ok().and_then(Path::to_str);
+    let instance = instance.and_then(|file| file.strip_suffix(".toml"));
+    match instance.filter(|instance| *instance != name() && !instance.contains('/')) {
+        Some(instance) => PathBuf::from(format!("/run/{}-{instance}/control.sock", name())),
+        None => PathBuf::from(format!("/run/{}/control.sock", name())),
+    }
+}
+
+/// Whether a control socket is at such a place. The directory is made by the service.
+pub fn is_default_control(path: &Path) -> bool {
+    let directory = path.strip_prefix("/run").ok().and_then(Path::parent).and_then(Path::to_str);
+    let rest = directory.and_then(|directory| directory.strip_prefix(name()));
+    let is_ours = |rest: &str| rest.is_empty() || rest.starts_with('-') && !rest.contains('/');
+    path.ends_with("control.sock") && rest.is_some_and(is_ours)
 }
 
 /// Where it keeps its pid when it detaches.
@@ -80,7 +96,32 @@ mod tests {
     #[test]
     fn the_paths_have_the_name() {
         assert_eq!(config_file(), "/etc/preforkd/preforkd.toml");
-        assert_eq!(control(), PathBuf::from("/run/preforkd/control.sock"));
         assert_eq!(pid_file(), PathBuf::from("/run/preforkd/preforkd.pid"));
+    }
+
+    #[test]
+    fn each_configuration_in_the_folder_has_a_control_socket() {
+        for (file, socket) in [
+            ("/etc/preforkd/preforkd.toml", "/run/preforkd/control.sock"),
+            ("/etc/preforkd/web.toml", "/run/preforkd-web/control.sock"),
+            ("/etc/preforkd/./a.b.toml", "/run/preforkd-a.b/control.sock"),
+            ("/etc/preforkd/pool.d/web.toml", "/run/preforkd/control.sock"),
+            ("/etc/preforkd/web.conf", "/run/preforkd/control.sock"),
+            ("/home/user/web.toml", "/run/preforkd/control.sock"),
+            ("web.toml", "/run/preforkd/control.sock"),
+        ] {
+            let path = control(Path::new(file));
+            assert_eq!(path, PathBuf::from(socket), "{file}");
+            assert!(is_default_control(&path), "{file}");
+        }
+        for other in [
+            "/run/control.sock",
+            "/run/preforkd/other.sock",
+            "/run/preforkd2/control.sock",
+            "/run/preforkd-a/b/control.sock",
+            "/tmp/run/preforkd/control.sock",
+        ] {
+            assert!(!is_default_control(Path::new(other)), "{other}");
+        }
     }
 }

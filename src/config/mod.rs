@@ -105,7 +105,10 @@ pub fn parse(gathered: Gathered) -> Result<Config, Problems> {
         pool.default_user = root.daemon.default_user();
     }
     // The text of the file is not to be kept by what outlives the start.
-    let daemon = Daemon { origin: Origin::default(), ..root.daemon };
+    let mut daemon = Daemon { origin: Origin::default(), ..root.daemon };
+    if daemon.control.as_os_str().is_empty() {
+        daemon.control = program::control(&path);
+    }
     let config = Config { daemon, log: root.log, pools };
     Problems::unless_empty(problems, config)
 }
@@ -122,7 +125,7 @@ pub fn control(path: &Path) -> Result<PathBuf, Problems> {
     let daemon = values.get_ref().get("daemon").and_then(|daemon| daemon.get_ref().as_table());
     let control = daemon.and_then(|daemon| daemon.get("control")?.get_ref().as_str());
     let control = control.map(Path::new).filter(|control| control.is_absolute());
-    Ok(control.map_or_else(program::control, Path::to_owned))
+    Ok(control.map_or_else(|| program::control(path), Path::to_owned))
 }
 
 /// The main file but for its pools.

@@ -61,8 +61,9 @@ impl Config {
 pub struct Daemon {
     #[serde(skip)]
     pub(super) origin: Origin,
-    /// The socket that takes commands. At its default, [`program::control`], it is
-    /// optional: that directory exists only under the service.
+    /// The socket that takes commands. Its default is [`program::control`] of the file, and
+    /// empty until the file is known. There it is optional: that directory exists only
+    /// under the service.
     #[serde(deserialize_with = "plain::<SocketPath, _>")]
     pub control: PathBuf,
     /// The file that holds the master's pid; written only when it detaches.
@@ -119,7 +120,7 @@ impl Default for DefaultUser {
 impl Default for Daemon {
     fn default() -> Self {
         Daemon {
-            control: program::control(),
+            control: PathBuf::new(),
             pid_file: program::pid_file(),
             stop_timeout: Duration::from_secs(30),
             stop_delay: Duration::ZERO,

@@ -189,7 +189,9 @@ fn the_shipped_files_are_right_as_they_are_and_with_every_key() {
         .collect();
     let full = read(&with_every_key);
     let pool = &read(SHIPPED).pools[0];
-    assert_eq!(full.daemon, Daemon::default(), "the defaults that it tells are the defaults");
+    let control = PathBuf::from("/run/preforkd/control.sock");
+    let defaults = Daemon { control, ..Daemon::default() };
+    assert_eq!(full.daemon, defaults, "the defaults that it tells are the defaults");
     assert_eq!((full.log.level, full.log.format), (Level::Info, Format::Auto));
     let [all] = &full.pools[..] else { panic!("{full:?}") };
     assert_eq!(

@@ -51,7 +51,7 @@ fn failed(listen: &Listen, error: &io::Error) -> Error {
 /// The default may fail: a daemon for which nobody has configured a control socket
 /// must still start.
 fn may_be_missing(path: &Path) -> bool {
-    path == program::control()
+    program::is_default_control(path)
 }
 
 /// The socket is for root and the daemon's own user, who could send signals as well.

@@ -19,9 +19,11 @@ macro_rules! on_both_suites {
 mod artefacts;
 mod guide;
 mod hardening;
+mod instances;
 mod journal;
 mod lab;
 mod package;
+mod page;
 mod privileges;
 mod reload;
 mod restart;

@@ -27,6 +27,7 @@ fn it_installs_a_service_that_serves(suite: &'static str) {
         "/usr/sbin/preforkd",
         "/etc/preforkd/pool.d",
         "/usr/lib/systemd/system/preforkd.service",
+        "/usr/lib/systemd/system/preforkd@.service",
         "/usr/lib/systemd/system/preforkd.socket",
         "/usr/share/bash-completion/completions/preforkd",
         "/usr/share/zsh/vendor-completions/_preforkd",

@@ -1,6 +1,7 @@
 //! Pools with a user of their own, by the drop-in that the manual shows.
 
 use crate::lab::Lab;
+use crate::page::drop_in;
 use support::client::{ask, assert_serves};
 use support::{Address, procfs};
 
@@ -8,10 +9,9 @@ on_both_suites!(pools_have_users_of_their_own);
 
 fn pools_have_users_of_their_own(suite: &'static str) {
     let Some(lab) = Lab::with_package(suite) else { return };
-    let page = include_str!("../../packaging/man/preforkd.8");
-    let mut examples = page.split("\n.EX\n").filter_map(|text| text.split("\n.EE").next());
-    let dropin = examples.find(|text| text.contains("CAP_SETUID")).expect("the drop-in");
-    lab.edit(&format!("{dropin}\n"));
+    lab.edit(&drop_in(
+        "CapabilityBoundingSet=CAP_DAC_OVERRIDE CAP_NET_BIND_SERVICE CAP_SYS_NICE CAP_SYS_RESOURCE",
+    ));
     lab.configure(
         "
         [pool.web]
