@@ -10,7 +10,8 @@
 #   lab.sh pid NAME          the host's pid of its PID 1: /proc/PID/root is its root
 #   lab.sh stop NAME         power it off; no fault if it does not run
 #
-# SUITE is trixie (systemd 257) or bookworm (systemd 252). Built file systems are
+# SUITE is trixie (systemd 257) or bookworm (systemd 252). With -programs behind it
+# the file system has some programs for inetd, too. Built file systems are
 # kept in $PREFORKD_LAB, by default /var/tmp/preforkd-lab, and only read from
 # then on: what a container writes is in memory and gone with it.
 set -u -o pipefail
@@ -19,10 +20,14 @@ LAB=${PREFORKD_LAB:-/var/tmp/preforkd-lab}
 STATE=/run/preforkd-lab             # of running containers
 RECIPE=2                            # raise it when build() changes
 PACKAGES=systemd,systemd-sysv,dbus,libnss-systemd,util-linux,procps,libgcc-s1,man-db
+PROGRAMS=openssh-server,rsync,vsftpd,popa3d,exim4-daemon-light,openbsd-inetd,inetutils-telnetd,login
+# A pool is to run them.
+SERVICES="ssh.service ssh.socket rsync.service vsftpd.service popa3d.service exim4.service
+  exim4-base.timer inetd.service inetutils-syslogd.service"
 
 say() { echo "lab.sh: $*" >&2; }
 die() { say "$*"; exit 125; }
-usage() { sed -n '2,18s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+usage() { sed -n '2,19s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 
 # One cgroup for each container; ending all that is in it ends the container.
 cgroup_of() (
@@ -49,7 +54,11 @@ need() {
 }
 
 build() (
-  suite=$1 root=$LAB/$1 stamp="$RECIPE $PACKAGES"
+  suite=${1%-programs} root=$LAB/$1 packages=$PACKAGES hook=:
+  if [ "$suite" != "$1" ]; then
+    packages+=,$PROGRAMS hook="chroot \"\$1\" systemctl mask -q $(echo $SERVICES)"
+  fi
+  stamp="$RECIPE $packages"
   missing=$(need) || die "not found: $(echo $missing)"
   mkdir -p "$LAB"
   exec 9>"$root.lock"; flock 9      # tests run at the same time; one builds, the others wait
@@ -59,7 +68,7 @@ build() (
   [ -n "$mirror" ] || die "apt knows no mirror"
   rm -rf --one-file-system "$root" "$root.stamp" "$root.new"
   # The excludes hold while it is built; the package under test keeps its manual.
-  mmdebstrap --quiet --variant=apt --mode=root --format=directory --include="$PACKAGES" \
+  mmdebstrap --quiet --variant=apt --mode=root --format=directory --include="$packages" \
     --aptopt='Acquire::Languages "none"' --aptopt='APT::Install-Recommends "false"' \
     --aptopt='Acquire::Retries "5"' \
     --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/doc/*' \
@@ -67,6 +76,7 @@ build() (
     --customize-hook='rm -f "$1/etc/dpkg/dpkg.cfg.d/99mmdebstrap" "$1/etc/resolv.conf" "$1/etc/hostname"' \
     --customize-hook='printf "127.0.0.1 localhost\n::1 localhost\n" >"$1/etc/hosts"' \
     --customize-hook='chroot "$1" systemctl mask -q apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer systemd-tmpfiles-clean.timer' \
+    --customize-hook="$hook" \
     --customize-hook='chroot "$1" journalctl --update-catalog; ldconfig -r "$1"; touch "$1/etc/.updated" "$1/var/.updated"' \
     "$suite" "$root.new" "$mirror" </dev/null 9>&- >&2 || die "could not build $suite"
   mv "$root.new" "$root" && echo "$stamp" >"$root.stamp"

@@ -25,6 +25,7 @@ mod lab;
 mod package;
 mod page;
 mod privileges;
+mod programs;
 mod reload;
 mod restart;
 mod service;
