@@ -3,7 +3,7 @@
 use crate::harness::{Task, Under};
 use support::client::ask;
 
-run_under!([Ours, Inetd, Xinetd, Tcpserver] what_is_sent_comes_back, an_argument_stays_whole);
+run_under!([Ours, Inetd, Xinetd, Tcpserver] what_is_sent_comes_back, an_argument_stays_whole, a_failure_ends_the_connection);
 
 fn what_is_sent_comes_back(under: Under) {
     if !under.has(&["cat"]) {
@@ -29,4 +29,16 @@ fn an_argument_stays_whole(under: Under) {
     ]);
     let served = under.serve(&task);
     assert_eq!(ask(served.address(), "yes\n"), "yes, it's 'whole'\n1 a b\n");
+}
+
+fn a_failure_ends_the_connection(under: Under) {
+    if !under.has(&["sh"]) {
+        return;
+    }
+    let served = under.serve(&Task::of(&["/bin/sh", "-c", "echo first; exit 3"]));
+    served.expect(&["program exited"]);
+    assert_eq!(ask(served.address(), ""), "first\n");
+    if let Some(daemon) = served.daemon() {
+        daemon.log().wait_for("program exited", |event| event.number("code") == Some(3));
+    }
 }
