@@ -413,13 +413,13 @@ pub fn random_file(path: &Path, bytes: u64) {
     std::io::copy(&mut from, &mut to).expect("write the file");
 }
 
-/// Runs a [`client`] that talks: once it has printed `prompt`, `meanwhile` runs, then
-/// `answer` is typed. Its input stays open until it ends. Gives all that it printed.
+/// Runs a [`client`] that talks: each time it has printed a prompt, the answer is typed. At
+/// the first prompt `meanwhile` runs before that. Its input stays open until it ends. Gives
+/// all that it printed.
 #[track_caller]
-pub fn run_typing(
+pub fn run_typing<const N: usize>(
     command: &mut Command,
-    prompt: &str,
-    answer: &str,
+    talk: [(&str, &str); N],
     meanwhile: impl FnOnce(),
 ) -> String {
     let mut child =
@@ -427,13 +427,19 @@ pub fn run_typing(
     let mut stdin = child.stdin.take().expect("its input");
     let mut stdout = child.stdout.take().expect("its output");
     let mut output = Vec::new();
-    while !String::from_utf8_lossy(&output).contains(prompt) {
-        let mut byte = [0];
-        stdout.read_exact(&mut byte).expect("read to the prompt");
-        output.push(byte[0]);
+    let mut meanwhile = Some(meanwhile);
+    for (prompt, answer) in talk {
+        while !String::from_utf8_lossy(&output).contains(prompt) {
+            let mut byte = [0];
+            let said = String::from_utf8_lossy(&output).into_owned();
+            stdout.read_exact(&mut byte).unwrap_or_else(|_| panic!("no {prompt:?} in {said:?}"));
+            output.push(byte[0]);
+        }
+        if let Some(meanwhile) = meanwhile.take() {
+            meanwhile();
+        }
+        stdin.write_all(answer.as_bytes()).expect("type the answer");
     }
-    meanwhile();
-    stdin.write_all(answer.as_bytes()).expect("type the answer");
     stdout.read_to_end(&mut output).expect("read the rest");
     child.wait().expect("wait for the client");
     String::from_utf8_lossy(&output).into_owned()

@@ -117,7 +117,7 @@ fn programs_that_open_sessions_have_a_drop_in() {
     }
     let Some(lab) = Lab::with_package(SUITE) else { return };
     lab.sh("useradd --create-home --shell /bin/sh tester; mkdir -p /run/sshd
-            printf '#!/bin/sh\necho \"on $(tty) as $(id -un)\"\n' >/usr/local/bin/hello
+            printf '#!/bin/sh\necho \"on $(tty) as $(id -un)\"\nread -r line\n' >/usr/local/bin/hello
             chmod 755 /usr/local/bin/hello; cp /usr/bin/id /usr/local/bin/root-id
             chmod 4755 /usr/local/bin/root-id");
     let directory = Directory::new();
@@ -149,9 +149,12 @@ fn programs_that_open_sessions_have_a_drop_in() {
     let said = ssh(work);
     assert_eq!((said.code, said.out.as_str()), (Some(0), "root\nx\n"), "{said:?}");
     assert!(lab.has("/tmp/of-tester"));
-    // Its input stays open, as that of somebody at a keyboard.
+    // Somebody at a keyboard, who presses Enter when the text is there.
     let fifo = directory.join("keyboard").display().to_string();
-    let script = format!("mkfifo {fifo}; exec telnet 127.0.0.1 <>{fifo}");
+    let script = format!(
+        "mkfifo {fifo}; telnet 127.0.0.1 <>{fifo} | while read -r line; do
+         echo \"$line\"; case $line in *' as '*) echo >{fifo};; esac; done"
+    );
     let text = client(&lab, &["sh", "-c", &script]).out;
     assert!(text.contains("on /dev/pts/"), "{text:?}");
     assert!(text.contains("as root"), "{text:?}");
