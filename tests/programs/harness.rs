@@ -44,11 +44,13 @@ pub struct Task<'a> {
     /// Further keys of the pool under ours, such as `kill_timeout = "1s"` and
     /// `service.exec.stderr = "null"`.
     pub keys: &'a str,
+    /// Further lines of the service under xinetd, such as `per_source = 3`.
+    pub xinetd: &'a str,
 }
 
 impl<'a> Task<'a> {
     pub fn of(command: &'a [&'a str]) -> Self {
-        Task { command, argv0: None, user: None, workers: 4, port: None, keys: "" }
+        Task { command, argv0: None, user: None, workers: 4, port: None, keys: "", xinetd: "" }
     }
 
     /// The configuration of ours: a pool `program`.
@@ -307,11 +309,12 @@ fn xinetd(task: &Task, address: &Address, directory: &Directory) -> Vec<String> 
     let text = format!(
         "defaults\n{{\n  log_type = FILE {log}\n  instances = UNLIMITED\n  cps = 0 0\n}}\n\
          service program\n{{\n  type = UNLISTED\n  socket_type = stream\n  protocol = tcp\n  \
-         wait = no\n  bind = {}\n  port = {}\n  user = {}\n  server = {}\n{arguments}}}\n",
+         wait = no\n  bind = {}\n  port = {}\n  user = {}\n  server = {}\n{arguments}{}\n}}\n",
         address.ip(),
         address.port(),
         user(task),
         command[0],
+        task.xinetd,
     );
     let file = directory.write("xinetd.conf", &text).display().to_string();
     let pid_file = directory.join("pid").display().to_string();

@@ -51,6 +51,7 @@ macro_rules! run_under {
 mod busybox;
 mod cat;
 mod cvs;
+mod fairness;
 mod finger;
 mod ftp;
 mod gate;

@@ -10,6 +10,14 @@ use support::{Directory, is_root, provided};
 
 run_under!([Ours, Inetd] sessions_are_whole);
 
+/// What only ours has.
+mod ours_alone {
+    #[test]
+    fn good_sessions_are_no_warnings() {
+        super::good_sessions_are_no_warnings(super::Under::Ours);
+    }
+}
+
 /// Keys, a configuration and a known host of the test's own.
 fn configure(directory: &Directory) -> String {
     for key in ["host", "user"] {
@@ -63,4 +71,27 @@ fn sessions_are_whole(under: Under) {
     upload.stdin(File::open(&large).expect("open it"));
     assert!(upload.status().is_ok_and(|status| status.success()), "the upload failed");
     assert!(fs::read(&back).expect("read what came") == text, "not the same was sent");
+}
+
+fn good_sessions_are_no_warnings(under: Under) {
+    if !under.has(&["sshd", "ssh", "ssh-keygen"]) || !provided(is_root(), "root") {
+        return;
+    }
+    fs::create_dir_all("/run/sshd").expect("the directory that sshd wants");
+    let directory = Directory::new();
+    let config = configure(&directory);
+    let command = ["/usr/sbin/sshd", "-i", "-f", &config];
+    let keys = "access_log = true\nservice.exec.success = [0, 255]";
+    let served = under.serve(&Task { user: Some("root"), keys, ..Task::of(&command) });
+    for _ in 0..3 {
+        assert_eq!(run(&mut ssh(&served, &directory, "echo hello")).out, "hello\n");
+    }
+    let daemon = served.daemon().expect("ours");
+    let is_end = |event: &Event| event.message() == "connection closed";
+    let ends = daemon.log().wait_count(daemon.log().start(), 3, "the ends", is_end);
+    for end in ends {
+        assert_eq!((end.level(), end.number("code")), ("info", Some(255)), "{end}");
+        assert!(end.number("received_bytes") > Some(1000), "keys were exchanged: {end}");
+    }
+    // The harness finds any warning when the daemon ends.
 }

@@ -1,15 +1,18 @@
 //! `per_source`, `rate` and `refusal`: no client takes what is there for all.
 
 use std::io::{ErrorKind, Read, Write};
-use std::os::fd::AsFd;
+use std::net::{Ipv6Addr, SocketAddrV6};
+use std::os::fd::{AsFd, AsRawFd};
+use std::process::Command;
 use std::sync::Barrier;
 use std::thread;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
+use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrIn6};
 
 use super::{assert_no_worker_ended, command, echo, shell};
-use support::{Address, Client, Daemon, Event, Setup, procfs, until};
+use support::{Address, Client, Daemon, Event, PATIENCE, Setup, procfs, provided, until};
 
 /// A client from the source `host` of this address's own network.
 #[track_caller]
@@ -367,4 +370,61 @@ fn a_worker_gone_wild_harms_its_own_pool_and_only_while_it_lives() {
         daemon.wait_for_idle("command", 3);
     }
     daemon.expect_anything();
+}
+
+/// Makes a network of this thread's own, with addresses of these networks on its loopback.
+/// False if it may not.
+fn unshare_network(addresses: &[&str]) -> bool {
+    // SAFETY: unshare(2) takes a number, and this flag concerns the calling thread alone.
+    if unsafe { nix::libc::unshare(nix::libc::CLONE_NEWNET) } != 0 {
+        return false;
+    }
+    let ip = |words: &[&str]| Command::new("ip").args(words).status().is_ok_and(|it| it.success());
+    let add = |address: &&str| ip(&["address", "add", address, "dev", "lo", "nodad"]);
+    ip(&["link", "set", "lo", "up"]) && addresses.iter().all(|address| add(&address))
+}
+
+#[test]
+fn a_source_of_ipv6_is_a_network_of_64_bits() {
+    let hosts = ["2001:db8:0:1::1/128", "2001:db8:0:1::2/128", "2001:db8:0:2::1/128"];
+    // In a thread, because the network is that of the thread and its children.
+    let thread = thread::spawn(move || {
+        if !provided(unshare_network(&hosts), "root, iproute2 and IPv6") {
+            return;
+        }
+        let [one, neighbour, other] = hosts.map(|it| it.trim_end_matches("/128"));
+        let served = |from: &str| {
+            let from: Ipv6Addr = from.parse().expect("an address");
+            let socket = socket::socket(
+                AddressFamily::Inet6,
+                SockType::Stream,
+                SockFlag::SOCK_CLOEXEC,
+                None,
+            )
+            .expect("a socket");
+            let address = |ip, port| SockaddrIn6::from(SocketAddrV6::new(ip, port, 0, 0));
+            socket::bind(socket.as_raw_fd(), &address(from, 0)).expect("bind");
+            socket::connect(socket.as_raw_fd(), &address(Ipv6Addr::LOCALHOST, 7007))
+                .expect("connect");
+            let client = Client::Tcp(socket.into());
+            client.set_timeouts(PATIENCE).expect("set a time-out");
+            held(client)
+        };
+        for (keys, shared) in
+            [("1", true), ("{ limit = 1, ipv6 = 128 }", false), ("{ limit = 1, ipv6 = 48 }", true)]
+        {
+            let config = format!(
+                "[pool.echo]\nlisten = \"[::]:7007\"\nworkers = 4\nservice = \"echo\"\n\
+                 per_source = {keys}\n"
+            );
+            let _daemon = Daemon::start(&config);
+            let first = served(one).expect("the first one is served");
+            let second = served(neighbour);
+            assert_eq!(second.is_none(), shared, "its neighbour, with {keys}");
+            let third = served(other);
+            assert_eq!(third.is_none(), keys.contains("48"), "one of another /64, with {keys}");
+            drop((first, second, third));
+        }
+    });
+    thread.join().expect("the test");
 }
