@@ -1,5 +1,5 @@
-//! The one look-up of users and groups. It may block for as long as the user database
-//! of the machine takes, so what was found once is remembered.
+//! The one look-up of users and groups. A look-up may block as long as the machine's user
+//! database does, so each result is remembered.
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
@@ -26,7 +26,7 @@ pub struct Account {
     pub shell: String,
 }
 
-/// What the database says of a user.
+/// The entry of a user in the database.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Entry {
     uid: u32,
@@ -35,8 +35,8 @@ struct Entry {
     shell: String,
 }
 
-/// What was found in the database of users and groups. It can cross a pipe: a daemon that
-/// runs has a child look, because that may block.
+/// The results from the database of users and groups. They can cross a pipe: in a running
+/// daemon a child does the look-up, because that may block.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Found {
     /// Users by name.
@@ -51,12 +51,12 @@ pub struct Found {
 
 static FOUND: Mutex<Option<Found>> = Mutex::new(None);
 
-/// What has been found so far.
+/// All results so far.
 pub fn found() -> Found {
     with_found(|found| found.clone())
 }
 
-/// From now on this is known, and nothing else.
+/// Replaces all results by these.
 pub fn remember(new: Found) {
     with_found(|found| *found = new);
 }
@@ -104,7 +104,7 @@ pub fn group(name: &str) -> io::Result<Gid> {
     Ok(group.gid)
 }
 
-/// All groups of a user whose first one is `gid`.
+/// All groups of a user whose first group is `gid`.
 ///
 /// # Errors
 ///
@@ -140,7 +140,7 @@ mod tests {
 
     #[test]
     fn what_was_found_crosses_a_pipe_and_is_not_looked_for_again() {
-        // Nobody has these names; in one test, for what is known is known to all.
+        // Nobody has these names. This is one test, because all tests share the results.
         let (home, shell) = ("/a \\ b".to_owned(), "/bin/sh".to_owned());
         let entry = Entry { uid: 7, gid: 8, home, shell };
         let found = Found {

@@ -1,9 +1,8 @@
 //! Detaching from the terminal, with the daemonize crate.
 //!
-//! The command that the user typed stays until the daemon reports: it returns
-//! 0 once the pools accept, or the daemon's exit code with the reason on the
-//! terminal. The report goes through a pipe; its end without a report means
-//! that the daemon died.
+//! The command that the user typed stays until the daemon reports. It returns 0 once the
+//! pools accept, or the daemon's exit code with the reason on the terminal. The report goes
+//! through a pipe. If the pipe ends without a report, the daemon has died.
 #![forbid(unsafe_code)]
 
 use std::fs::{self, DirBuilder, File};
@@ -25,8 +24,8 @@ use crate::sys::place::Place;
 
 /// Which process this is after detaching.
 pub enum Side {
-    /// The one that the user started. The daemon has reported; this is the
-    /// command's exit code.
+    /// The process that the user started. The daemon has reported; this is the command's
+    /// exit code.
     Command(ExitCode),
     /// The daemon.
     Daemon(Detached),
@@ -42,15 +41,15 @@ pub struct Detached {
 ///
 /// # Errors
 ///
-/// In the command: no pipe or no process could be made. What fails in the
-/// daemon is reported by the command itself.
+/// In the command: no pipe or no process could be made. The command itself reports a
+/// failure of the daemon.
 pub fn detach(pid_file: &Path) -> Result<Side, Error> {
-    // A daemon that kept a lock of its caller, or the end of a pipe, would keep it
-    // for ever. The configuration may have come that way, and has been read.
+    // Otherwise the daemon would keep a lock of its caller, or the end of a pipe, for ever.
+    // The configuration may have come through such a descriptor, and has been read.
     descriptor::close_passed().map_err(|error| Error::system("close descriptors", &error))?;
     let (read, write) =
         pipe2(OFlag::O_CLOEXEC).map_err(|errno| Error::system("make pipe", &errno.into()))?;
-    // The umask can only be read by setting it.
+    // A process can read its umask only by setting it.
     let mask = umask(Mode::empty());
     umask(mask);
     let daemonize = Daemonize::new().umask(mask.bits()).working_directory("/");
@@ -87,8 +86,8 @@ impl Observer for Detached {
 }
 
 impl Detached {
-    /// Tells the command why the daemon ends, if nothing was told before. Whoever
-    /// tries again then finds no pid file.
+    /// Reports to the command why the daemon ends, if there was no report before. The pid
+    /// file is gone by then, so that a new attempt finds none.
     pub fn failed(self, error: &Error) {
         let Detached { report, pid_file } = self;
         drop(pid_file);
@@ -99,13 +98,13 @@ impl Detached {
 
     fn send(&mut self, code: u8, text: &str) {
         if let Some(mut report) = self.report.take() {
-            // Nobody may wait for it any more.
+            // The command may have ended.
             let _ = send(&mut report, code, text);
         }
     }
 }
 
-/// A report is the exit code, a byte, and then what to print.
+/// A report is the exit code in one byte, and then the text to print.
 fn send(report: &mut File, code: u8, text: &str) -> io::Result<()> {
     report.write_all(&[code])?;
     report.write_all(text.as_bytes())
@@ -132,7 +131,7 @@ fn could_not_detach(error: &daemonize::Error) -> Error {
     Error::new(Code::Os, format!("could not detach: {}", in_words(&error.to_string())))
 }
 
-/// The words for the number that such a text ends with.
+/// The words for the error number at the end of such a text.
 fn in_words(text: &str) -> String {
     let number = text.rsplit_once(", errno ").and_then(|(_, number)| number.parse().ok());
     match number {
@@ -151,8 +150,8 @@ fn cannot_create(pid_file: &Path, error: &io::Error) -> Error {
     }
 }
 
-/// The file that holds the pid of the daemon, locked while the daemon lives and removed
-/// at its end.
+/// The file with the pid of the daemon, locked while the daemon lives and removed at its
+/// end.
 struct PidFile {
     path: PathBuf,
     file: Flock<File>,
@@ -160,11 +159,11 @@ struct PidFile {
 }
 
 impl PidFile {
-    /// Makes the file, and its directory: /run is empty after a boot.
+    /// Makes the file and its directory, because /run is empty after a boot.
     fn hold(path: &Path) -> io::Result<Self> {
         make_directory(path.parent().unwrap_or(Path::new("/")))?;
         loop {
-            // Whoever can write to it can have anything killed by its reader.
+            // A user who can write to the file can make its reader kill any process.
             let place = Place::of(path)?;
             let file =
                 place.open(OFlag::O_RDWR | OFlag::O_CREAT, Mode::from_bits_truncate(0o644))?;
@@ -179,7 +178,7 @@ impl PidFile {
                 Err((_, errno)) => return Err(errno.into()),
             };
             let mut held = PidFile { path: path.to_owned(), file, made_by: getpid() };
-            // A daemon that has just ended may have removed it since it was opened.
+            // A daemon that has just ended may have removed the file since it was opened.
             if held.is_in_place() {
                 held.file.set_len(0)?;
                 writeln!(held.file, "{}", getpid())?;
@@ -204,12 +203,13 @@ impl Drop for PidFile {
     }
 }
 
-/// Makes what is missing of a directory. Its mode is ours to say: the umask may be 0.
+/// Makes the missing parts of a directory. This sets their mode itself, because the umask
+/// may be 0.
 fn make_directory(path: &Path) -> io::Result<()> {
     let Some(first) = path.ancestors().take_while(|path| !path.exists()).last() else {
         return Ok(());
     };
-    // Root makes nothing where others could lead it.
+    // Root makes nothing where others could redirect it.
     Place::of(first)?;
     DirBuilder::new().recursive(true).mode(0o755).create(path)
 }

@@ -1,4 +1,4 @@
-//! Why the daemon could not start or go on, each with its exit code.
+//! The reasons why the daemon could not start or go on, each with its exit code.
 #![forbid(unsafe_code)]
 
 use std::fmt;
@@ -8,8 +8,8 @@ use nix::errno::Errno;
 
 /// The exit codes of the daemon, by kind of fault (sysexits.h).
 ///
-/// systemd prints them by name, and `RestartPreventExitStatus=` can tell what
-/// a restart may mend from what it cannot.
+/// systemd prints the codes by name. With `RestartPreventExitStatus=` a unit restarts only
+/// after faults that a restart may mend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Code {
@@ -52,14 +52,14 @@ pub struct Error {
 }
 
 impl Error {
-    /// A fault of the kind `code`, told as `text`.
+    /// A fault of the kind `code` with this text.
     pub fn new(code: Code, text: impl Into<String>) -> Self {
         Error { code, text: text.into() }
     }
 
     /// A system call that failed: `could not <what>: <reason>`.
     ///
-    /// The code says whether it was the permission that was missing.
+    /// The code shows whether a permission was missing.
     pub fn system(what: impl fmt::Display, error: &io::Error) -> Self {
         let code = match error.kind() {
             io::ErrorKind::PermissionDenied => Code::NoPermission,
@@ -86,8 +86,8 @@ impl Error {
     }
 }
 
-/// What the system says of an error, without Rust's "(os error 2)", and as it
-/// stands behind a colon.
+/// The system's text for an error, without Rust's "(os error 2)", and in the form for a
+/// place behind a colon.
 pub fn reason(error: &io::Error) -> String {
     let text = match error.raw_os_error() {
         Some(number) => Errno::from_raw(number).desc().to_owned(),

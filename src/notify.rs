@@ -1,6 +1,5 @@
-//! The service manager: readiness, status and watchdog (sd_notify(3)), and the
-//! sockets that it keeps for us (sd_listen_fds(3), FileDescriptorStoreMax= of
-//! systemd.service(5)).
+//! The service manager: readiness, status and watchdog (sd_notify(3)), and our sockets that
+//! the manager keeps (sd_listen_fds(3), FileDescriptorStoreMax= of systemd.service(5)).
 #![forbid(unsafe_code)]
 
 use std::collections::btree_map::Entry;
@@ -29,13 +28,13 @@ use crate::sys::descriptor;
 /// How often the status text may change.
 const STATUS_PAUSE: Duration = Duration::from_secs(1);
 
-/// The most bytes of a status. systemd ignores a message of more than 4,096 whole.
+/// The most bytes of a status. systemd ignores a whole message of more than 4,096 bytes.
 const STATUS_BYTES: usize = 2048;
 
-/// How soon what could not be told is told again.
+/// The pause before an unsent message is sent again.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
 
-/// What stopping may take beyond the time-outs that were announced.
+/// The time that a stop may need beyond the announced time-outs.
 const STOP_MARGIN: Duration = Duration::from_secs(15);
 
 /// The sockets that were passed to this process.
@@ -43,8 +42,8 @@ pub fn inherited() -> Result<Vec<Inherited>, Error> {
     let failed = |error: io::Error| {
         Error::new(Code::CannotCreate, format!("could not adopt listeners: {}", reason(&error)))
     };
-    // What is meant for another process, as where a shell of a service has
-    // started us, is none of our business, names included.
+    // Sockets for another process are not ours, and neither are their names. This is so if
+    // a shell of a service has started us.
     let is_for_us = env::var("LISTEN_PID").is_ok_and(|pid| pid == std::process::id().to_string());
     if !is_for_us {
         return Ok(Vec::new());
@@ -53,17 +52,17 @@ pub fn inherited() -> Result<Vec<Inherited>, Error> {
     Ok(passed.map(|(number, name)| Inherited { name, socket: descriptor::adopt(number) }).collect())
 }
 
-/// Tells the service manager of the master's life.
+/// Keeps the service manager informed of the master's life.
 pub struct Notifier {
     manager: Manager,
-    /// How often the watchdog wants to hear of us: twice in its time.
+    /// The time between two pings: half of the watchdog's time.
     watchdog: Option<Duration>,
     next_ping: Moment,
     status: String,
     next_status: Moment,
-    /// The status may have changed since it was told.
+    /// The status may have changed since it was sent.
     is_stale: bool,
-    /// The sockets that it keeps for us, by name, and the number of each.
+    /// The sockets that the service manager keeps for us, by name, and the number of each.
     stored: BTreeMap<String, Option<u64>>,
 }
 
@@ -103,7 +102,7 @@ impl Observer for Notifier {
     }
 
     fn stopping(&mut self, within: Duration) {
-        // The crate's own word for it has room for 71 minutes.
+        // The crate's own type for this time holds at most 71 minutes.
         let within = within.saturating_add(STOP_MARGIN).as_micros();
         let extension = format!("EXTEND_TIMEOUT_USEC={within}");
         self.manager.tell(&[NotifyState::Stopping, NotifyState::Custom(&extension)], None);
@@ -137,10 +136,11 @@ impl Observer for Notifier {
     }
 
     fn keep(&mut self, listeners: &mut dyn Iterator<Item = &Listener>) -> bool {
-        // What a socket unit has made is the service manager's own.
+        // A socket from a socket unit belongs to the service manager.
         let ours = listeners.filter(|listener| !matches!(listener.address(), Address::Systemd(_)));
         let mut wanted: BTreeMap<String, &Listener> = BTreeMap::new();
-        // Of two with one address the first is the newer one; the other lost its file.
+        // Of two listeners with one address the first is the newer one; the other lost its
+        // file.
         for listener in ours {
             wanted.entry(stored_name(listener.address())).or_insert(listener);
         }
@@ -163,12 +163,12 @@ impl Observer for Notifier {
     }
 }
 
-/// The way to the service manager (sd_notify(3)). Whoever reads there may be slow or
-/// hang; nothing here waits for that, as the send of the crate would.
+/// The way to the service manager (sd_notify(3)). The manager may be slow or hang. Nothing
+/// here waits for it, as the crate's own send would.
 struct Manager {
     socket: OwnedFd,
     address: UnixAddr,
-    /// What could not be told yet, in its order.
+    /// The messages that could not be sent yet, in their order.
     waiting: VecDeque<Message>,
     retry: Moment,
 }
@@ -179,7 +179,7 @@ struct Message {
 }
 
 impl Manager {
-    /// The one that listens at the address in NOTIFY_SOCKET.
+    /// The manager that listens at the address in NOTIFY_SOCKET.
     fn at(address: &OsStr) -> io::Result<Self> {
         let address = match address.as_bytes().strip_prefix(b"@") {
             Some(name) => UnixAddr::new_abstract(name)?,
@@ -189,24 +189,24 @@ impl Manager {
         Ok(Manager { socket, address, waiting: VecDeque::new(), retry: Moment::default() })
     }
 
-    /// Tells this, at once or later.
+    /// Sends this, at once or later.
     fn tell(&mut self, states: &[NotifyState<'_>], descriptor: Option<BorrowedFd<'_>>) {
         let text: String = states.iter().map(|state| format!("{state}\n")).collect();
         if self.waiting.is_empty() && self.send(&text, descriptor) != Err(Errno::EAGAIN) {
             return;
         }
-        // Only what has to wait needs a descriptor of its own.
+        // Only a waiting message needs a descriptor of its own.
         let descriptor = descriptor.and_then(|fd| fd.try_clone_to_owned().ok());
         self.waiting.push_back(Message { text, descriptor });
     }
 
-    /// Tells this now, or not at all. Says whether there was room; a service manager
-    /// that is gone has nothing to be told again.
+    /// Sends this now, or not at all. Gives whether there was room. If the service manager
+    /// is gone, the answer is yes, because there is nobody to try again for.
     fn hint(&mut self, state: &NotifyState<'_>) -> bool {
         self.waiting.is_empty() && self.send(&state.to_string(), None) != Err(Errno::EAGAIN)
     }
 
-    /// Tells what could not be told before.
+    /// Sends the messages that could not be sent before.
     fn catch_up(&mut self, now: Moment) {
         if now >= self.retry {
             self.send_all();
@@ -239,7 +239,7 @@ impl Manager {
     }
 }
 
-/// As much of a status as may be told.
+/// A status cut to the bytes that may be sent.
 fn shortened(mut status: String) -> String {
     let end = (0..=STATUS_BYTES).rfind(|&end| status.is_char_boundary(end));
     if status.len() > STATUS_BYTES {
@@ -249,7 +249,7 @@ fn shortened(mut status: String) -> String {
     status
 }
 
-/// The number of a socket, by which it is told from another of the same name.
+/// The number of a socket, which distinguishes it from another of the same name.
 fn inode(socket: impl AsFd) -> Option<u64> {
     fstat(socket).ok().map(|socket| socket.st_ino)
 }
@@ -300,7 +300,7 @@ mod tests {
         assert!(manager.hint(&NotifyState::Watchdog));
     }
 
-    // While a reload can be taken back there are both, and the master may be killed.
+    // While a reload can still be undone both sockets exist, and the master may be killed.
     #[test]
     fn of_two_listeners_with_one_address_the_newer_is_stored() {
         let directory = tempfile::tempdir().unwrap();

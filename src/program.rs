@@ -1,8 +1,8 @@
 //! The program that this process is: `preforkd`, or one that embeds it.
 //!
-//! Its name stands in the default paths, on the command line and in the journal. It is
-//! set once, before anything else is done, and never changes: so it is known everywhere
-//! and handed on nowhere, as the name in syslog(3) is.
+//! The name of the program stands in the default paths, on the command line and in the
+//! journal. The name is set once, before anything else, and never changes. So any code may
+//! ask for it, and no function passes it on, as with the name in syslog(3).
 #![forbid(unsafe_code)]
 
 use std::path::{Path, PathBuf};
@@ -11,9 +11,9 @@ use std::sync::OnceLock;
 /// A program by its name and its version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Program {
-    /// Its name, which is fit for a path: see [`is_name`].
+    /// Its name, which can stand in a path: see [`is_name`].
     pub name: &'static str,
-    /// Its version, as `--version` tells it.
+    /// Its version, as in `--version`.
     pub version: &'static str,
 }
 
@@ -23,7 +23,7 @@ pub const PREFORKD: Program = Program { name: "preforkd", version: env!("CARGO_P
 static THIS: OnceLock<Program> = OnceLock::new();
 
 impl Program {
-    /// Makes it the program of this process. The first one stays.
+    /// Makes this the program of the process. The first program stays.
     pub fn settle(self) {
         THIS.get_or_init(|| self);
     }
@@ -46,9 +46,9 @@ pub fn is_name(name: &str) -> bool {
     (1..=64).contains(&name.len()) && name.bytes().all(is_fit) && !name.starts_with('.')
 }
 
-/// Where its configuration is.
+/// The default path of its configuration.
 pub fn config_file() -> &'static str {
-    // clap wants a text that lives for ever.
+    // clap needs a 'static text.
     static PATH: OnceLock<String> = OnceLock::new();
     PATH.get_or_init(|| format!("/etc/{0}/{0}.toml", name()))
 }
@@ -74,7 +74,7 @@ pub fn is_default_control(path: &Path) -> bool {
     path.ends_with("control.sock") && rest.is_some_and(is_ours)
 }
 
-/// Where it keeps its pid when it detaches.
+/// The default path of its pid file.
 pub fn pid_file() -> PathBuf {
     PathBuf::from(format!("/run/{0}/{0}.pid", name()))
 }

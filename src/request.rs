@@ -1,9 +1,9 @@
-//! A request to a running daemon: what is said over its control socket, and the side
-//! that asks.
+//! A request to a running daemon: the protocol of its control socket, and the side that
+//! asks.
 //!
-//! A command is a line: a word, a space, and the configuration file. The answer is
-//! the exit code of the command that was run, in decimal, a space, and a text that
-//! lasts to the end of the stream.
+//! A request is a line: a word, a space, and the configuration file. The answer is the exit
+//! code of the command that was run, in decimal, a space, and a text up to the end of the
+//! stream.
 #![forbid(unsafe_code)]
 
 use std::ffi::OsStr;
@@ -16,12 +16,12 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Code, Error, reason};
 
-/// What a daemon can be asked for.
+/// A kind of request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// To reload its configuration, and to tell how that ended.
+    /// Reload the configuration, and report the result.
     Reload,
-    /// To tell how the last reload ended, once it has.
+    /// Report the result of the last reload, once it has ended.
     LastResult,
 }
 
@@ -34,11 +34,11 @@ impl Action {
     }
 }
 
-/// A request to the daemon that runs with a certain configuration, and to no other
-/// that has the same control socket.
+/// A request to the daemon that runs with a certain configuration. Another daemon with the
+/// same control socket refuses it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
-    /// What it is asked for.
+    /// What the daemon is to do.
     pub action: Action,
     /// The configuration file, without symbolic links.
     pub file: PathBuf,
@@ -50,17 +50,17 @@ impl Request {
         Request { action, file: resolved(file) }
     }
 
-    /// Whether it is to the daemon of this configuration. A link may point elsewhere
-    /// since that was started, so this looks each time.
+    /// Whether the request is for the daemon of this configuration. A link may have changed
+    /// since the daemon started, so this looks each time.
     pub fn is_for(&self, file: &Path) -> bool {
         self.file == resolved(file)
     }
 
-    /// The most bytes that a request has, with the end of its line: a word, and a
-    /// path (PATH_MAX).
+    /// The most bytes of a request, with the end of its line: a word, and a path
+    /// (PATH_MAX).
     pub const MOST_BYTES: usize = 8 + 4096;
 
-    /// The request that this line is, if it is one.
+    /// The request in this line, if the line is one.
     pub fn parse(line: &[u8]) -> Option<Self> {
         let space = line.iter().position(|&byte| byte == b' ')?;
         let (word, file) = (&line[..space], &line[space + 1..]);
@@ -78,17 +78,17 @@ fn resolved(file: &Path) -> PathBuf {
     fs::canonicalize(file).unwrap_or_else(|_| file.to_owned())
 }
 
-/// What a daemon answers.
+/// The answer of a daemon.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reply {
     /// The exit code of the command.
     pub code: u8,
-    /// What it says.
+    /// Its text.
     pub text: String,
 }
 
 impl Reply {
-    /// That it was done.
+    /// The request was done.
     pub fn done(text: impl fmt::Display) -> Self {
         Reply { code: 0, text: text.to_string() }
     }
@@ -115,8 +115,8 @@ impl fmt::Display for Reply {
 ///
 /// # Errors
 ///
-/// Code 77 if the permission is missing, else 69: no daemon listens there, or
-/// it went away before it had answered.
+/// Code 77 if the permission is missing. Otherwise code 69: no daemon listens there, or the
+/// daemon went away before its answer.
 pub fn ask(path: &Path, request: &Request) -> Result<Reply, Error> {
     let failed = |error: io::Error| {
         let socket = path.display();

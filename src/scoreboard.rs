@@ -1,9 +1,9 @@
 //! The scoreboard: a page of shared memory for each worker.
 //!
-//! A worker tells its master here what it is doing. The master takes all of it
-//! as a hint: it reads numbers, never an index, a length or a pointer, and a
-//! worker reaches its own page only. What the master decides rests on its own
-//! table of children, and the one pid that is here is checked against the kernel.
+//! Here a worker reports to its master what it is doing. For the master these are hints: it
+//! reads numbers, never an index, a length or a pointer. A worker reaches only its own
+//! page. The master decides by its own table of children, and checks the one pid of a page
+//! against the kernel.
 #![forbid(unsafe_code)]
 
 use std::io;
@@ -18,9 +18,9 @@ use crate::sys::handler::YES;
 use crate::sys::pages::{Page, Pages, SharedPage};
 use crate::sys::socket::Peer;
 
-/// What each word of a page means.
+/// The meaning of each word of a page.
 mod word {
-    /// Not 0 once the worker has got as far as accepting.
+    /// Not 0 once the worker accepts.
     pub const ACCEPTING: usize = 0;
     /// How many connections it has finished.
     pub const SERVED: usize = 1;
@@ -46,10 +46,10 @@ mod word {
     /// Written by the master: 1 once the worker is to accept until the queue of the
     /// listener is empty, and to leave then.
     pub const DRAINING: usize = 12;
-    /// Written by the master: the number of a connection that goes if nothing was
+    /// Written by the master: the number of a connection that is to end if nothing was
     /// transferred over it.
     pub const UNUSED: usize = 13;
-    /// The number of a connection that went for that.
+    /// The number of a connection that was ended for that reason.
     pub const CUT: usize = 14;
     /// How many clients it has turned away.
     pub const REFUSED: usize = 15;
@@ -68,9 +68,9 @@ const LINK_SHIFT: u32 = 32;
 /// Why a worker leaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Leaving {
-    /// It has served `max_requests` connections.
+    /// The worker has served `max_requests` connections.
     Recycled,
-    /// It may not open the new log file; its successor inherits it.
+    /// The worker cannot open the new log file; its successor inherits that file.
     LogLost,
     /// SIGTERM came.
     Asked,
@@ -95,8 +95,8 @@ impl Scoreboard {
         Pages::new().map(Scoreboard)
     }
 
-    /// An empty page for each of so many workers. A failure leaves out the last of them:
-    /// there is no memory, or there are as many pages as there can be.
+    /// An empty page for each of this many workers. A failure leaves out the last of them:
+    /// there is no memory, or all pages are in use.
     pub fn seats(&self, count: usize) -> (Vec<Seat>, io::Result<()>) {
         let mut seats = Vec::with_capacity(count);
         for _ in 0..count {
@@ -113,10 +113,10 @@ impl Scoreboard {
 #[derive(Debug)]
 pub struct Seat(SharedPage);
 
-/// What a page says at one moment.
+/// The content of a page at one moment.
 #[derive(Clone, Copy, Debug)]
 pub struct Look {
-    /// The worker has got as far as accepting.
+    /// The worker accepts.
     pub is_accepting: bool,
     /// How many connections it has finished.
     pub served: u64,
@@ -124,7 +124,7 @@ pub struct Look {
     pub refused: u64,
     /// The connection in hand.
     pub in_hand: Option<InHand>,
-    /// Why it is leaving by itself.
+    /// Why the worker is leaving by itself.
     pub leaving: Option<Leaving>,
     /// A connection over which nothing was transferred was ended.
     pub has_cut: bool,
@@ -134,8 +134,8 @@ impl Seat {
     /// Looks at the page.
     pub fn look(&self) -> Look {
         let words: [u64; HEAD_WORDS] = self.0.read(0);
-        // A number without its time, or with that of another, is put right by
-        // the next look: whoever acts on it compares the number again.
+        // The number may come without its time, or with another's time. The next look
+        // corrects that, because the number is compared again before any action.
         let (serial, began) = (words[word::SERIAL], Moment::from_nanos(words[word::BEGAN]));
         Look {
             is_accepting: words[word::ACCEPTING] != 0,
@@ -146,7 +146,7 @@ impl Seat {
                 1 => Some(Leaving::Recycled),
                 2 => Some(Leaving::LogLost),
                 3 => Some(Leaving::Asked),
-                // It ends a worker at once that has not got as far as accepting.
+                // SIGTERM ends a worker at once before its first accept.
                 _ => (words[word::ASKED] != 0).then_some(Leaving::Asked),
             },
             has_cut: words[word::CUT] != 0,
@@ -164,14 +164,14 @@ impl Seat {
         Peer::Internet(SocketAddrV6::new(ip, port, 0, link).into()).canonical()
     }
 
-    /// The program that the worker says it has running. It may be anything: whoever acts on
-    /// it finds out first whether that process belongs to the worker.
+    /// The running program, as reported by the worker. The pid may be anything: before any
+    /// action, the caller checks that this process belongs to the worker.
     pub fn program(&self) -> Option<Pid> {
         let [word] = self.0.read(word::PROGRAM);
         i32::try_from(word).ok().filter(|&pid| pid > 1).map(Pid::from_raw)
     }
 
-    /// Tells the worker that this connection is overdue; SIGALRM follows.
+    /// Marks this connection as overdue; SIGALRM follows.
     pub fn mark_overdue(&self, connection: InHand) {
         self.0.write(word::OVERDUE, connection.serial);
     }
@@ -202,7 +202,7 @@ impl Seat {
         (!text.is_empty()).then_some(text)
     }
 
-    /// In the worker: its own page.
+    /// The worker's own page, mapped in the worker.
     pub fn map(&self) -> io::Result<OwnPage> {
         self.0.map().map(OwnPage)
     }
@@ -218,7 +218,7 @@ impl OwnPage {
         self.0[word::ACCEPTING].store(1, Ordering::Release);
     }
 
-    /// Whether the master lets it accept.
+    /// Whether the master lets the worker accept.
     pub fn is_let_in(self) -> bool {
         self.0[word::LET_IN].load(Ordering::Acquire) != 0
     }
@@ -267,7 +267,7 @@ impl OwnPage {
         self.0[word::LEAVING].store(word, Ordering::Release);
     }
 
-    /// Leaves last words; what does not fit is cut.
+    /// Leaves last words; a text that does not fit is cut.
     pub fn explain(self, reason: &str) {
         // The last byte stays 0, which ends the text.
         let bytes = &reason.as_bytes()[..reason.len().min(REASON_WORDS * 8 - 1)];
@@ -288,13 +288,13 @@ impl OwnPage {
         self.draining().load(Ordering::Acquire) == YES
     }
 
-    /// The word that says so.
+    /// The word that says whether to drain.
     pub fn draining(self) -> &'static AtomicU64 {
         &self.0[word::DRAINING]
     }
 
-    /// The word in which the master names a connection that goes if nothing was
-    /// transferred over it, and the one that says that it went.
+    /// The word in which the master names a connection that is to end if nothing was
+    /// transferred over it, and the word that names a connection that was ended so.
     pub fn unused(self) -> [&'static AtomicU64; 2] {
         [&self.0[word::UNUSED], &self.0[word::CUT]]
     }

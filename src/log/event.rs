@@ -1,8 +1,8 @@
-//! The events of the daemon, in one table: what each is called, how much it
-//! matters, by which id the journal's catalog explains it, and its fields.
+//! The events of the daemon, in one table: the message of each, its level, its id in the
+//! journal's catalog, and its fields.
 //!
-//! An event is added here, in one entry. The tests then ask for what the catalog,
-//! preforkd(8) has to say about it.
+//! A new event is one entry here. The tests then demand its texts in the catalog and in
+//! preforkd(8).
 #![forbid(unsafe_code)]
 
 use std::time::Duration;
@@ -13,21 +13,21 @@ use slog::{BorrowedKV, Drain, KV, Level, Logger, Record, RecordLocation, RecordS
 use super::field::Field;
 use super::rate::HeldBack;
 
-/// What all events of a kind have in common.
+/// The constant part of all events of a kind.
 #[derive(Debug)]
 struct Entry {
-    /// What the event is called, wherever it is logged.
+    /// The name of the event, wherever it is logged.
     message: &'static str,
-    /// How much it matters. If there are several, the event has the field `level`.
+    /// The levels of the event. If there are several, the event has the field `level`.
     levels: &'static [Level],
-    /// The id of its entry in the catalog (MESSAGE_ID). It keeps its meaning for good.
+    /// The id of its entry in the catalog (MESSAGE_ID). The meaning of an id never changes.
     id: &'static str,
-    /// Who tells of it, what it means and its fields, for the documents.
+    /// Who logs the event, its meaning and its fields, for the documents.
     #[cfg(test)]
     about: (Teller, &'static str, &'static [&'static str]),
 }
 
-/// Who tells of an event.
+/// Who logs an event.
 #[cfg(test)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Teller {
@@ -45,7 +45,7 @@ macro_rules! events {
             $($field:ident: $kind:ty),* $(,)?
         }
     )* })*) => {
-        /// Something that the log is to tell.
+        /// An event for the log.
         #[derive(Debug)]
         pub enum Event {
             $($($(#[doc = $about])+ $event { $($field: $kind),* },)*)*
@@ -327,7 +327,7 @@ Worker tells {
 }
 
 impl Event {
-    /// Writes it into the log.
+    /// Writes the event into the log.
     pub fn tell(&self, log: &Logger) {
         let level = self.level();
         if !log.is_enabled(level) {
@@ -335,7 +335,7 @@ impl Event {
         }
         let entry = self.entry();
         let location = RecordLocation { file: "", line: 0, column: 0, function: "", module: "" };
-        // The tag, which no text shows, tells the journal which event it is.
+        // The tag names the event for the journal. No text shows it.
         let about = RecordStatic { location: &location, tag: entry.id, level };
         log.log(&Record::new(&about, &format_args!("{}", entry.message), BorrowedKV(self)));
     }
@@ -353,7 +353,7 @@ impl Event {
 impl KV for Event {
     fn serialize(&self, _: &Record<'_>, serializer: &mut dyn slog::Serializer) -> slog::Result {
         self.with_fields(|fields| {
-            // The last one first, as slog has them.
+            // The last field comes first, as in slog.
             fields.iter().rev().try_for_each(|(name, field)| field.emit(name, serializer))
         })
     }

@@ -10,10 +10,10 @@ use super::rate::HeldBack;
 
 /// The value of a field.
 pub trait Field {
-    /// Writes it under this name, or leaves it out if there is none.
+    /// Writes the value under this name, or leaves the field out if there is no value.
     fn emit(&self, name: Key, serializer: &mut dyn Serializer) -> slog::Result;
 
-    /// The level of the event, if this is it.
+    /// The level of the event, if this value is the level.
     fn level(&self) -> Option<Level> {
         None
     }
@@ -85,7 +85,7 @@ impl Field for Duration {
     }
 }
 
-/// Left out where it is none.
+/// Left out if there is no value.
 impl<F: Field> Field for Option<F> {
     fn emit(&self, name: Key, serializer: &mut dyn Serializer) -> slog::Result {
         self.as_ref().map_or(Ok(()), |field| field.emit(name, serializer))
@@ -97,7 +97,7 @@ impl<F: Field> Field for Option<F> {
     }
 }
 
-/// Left out where nothing was held back.
+/// Left out if nothing was held back.
 impl Field for HeldBack {
     fn emit(&self, name: Key, serializer: &mut dyn Serializer) -> slog::Result {
         if self.0 > 0 { self.0.emit(name, serializer) } else { Ok(()) }
@@ -109,7 +109,7 @@ impl Field for HeldBack {
     }
 }
 
-/// The level of an event, where it differs. It is no field of the record.
+/// The level of an event that has several. The level is no field of the record.
 impl Field for Level {
     fn emit(&self, _: Key, _: &mut dyn Serializer) -> slog::Result {
         Ok(())

@@ -1,9 +1,9 @@
 //! The journal: records as native entries, and streams for standard error.
 //!
-//! The protocols are those of systemd's "Native Journal Protocol" document and
-//! of sd_journal_stream_fd(3). libsystemd's crate speaks the first one, but
-//! through a socket that it keeps to itself, and a worker closes what it does
-//! not know.
+//! The protocols are those of systemd's "Native Journal Protocol" document and of
+//! sd_journal_stream_fd(3). libsystemd's crate speaks the first one, but keeps its socket
+//! private. A worker would close that socket, because a worker keeps only descriptors that
+//! it knows.
 #![forbid(unsafe_code)]
 
 use std::cell::RefCell;
@@ -43,21 +43,20 @@ pub fn is_standard_error() -> bool {
         .is_ok_and(|file| stream == format!("{}:{}", file.dev(), file.ino()))
 }
 
-/// A socket from which entries can be sent. It is connected, so that it can be
-/// told whether the journal has room for one; systemd holds the other end for
-/// the journal, also while that is restarted.
+/// A socket from which entries can be sent. The socket is connected, so that poll(2) says
+/// whether the journal has room for an entry. systemd holds the other end for the journal,
+/// also while the journal restarts.
 pub fn open() -> io::Result<OwnedFd> {
     let journal =
         socket::socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
     connect(&journal)?;
-    // Less is not an error, see socket(7) on SO_SNDBUF.
+    // A smaller buffer is not an error, see socket(7) on SO_SNDBUF.
     let _ = setsockopt(&journal, sockopt::SndBuf, &SEND_BUFFER_BYTES);
     Ok(journal)
 }
 
-/// Connects such a socket to the journal as it is now: systemd, too, can have
-/// made its own end anew. It is one socket for the master and all workers, so it
-/// is connected for all of them.
+/// Connects such a socket to the present journal: systemd may have made its own end again.
+/// The master and all workers share one socket, so this connects all of them.
 pub fn connect(journal: &OwnedFd) -> io::Result<()> {
     Ok(socket::connect(journal.as_raw_fd(), &UnixAddr::new(Path::new(SOCKET))?)?)
 }
@@ -67,12 +66,12 @@ pub fn connect(journal: &OwnedFd) -> io::Result<()> {
 ///
 /// # Errors
 ///
-/// There is no journal, or it does not accept connections at the moment; nobody
-/// waits until it does.
+/// There is no journal, or the journal does not accept connections at the moment. This does
+/// not wait until it does.
 pub fn stream(identifier: &str) -> io::Result<OwnedFd> {
     const PRIORITY: u8 = 6; // info
-    // A local socket connects at once, or not at all: if the journal has as many
-    // connections to accept as it may, connect(2) would wait for it.
+    // A local socket connects at once, or not at all. If the journal's backlog is full, a
+    // blocking connect(2) would wait.
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let stream = socket::socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
     socket::connect(stream.as_raw_fd(), &UnixAddr::new(Path::new(STREAM_SOCKET))?)?;
@@ -81,7 +80,7 @@ pub fn stream(identifier: &str) -> io::Result<OwnedFd> {
     // kernel's log and to the console. A new connection has room for it.
     let mut stream = UnixStream::from(stream);
     stream.write_all(format!("{identifier}\n\n{PRIORITY}\n1\n0\n0\n0\n").as_bytes())?;
-    // Those who write to it do not expect that a write can fail for lack of room.
+    // The programs that write to the stream do not expect a write to fail for lack of room.
     stream.set_nonblocking(false)?;
     Ok(stream.into())
 }
@@ -117,7 +116,7 @@ fn send(target: &OwnedFd, entry: &[u8]) -> io::Result<()> {
     let send =
         || socket::send(target.as_raw_fd(), entry, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL);
     let sent = match send() {
-        // The other end is gone; there may be another.
+        // The other end is gone; there may be a new one.
         Err(Errno::ECONNREFUSED | Errno::ENOTCONN) => {
             connect(target)?;
             send()
@@ -127,7 +126,7 @@ fn send(target: &OwnedFd, entry: &[u8]) -> io::Result<()> {
     match sent {
         Err(Errno::EAGAIN) => {
             patience::await_room(target)?;
-            // Another process may have taken the room; then it is lost.
+            // Another process may have used the room; then the record is lost.
             send()?;
         }
         sent => drop(sent?),
@@ -135,14 +134,13 @@ fn send(target: &OwnedFd, entry: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// Writes the entry of a record. Its MESSAGE has the fields as well, for that
-/// is all that `journalctl` shows; but what a program wrote stands there as it
-/// wrote it.
+/// Writes the entry of a record. Its MESSAGE contains the fields as well, because
+/// `journalctl` shows only the message. A line that a program wrote stands there unchanged.
 fn compose(entry: &mut Vec<u8>, record: &Record<'_>, values: &OwnedKVList) {
     entry.clear();
     let message = record.msg().to_string();
     let mut fields = Fields(Vec::new());
-    // Neither can fail: they write to memory. Both give the last field first.
+    // Neither call can fail, because both write to memory. Both give the last field first.
     let _ = record.kv().serialize(record, &mut fields);
     let _ = values.serialize(record, &mut fields);
     let value_of =
@@ -197,7 +195,7 @@ impl Serializer for Fields {
     }
 }
 
-/// What a record with a pid is about: one with the field `program` is about that.
+/// The subject of a record with a pid: the program if the record has the field `program`.
 #[derive(Clone, Copy)]
 pub(super) enum Subject {
     Program,
@@ -232,7 +230,7 @@ mod tests {
     use crate::log::event::Event;
     use slog::{Logger, o, warn};
 
-    /// What is sent for a record, captured by a drain that composes only.
+    /// The entry of a record, captured by a drain that composes only.
     struct Capture(std::sync::mpsc::Sender<Vec<u8>>);
 
     impl Drain for Capture {

@@ -1,4 +1,4 @@
-//! Lines that could not be written, counted until somebody can be told.
+//! Lines that could not be written, counted until the count can be logged.
 #![forbid(unsafe_code)]
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -10,12 +10,13 @@ pub(super) fn count() {
     LOST.fetch_add(1, Relaxed);
 }
 
-/// Forgets those of another process, in its fork.
+/// Forgets the losses of the parent, after a fork.
 pub(super) fn forget() {
     LOST.store(0, Relaxed);
 }
 
-/// Says how many lines were lost, by way of `tell`, until that is not lost too.
+/// Reports the number of lost lines through `tell`, again and again until the report itself
+/// is not lost.
 pub fn tell(tell: impl FnOnce(u64)) {
     let lost = LOST.swap(0, Relaxed);
     if lost > 0 {

@@ -37,7 +37,7 @@ pub fn logger(settings: &config::Log, sink: &Sink) -> Logger {
     }
 }
 
-/// In a worker that was just forked: it counts its own losses only.
+/// Makes a new worker count only its own losses.
 pub fn settle() {
     losses::forget();
     patience::renew(patience::WORKER_MS);
@@ -47,12 +47,12 @@ fn root<D>(drain: D, level: Level) -> Logger
 where
     D: SendSyncRefUnwindSafeDrain + std::panic::UnwindSafe + 'static,
 {
-    // What fails below has been counted there; a logger cannot do more.
+    // The writer has already counted its failures; a logger cannot do more.
     Logger::root(slog::LevelFilter::new(drain, level).ignore_res(), o!())
 }
 
-/// A line for people, without colours: what draws these writes to the terminal
-/// itself, and would wait for one on which somebody has pressed Ctrl-S.
+/// A line for people, without colours. The code that draws colours writes to the terminal
+/// itself, and would wait for a terminal on which somebody has pressed Ctrl-S.
 fn text(writer: LineWriter) -> FullFormat<Printable<PlainDecorator<LineWriter>>> {
     FullFormat::new(Printable(PlainDecorator::new(writer)))
         .use_custom_timestamp(|out: &mut dyn Write| {

@@ -11,14 +11,13 @@ use nix::poll::{PollFd, PollFlags, poll};
 
 use crate::sys::clock::Moment;
 
-/// What is left of it, in milliseconds.
+/// The patience that is left, in milliseconds.
 static LEFT_MS: AtomicU16 = AtomicU16::new(0);
 
-/// The patience of a master in one turn of its loop: more, and whoever reads
-/// the log slowly would stop the supervisor.
+/// The patience of a master in one turn of its loop. With more patience, a slow reader of
+/// the log would stop the supervisor.
 pub const MASTER_MS: u16 = 50;
-/// The patience of a worker in one connection. It keeps nobody waiting but its
-/// own client.
+/// The patience of a worker in one connection. Only the worker's own client waits.
 pub const WORKER_MS: u16 = 2_000;
 
 /// Sets how long lines may wait from here on, all together.
@@ -26,7 +25,7 @@ pub fn renew(millis: u16) {
     LEFT_MS.store(millis, Relaxed);
 }
 
-/// Waits until something can be written, as long as there is patience left.
+/// Waits until a write is possible, as long as there is patience left.
 pub(super) fn await_room(target: &OwnedFd) -> io::Result<()> {
     if has_room(target, 0)? {
         return Ok(());
@@ -39,13 +38,13 @@ pub(super) fn await_room(target: &OwnedFd) -> io::Result<()> {
     if has_room { Ok(()) } else { Err(io::ErrorKind::WouldBlock.into()) }
 }
 
-/// Whether something can be written within this time.
+/// Whether a write is possible within this time.
 pub(super) fn has_room(target: &OwnedFd, patience_ms: u16) -> io::Result<bool> {
     let mut room = [PollFd::new(target.as_fd(), PollFlags::POLLOUT)];
     loop {
         match poll(&mut room, patience_ms) {
             Ok(_) => return Ok(room[0].any() == Some(true)),
-            // A worker's signals; each of them comes a few times at most.
+            // A signal to the worker. Each kind comes a few times at most.
             Err(Errno::EINTR) => {}
             Err(errno) => return Err(errno.into()),
         }

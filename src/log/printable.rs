@@ -1,4 +1,4 @@
-//! Text for people without what would control their terminal.
+//! Text for people, without characters that would control their terminal.
 //!
 //! A field may quote what a client has sent.
 #![forbid(unsafe_code)]
@@ -8,11 +8,11 @@ use std::io::{self, Write};
 use slog::{OwnedKVList, Record};
 use slog_term::{Decorator, RecordDecorator};
 
-/// Writes as `D` does, with a mark in place of each control character but the
-/// end of a line and the tabulator. Colours come from `D` itself, and stay.
+/// Writes as `D` does, with a mark in place of each control character except the end of a
+/// line and the tabulator.
 ///
-/// A text of several lines is indented from its second on: whoever has a text in
-/// the log must not be able to write what looks like a record of ours.
+/// A text of several lines is indented from its second line on. So nobody whose text is
+/// logged can write a line that looks like a record of ours.
 pub struct Printable<D>(pub D);
 
 impl<D: Decorator> Decorator for Printable<D> {
@@ -24,12 +24,12 @@ impl<D: Decorator> Decorator for Printable<D> {
     }
 }
 
-/// The beginning of a line that goes on with a text.
+/// The beginning of a line that continues a text.
 const INDENT: &str = "\n    ";
 
 struct Filter<'a> {
     inner: &'a mut dyn RecordDecorator,
-    /// What comes is part of a text. The end of a record is white space.
+    /// The next bytes are part of a text. The end of a record is white space.
     is_text: bool,
 }
 

@@ -8,7 +8,7 @@ use crate::sys::clock::Moment;
 /// The span in which lines are counted.
 const SPAN: Duration = Duration::from_secs(10);
 
-/// Admits so many lines in each ten seconds, and counts the others.
+/// Admits this many lines in each ten seconds, and counts the others.
 #[derive(Debug)]
 pub struct Rate {
     most: u32,
@@ -17,7 +17,7 @@ pub struct Rate {
     held_back: u64,
 }
 
-/// How many lines like this one were not logged since the last one that was.
+/// How many lines of this kind were not logged since the last logged one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HeldBack(pub u64);
 
@@ -32,8 +32,8 @@ impl Rate {
         Rate { most, began: None, admitted: 0, held_back: 0 }
     }
 
-    /// Whether a line may be logged at `now`: the number of lines that were
-    /// held back since the last one that was, or None to hold it back too.
+    /// Whether a line may be logged at `now`. If so, gives the number of lines that were
+    /// held back since the last logged one; None holds this line back, too.
     pub fn admit(&mut self, now: Moment) -> Option<HeldBack> {
         if self.began.is_none_or(|began| now - began >= SPAN) {
             self.began = Some(now);

@@ -22,7 +22,7 @@ use crate::sys::place::Place;
 use super::journal;
 use super::writer::LineWriter;
 
-/// What a log is written to.
+/// The target of a log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// Standard error.
@@ -34,7 +34,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// What these settings write to.
+    /// The target of these settings.
     pub fn of(settings: &config::Log) -> Kind {
         match (settings.format, &settings.file) {
             (Format::Journal, _) => Kind::Journal,
@@ -55,8 +55,8 @@ impl fmt::Display for Kind {
     }
 }
 
-/// An open log. Master and workers share what it means to reopen it: another
-/// file is put behind the same number, so that nobody has to be told.
+/// An open log. To reopen it, the master and each worker put another file behind the same
+/// number. So no other code must learn a new number.
 #[derive(Debug)]
 pub struct Sink {
     target: Arc<OwnedFd>,
@@ -79,12 +79,12 @@ impl Sink {
         Ok(Sink { target: Arc::new(target), kind, c_path })
     }
 
-    /// Opens the file again by its name, after somebody has renamed it, or
-    /// connects to the journal again. Standard error stays what it is.
+    /// Opens the file again by its name, after somebody has renamed it, or connects to the
+    /// journal again. Standard error stays unchanged.
     ///
     /// # Errors
     ///
-    /// The file cannot be opened; the old one stays in use. Or there is no journal.
+    /// The file cannot be opened, and the old file stays in use. Or there is no journal.
     pub fn reopen(&self) -> io::Result<()> {
         match &self.kind {
             Kind::File(path) => descriptor::replace(open_file(path)?, self.number()),
@@ -93,7 +93,7 @@ impl Sink {
         }
     }
 
-    /// Goes over to what `other` has open, under the number of this one.
+    /// Switches to the target of `other`, under the number of this log.
     pub fn become_like(&mut self, other: Sink) -> io::Result<()> {
         descriptor::replace(&*other.target, self.number())?;
         self.kind = other.kind;
@@ -106,7 +106,7 @@ impl Sink {
         self.target.as_raw_fd()
     }
 
-    /// What it is written to.
+    /// The target.
     pub fn kind(&self) -> &Kind {
         &self.kind
     }
@@ -121,15 +121,15 @@ impl Sink {
         Arc::clone(&self.target)
     }
 
-    /// A writer that sends each record off in one piece.
+    /// A writer that writes each record in one piece.
     pub fn writer(&self) -> LineWriter {
         LineWriter::new(Arc::clone(&self.target))
     }
 }
 
-/// Standard error, opened anew if it is a pipe or a terminal, so that writing
-/// to it can be made never to wait without changing that for others who have
-/// it. Where that is not allowed, as for a pipe or terminal of another user, a copy.
+/// Standard error, opened again if it is a pipe or a terminal. So its writes can be made
+/// non-blocking without a change for other processes that have it. If that is not allowed,
+/// as for a pipe or terminal of another user, this is a copy.
 fn own_standard_error() -> io::Result<OwnedFd> {
     const STDERR: &str = "/proc/self/fd/2";
     let stderr = io::stderr();
@@ -142,21 +142,21 @@ fn own_standard_error() -> io::Result<OwnedFd> {
     stderr.as_fd().try_clone_to_owned()
 }
 
-/// A signal handler may need the path at any time, so it is never freed. It is
-/// made anew only when the log moves, and here, so that a child need not.
+/// A signal handler may need the path at any time, so the path is never freed. The master
+/// makes a new one only when the log moves, so that no child has to.
 fn leak_c_string(path: &Path) -> io::Result<&'static CStr> {
     Ok(Box::leak(CString::new(path.as_os_str().as_bytes())?.into_boxed_c_str()))
 }
 
-/// The file of a log: appended to, so that the lines of several processes do
-/// not overwrite each other; not readable for others, since lines may quote
-/// what clients sent.
+/// The file of a log. Writes append, so that the lines of several processes do not
+/// overwrite each other. Others cannot read the file, because lines may quote what clients
+/// sent.
 fn open_file(path: &Path) -> io::Result<File> {
     let place = Place::of(path)?;
     let is_fifo = place.look()?.is_some_and(|file| file.st_mode & libc::S_IFMT == libc::S_IFIFO);
     // A FIFO that nobody reads yet would make us wait for its reader.
     let access = if is_fifo { OFlag::O_RDWR } else { OFlag::O_WRONLY };
-    // It may be a terminal, too; a file does not mind.
+    // The path may be a terminal, too; for a file the flag has no effect.
     let flags = access | OFlag::O_APPEND | OFlag::O_CREAT | OFlag::O_NOCTTY;
     place.open(flags, Mode::S_IRUSR | Mode::S_IWUSR | Mode::S_IRGRP)
 }

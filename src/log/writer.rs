@@ -15,19 +15,19 @@ use nix::sys::stat::fstat;
 use super::losses;
 use super::patience::await_room;
 
-/// What a terminal has room for when it has any: a pseudo-terminal counts its
-/// room in 256 bytes, another has more if less than 256 bytes wait to leave it; and
-/// the end of a line becomes two bytes.
+/// The least room of a terminal that has any. A pseudo-terminal counts its room in 256
+/// bytes. Another terminal has more room if less than 256 bytes wait to leave it. The end
+/// of a line becomes two bytes.
 const TERMINAL_ROOM_BYTES: usize = 128;
 
-/// How a call is kept from waiting, once there is any room.
+/// What keeps a call from waiting, once there is any room.
 #[derive(Clone, Copy, Debug)]
 enum Means {
-    /// It never waits: it takes as much as there is room for, or it is to a file.
+    /// The call never waits: it writes as much as there is room for, or writes to a file.
     Whole,
-    /// It writes no more than these bytes, for which there is room then.
+    /// The call writes at most this many bytes, for which there is room then.
     Parts(usize),
-    /// A flag, which sockets know (send(2)).
+    /// A flag of the call, for sockets (send(2)).
     Flag,
 }
 
@@ -61,7 +61,7 @@ impl Means {
 pub struct LineWriter {
     target: Arc<OwnedFd>,
     line: Vec<u8>,
-    /// The last line was only written in part.
+    /// Only a part of the last line was written.
     torn: bool,
     means: Means,
 }
@@ -84,13 +84,13 @@ impl Write for LineWriter {
             return Ok(());
         }
         if self.torn {
-            // What follows half a line must not be taken for its other half.
+            // The next line must not look like the rest of the torn one.
             self.line.insert(0, b'\n');
         }
         let written = write_patiently(&self.target, &self.line, self.means);
         if written < self.line.len() {
-            // A full disk, a reader that is gone or asleep. There is no place to
-            // say so, and nothing to stop for; it is counted.
+            // The disk is full, or the reader is gone or asleep. There is no place to
+            // report this now, so the line is counted.
             losses::count();
         }
         if written > 0 {
@@ -101,15 +101,15 @@ impl Write for LineWriter {
     }
 }
 
-/// Writes, without waiting for long: a reader that sleeps must not stop a
-/// supervisor. Gives how much was written: a pipe takes a long line in parts, as it
-/// has room.
+/// Writes without waiting for long, because a reader that sleeps must not stop a
+/// supervisor. Gives how many bytes were written: a long line goes into a pipe in parts, as
+/// there is room.
 fn write_patiently(target: &OwnedFd, line: &[u8], means: Means) -> usize {
     let mut written = 0;
     while written < line.len() && await_room(target).is_ok() {
         match means.write(target, &line[written..]) {
             Ok(count) => written += count,
-            // Another process has taken the room that there was.
+            // Another process has used the room.
             Err(Errno::EINTR | Errno::EAGAIN) => {}
             Err(_) => break,
         }
@@ -142,7 +142,7 @@ mod tests {
         String::from_utf8(text).unwrap()
     }
 
-    // One test, for the patience is one for the process.
+    // One test, because the whole process has one patience.
     #[test]
     fn a_long_line_is_written_in_parts_while_there_is_patience() {
         let line = "x".repeat(50_000) + "\n";
@@ -151,7 +151,7 @@ mod tests {
         writer.write_all(line.as_bytes()).unwrap();
         writer.flush().unwrap();
         let full = Arc::clone(&writer.target);
-        // It reads when the pipe has taken a part of the second line and no more.
+        // The reader begins when the pipe has only a part of the second line.
         let reading = thread::spawn(move || {
             while has_room(&full, 0).unwrap() {
                 thread::yield_now();
@@ -169,7 +169,7 @@ mod tests {
         assert_eq!(reading.join().unwrap(), line.repeat(2));
         losses::tell(|count| panic!("{count} lines lost"));
 
-        // A pipe on which a call could wait takes no more than it has room for.
+        // On a pipe where a call could wait, a write is never larger than the room.
         patience::renew(0);
         let (reader, writer) = pipe2(OFlag::O_CLOEXEC).unwrap();
         fcntl(&reader, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();

@@ -1,4 +1,4 @@
-//! What follows from the table: the records, and what the documents have to say.
+//! The consequences of the table: the records, and the texts of the documents.
 //!
 //! `BLESS=1 cargo test --lib log::event` writes the list of events in preforkd(8).
 
@@ -29,12 +29,12 @@ impl Entry {
         self.about.1.trim().to_owned()
     }
 
-    /// The fields of its records that are its own.
+    /// The fields that belong to this event alone.
     fn own_fields(&self) -> impl Iterator<Item = &'static str> {
         self.about.2.iter().copied().filter(|field| *field != "level")
     }
 
-    /// All fields that its records may have, but for `held_back`.
+    /// All fields that its records may have, except `held_back`.
     fn fields(&self) -> Vec<&'static str> {
         let of_context: &[_] = match self.teller() {
             Teller::Master => &[],
