@@ -6,7 +6,7 @@ use std::process::Command;
 
 use crate::harness::{Served, Task, Under, client, random_file, run, run_through};
 use support::command::finish;
-use support::{Directory, is_root, provided};
+use support::{Directory, Event, is_root, provided};
 
 run_under!([Ours, Inetd] sessions_are_whole);
 

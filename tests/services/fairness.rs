@@ -381,7 +381,7 @@ fn unshare_network(addresses: &[&str]) -> bool {
     }
     let ip = |words: &[&str]| Command::new("ip").args(words).status().is_ok_and(|it| it.success());
     let add = |address: &&str| ip(&["address", "add", address, "dev", "lo", "nodad"]);
-    ip(&["link", "set", "lo", "up"]) && addresses.iter().all(|address| add(&address))
+    ip(&["link", "set", "lo", "up"]) && addresses.iter().all(add)
 }
 
 #[test]
