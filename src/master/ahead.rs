@@ -1,7 +1,7 @@
-//! What is looked at before a start: above all users and groups, in a child.
+//! Checks ahead of a start: above all a child looks up users and groups.
 //!
-//! For its database the C library loads further libraries (nsswitch.conf(5)), and keeps
-//! them. In the master they would be mappings that each fork has to copy.
+//! For its user database the C library loads further libraries (nsswitch.conf(5)), and
+//! keeps them. In the master they would be mappings that each fork must copy.
 #![forbid(unsafe_code)]
 
 use std::io::{self, Read, Write};
@@ -14,8 +14,8 @@ use crate::pool::Blueprint;
 use crate::sys::fork::{self, Fork, fork};
 use crate::sys::wait::reap;
 
-/// Looks up whom the pools name. If that fails, the master looks for itself later on, and
-/// tells why there is nobody of that name.
+/// Looks up the users and groups that the pools name. If that fails, the master repeats the
+/// look-up later, and reports the reason.
 pub fn look_up(config: &Config) {
     if let Ok(answer) = ask(config)
         && let Ok(found) = toml::from_str(&answer)
@@ -24,7 +24,7 @@ pub fn look_up(config: &Config) {
     }
 }
 
-/// The files that somebody most likely wanted to include.
+/// The files that the user most likely wanted to include.
 pub fn strays(file: &Path) -> impl Iterator<Item = Event> {
     config::strays(file).into_iter().map(|stray| Event::FileNotIncluded {
         file: stray.display().to_string(),
@@ -51,7 +51,7 @@ fn answer(config: &Config, mut master: io::PipeWriter) -> ! {
     accounts::remember(Found::default());
     config.pools.iter().for_each(Blueprint::look_up);
     let answer = toml::to_string(&accounts::found()).unwrap_or_default();
-    // The end of the pipe says enough.
+    // If this fails, the end of the pipe says enough.
     let _ = master.write_all(answer.as_bytes());
     fork::leave(0)
 }

@@ -1,4 +1,4 @@
-//! The answers to the question of how a reload has ended.
+//! The results of reloads, for the clients that ask.
 #![forbid(unsafe_code)]
 
 use crate::request::Reply;
@@ -6,37 +6,37 @@ use crate::request::Reply;
 /// The answers, each by the number of its reload, which begins at 1.
 #[derive(Debug, Default)]
 pub struct Answers {
-    /// How many were asked for.
+    /// How many reloads were asked for.
     asked: u64,
-    /// The last one that was refused, before anything was touched.
+    /// The last reload that was refused before it touched anything.
     refused: Option<(u64, Reply)>,
-    /// The last one that was carried out, or undone.
+    /// The last reload that was carried out, or undone.
     ended: Option<(u64, Reply)>,
 }
 
 impl Answers {
-    /// The number of the last one that was asked for; 0 if none was.
+    /// The number of the last reload that was asked for; 0 if there was none.
     pub fn last(&self) -> u64 {
         self.asked
     }
 
-    /// One more is asked for: gives its number.
+    /// Counts one more reload, and gives its number.
     pub fn ask(&mut self) -> u64 {
         self.asked += 1;
         self.asked
     }
 
-    /// This one is refused. One that was begun earlier goes on.
+    /// This reload is refused. An earlier reload that has begun goes on.
     pub fn refuse(&mut self, number: u64, reply: Reply) {
         self.refused = Some((number, reply));
     }
 
-    /// This one has ended.
+    /// This reload has ended.
     pub fn end(&mut self, number: u64, reply: Reply) {
         self.ended = Some((number, reply));
     }
 
-    /// How this one has ended, if it has. A superseded reload has its successor's
+    /// The result of this reload, if it has ended. A superseded reload has its successor's
     /// result.
     pub fn of(&self, number: u64) -> Option<Reply> {
         if number == 0 {
@@ -47,7 +47,7 @@ impl Answers {
         refused.or(ended).map(|(_, reply)| reply.clone())
     }
 
-    /// What became of the last one, in words. An older one that ends now does not hide
+    /// The result of the last reload, in words. The end of an older reload does not hide
     /// that a newer one was refused.
     pub fn remark(&self) -> Option<String> {
         let last = self.of(self.asked).filter(|_| self.asked > 0)?;

@@ -1,29 +1,29 @@
-//! What a reload changes, decided without touching anything.
+//! Decides what a reload changes, and touches nothing.
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
 
 use crate::config::Pool;
 
-/// What becomes of a pool.
+/// What happens to a pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// It is new.
+    /// The pool is new.
     Add,
-    /// It keeps its workers.
+    /// The pool keeps its workers.
     Keep,
     /// Only the surplus workers retire, or new ones join.
     Resize,
     /// A new generation takes over.
     Renew,
-    /// It is no longer in the configuration.
+    /// The pool is no longer in the configuration.
     Remove,
 }
 
-/// What becomes of each pool, by name, when the configuration of the `running`
-/// ones gives way to that of the `wanted` ones. `size` is how many workers a
-/// running pool has, which need not be what its configuration says. `must_renew`
-/// tells of a pool that has not changed whether it is renewed all the same.
+/// What happens to each pool, by name, when the configuration of the `running` pools is
+/// replaced by that of the `wanted` ones. `size` gives how many workers a running pool has,
+/// which may differ from its configuration. `must_renew` says whether an unchanged pool is
+/// renewed all the same.
 pub fn changes<'a>(
     running: impl IntoIterator<Item = (&'a Pool, i64)>,
     wanted: impl IntoIterator<Item = &'a Pool>,

@@ -1,5 +1,5 @@
-//! The control socket, on the master's side: requests are taken in and answered
-//! without ever waiting for a client.
+//! The control socket, on the master's side. The master reads and answers requests without
+//! ever waiting for a client.
 #![forbid(unsafe_code)]
 
 use std::io::{self, ErrorKind, Read, Write};
@@ -24,18 +24,18 @@ use crate::sys::socket::accept;
 
 use super::Master;
 
-/// How many may be connected at once.
+/// How many clients may be connected at once.
 const MOST_CLIENTS: usize = 16;
 
-/// How long accept is left alone after it failed. The machine is short of
-/// descriptors or memory; asking more often would not help it.
+/// The pause after accept has failed. The machine is short of descriptors or memory, and
+/// trying more often would not help.
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
-/// Finds what would keep the control socket from being bound at `path`.
+/// Checks that the control socket can be bound at `path`.
 ///
 /// # Errors
 ///
-/// Those of [`Control::open`], but that the address is in use.
+/// Those of [`Control::open`], except that the address is in use.
 pub fn check(path: &Path) -> Result<(), Error> {
     if may_be_missing(path) {
         return Ok(());
@@ -54,7 +54,7 @@ fn may_be_missing(path: &Path) -> bool {
     program::is_default_control(path)
 }
 
-/// The socket is for root and the daemon's own user, who could send signals as well.
+/// The socket is for root and the daemon's own user. Both could send signals as well.
 fn socket_at(path: &Path) -> Listen {
     Listen { mode: 0o600, ..Listen::from(Address::Path(path.to_owned())) }
 }
@@ -77,7 +77,7 @@ fn bind(path: &Path) -> Result<Listener, Error> {
     Ok(listener)
 }
 
-/// The control socket, and who is connected to it.
+/// The control socket and its clients.
 #[derive(Debug)]
 pub struct Control {
     listener: Option<Listener>,
@@ -110,20 +110,20 @@ impl Control {
         Ok(Control { listener, file: file.to_owned(), clients: Vec::new(), pause: None })
     }
 
-    /// Takes in nobody any more, and lets a successor have the socket.
+    /// Accepts no further clients, and lets a successor have the socket.
     pub fn close(&mut self) {
         self.listener = None;
     }
 
-    /// When it wants the loop to go round again.
+    /// When the socket needs another turn of the loop.
     pub fn deadline(&self) -> Option<Moment> {
         self.pause
     }
 
-    /// What is to be waited for.
+    /// The descriptors to wait for.
     pub fn watched(&self) -> impl Iterator<Item = (Caller, PollFd<'_>)> {
         let clients = self.clients.iter().enumerate().map(|(index, client)| {
-            // A client that waits for an answer has nothing to say, but may hang up.
+            // A client that waits for an answer sends nothing, but may hang up.
             let events = match client.state {
                 State::Speaking(_) => PollFlags::POLLIN,
                 State::Asked(_) | State::Waiting(_) => PollFlags::empty(),
@@ -136,8 +136,8 @@ impl Control {
         clients.chain(listener)
     }
 
-    /// Takes in what has come from these callers, in the order of
-    /// [`watched`](Self::watched). Says whether one of them wants a reload.
+    /// Reads from these callers, in the order of [`watched`](Self::watched). Gives whether
+    /// one of them wants a reload.
     pub fn hear(&mut self, callers: &[Caller], now: Moment) -> bool {
         if self.pause.is_some_and(|pause| now >= pause) {
             self.pause = None;
@@ -168,7 +168,7 @@ impl Control {
         }
     }
 
-    /// Ties those who wait for an `earlier` reload, which has given way, to this one.
+    /// Ties the clients of an `earlier`, superseded reload to this one.
     pub fn expect_instead(&mut self, earlier: u64, reload: u64) {
         for client in &mut self.clients {
             if let State::Waiting(number) = &mut client.state
@@ -179,7 +179,7 @@ impl Control {
         }
     }
 
-    /// Answers those who wait for a reload of which `ended` knows.
+    /// Answers the clients whose reload has a result in `ended`.
     pub fn answer(&mut self, ended: impl Fn(u64) -> Option<Reply>) {
         self.clients.retain_mut(|client| {
             let State::Waiting(reload) = client.state else { return true };
@@ -189,7 +189,7 @@ impl Control {
         });
     }
 
-    /// Whether one more may connect: if need be in the place of a silent one.
+    /// Whether one more client may connect, if necessary in the place of a silent one.
     fn has_room(&self) -> bool {
         self.clients.len() < MOST_CLIENTS || self.oldest_silent().is_some()
     }
@@ -199,11 +199,11 @@ impl Control {
     }
 
     fn accept(&mut self, now: Moment) {
-        // The last one may have taken the room since this was watched.
+        // The last client may have used the room since the socket was watched.
         let Some(listener) = self.listener.as_ref().filter(|_| self.has_room()) else { return };
         let accepted = accept(listener.as_fd()).map(|(stream, _)| UnixStream::from(stream));
         match accepted {
-            // One that could make us wait is not served.
+            // A client that could make the master wait is not served.
             Ok(stream) if stream.set_nonblocking(true).is_err() => {}
             Ok(stream) => {
                 if self.clients.len() >= MOST_CLIENTS
@@ -220,7 +220,7 @@ impl Control {
 }
 
 impl Master<'_> {
-    /// Takes in what has come over the control socket.
+    /// Reads from the control socket.
     pub(super) fn hear(&mut self, callers: &[Caller], now: Moment) {
         let wants_reload = self.control.hear(callers, now);
         if wants_reload && !self.phase.is_stopping() {
@@ -229,7 +229,7 @@ impl Master<'_> {
         self.control.expect(self.answers.last());
     }
 
-    /// Answers those who wait for a reload that has ended.
+    /// Answers the clients whose reload has ended.
     pub(super) fn answer(&mut self) {
         if self.phase.is_stopping() {
             let error = Error::new(Code::Unavailable, "could not reload: the daemon is stopping");
@@ -240,12 +240,12 @@ impl Master<'_> {
     }
 }
 
-/// Where something has come from.
+/// The source of an event on the control socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Caller {
-    /// A client, by its place among those that are connected.
+    /// A connected client, by its place in the list.
     Known(usize),
-    /// A client that connects.
+    /// A new client.
     New,
 }
 
@@ -258,23 +258,24 @@ struct Client {
 
 #[derive(Debug)]
 enum State {
-    /// It has said this much of its request.
+    /// The client has sent this part of its request.
     Speaking(Vec<u8>),
-    /// It has asked for this.
+    /// The client has sent this request.
     Asked(Action),
-    /// It waits for the end of the reload with this number.
+    /// The client waits for the end of the reload with this number.
     Waiting(u64),
 }
 
 impl Client {
-    /// Reads on; `file` is the configuration of this daemon. Says whether it stays.
+    /// Reads the next bytes; `file` is the configuration of this daemon. Gives whether the
+    /// client stays.
     fn hear(&mut self, file: &Path) -> bool {
         let State::Speaking(said) = &mut self.state else {
-            // It has hung up.
+            // The client has hung up.
             return false;
         };
-        // All there is: what is left unread when the stream is closed becomes a
-        // reset, and the client would lose its answer.
+        // This reads all that there is. Closing a stream with unread bytes sends a reset,
+        // and the client would lose its answer.
         let mut bytes = [0; Request::MOST_BYTES];
         match self.stream.read(&mut bytes) {
             Ok(0) => return false,
@@ -299,7 +300,7 @@ impl Client {
         }
     }
 
-    /// One write: who does not read loses the rest.
+    /// One write: a client that does not read loses the rest.
     fn answer(&mut self, reply: &Reply) {
         let _ = self.stream.write(reply.to_string().as_bytes());
         // A worker that has just been forked may hold the stream for a moment.
@@ -307,7 +308,7 @@ impl Client {
     }
 }
 
-/// What this line asks the daemon of the configuration `file` for.
+/// The action that this line requests from the daemon of the configuration `file`.
 fn read(line: &[u8], file: &Path) -> Result<Action, Error> {
     let Some(request) = Request::parse(line) else {
         let word: String = String::from_utf8_lossy(line).chars().take(20).collect();

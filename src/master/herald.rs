@@ -1,4 +1,4 @@
-//! What the observer is told: of each thing once the log has it.
+//! Messages to the observer. Each is sent once the log has its event.
 #![forbid(unsafe_code)]
 
 use super::observer::Observer;
@@ -15,11 +15,11 @@ pub struct Herald<'a> {
 enum Readiness {
     /// Some pool has not accepted yet.
     Pending,
-    /// Every pool has accepted once; from then on reloads are told, too.
+    /// Every pool has accepted once. From then on reloads are announced, too.
     Announced,
 }
 
-/// Something to be told.
+/// A message to the observer.
 #[derive(Debug)]
 enum Word {
     Ready,
@@ -27,7 +27,7 @@ enum Word {
 }
 
 impl<'a> Herald<'a> {
-    /// The way to this observer, who knows nothing yet.
+    /// The way to this observer, to whom nothing was sent yet.
     pub fn new(observer: &'a mut dyn Observer) -> Self {
         Herald { observer, readiness: Readiness::Pending, owed: Vec::new() }
     }
@@ -43,7 +43,7 @@ impl<'a> Herald<'a> {
         self.owed.push(Word::Ready);
     }
 
-    /// At the start some pools accept, and these do not.
+    /// At the start, some pools accept and others do not.
     pub fn warn(&mut self, warning: String) {
         self.owed.push(Word::PartlyReady(warning));
     }
@@ -55,14 +55,14 @@ impl<'a> Herald<'a> {
         }
     }
 
-    /// No reload is under way any more.
+    /// The last reload under way has ended.
     pub fn reloaded(&mut self) {
         if self.is_ready() {
             self.owed.push(Word::Ready);
         }
     }
 
-    /// The log has everything: tells what is owed.
+    /// Sends the messages that are due, after the log has everything.
     pub fn announce(&mut self) {
         for word in self.owed.drain(..) {
             match word {

@@ -1,4 +1,4 @@
-//! Where the master is in its life.
+//! The stages of the master's life.
 #![forbid(unsafe_code)]
 
 use std::fmt;
@@ -6,21 +6,23 @@ use std::fmt;
 use crate::pool::Standing;
 use crate::sys::clock::Moment;
 
-/// Where the master is in its life.
+/// The stages of the master's life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
-    /// The first workers are on their way.
+    /// The first workers start.
     Starting,
     /// The pools serve.
     Running,
-    /// The pools serve on before they stop, until then (`stop_delay`).
+    /// The daemon was asked to stop, and the pools still serve until this moment
+    /// (`stop_delay`).
     Delaying(Moment),
-    /// Workers serve those who wait and finish what they have in hand, until then.
+    /// Until this moment, workers serve the clients that wait, and finish their
+    /// connections.
     Draining(Moment),
-    /// Workers were asked to end, and are killed then.
+    /// Workers were asked to end, and are killed at this moment.
     Ending(Moment),
-    /// Workers were killed; should the kernel not let go of one, that is the
-    /// moment not to wait any longer.
+    /// Workers were killed. If the kernel does not release one, the wait ends at this
+    /// moment.
     Killing(Moment),
     /// No worker is left.
     Stopped,
@@ -29,12 +31,12 @@ pub enum Phase {
 }
 
 impl Phase {
-    /// Whether the daemon is on its way out.
+    /// Whether the daemon is stopping.
     pub fn is_stopping(self) -> bool {
         !matches!(self, Phase::Starting | Phase::Running)
     }
 
-    /// Whether it is over.
+    /// Whether the daemon's work is over.
     pub fn is_over(self) -> bool {
         matches!(self, Phase::Stopped | Phase::Failed)
     }
@@ -71,8 +73,8 @@ impl fmt::Display for Phase {
     }
 }
 
-/// How far the pools have come, taken together: they are starting as long as
-/// one is, and have failed if all have.
+/// The standing of all pools together: they are starting as long as one is, and have failed
+/// if all have.
 pub fn together(standings: impl Iterator<Item = Standing> + Clone) -> Standing {
     if standings.clone().any(|standing| standing == Standing::Starting) {
         Standing::Starting

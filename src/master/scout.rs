@@ -1,9 +1,9 @@
-//! Reading for a reload: in a child, with a time limit.
+//! Reads the files of a reload, in a child and with a time limit.
 //!
-//! To read a file, to look up a user, or to make a service from its options may take
-//! for ever, or more memory than there is. The child does all that a reload will do of
-//! it. The master takes the bytes of the files and the numbers of users and groups, and
-//! only if the child has found nothing wrong.
+//! Reading a file, looking up a user, or making a service from its options may never end,
+//! or need more memory than there is. So the child does first all that the reload will do.
+//! The master gets the bytes of the files and the numbers of users and groups, and only if
+//! the child has found no fault.
 #![forbid(unsafe_code)]
 
 use std::ffi::CString;
@@ -30,28 +30,27 @@ use crate::sys::fork::{self, Fork, fork};
 
 use super::plan;
 
-/// How long the child may take. A look-up of a user that goes over the network may need
-/// some seconds.
+/// The time limit of the child. Looking up a user over the network may need some seconds.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The most bytes of an answer.
 const MOST_BYTES: usize = Gathered::MAX_ENCODED + 1024 * 1024;
 
-/// How many bytes of an answer are taken in one turn of the loop.
+/// How many bytes of an answer are read in one turn of the loop.
 const TURN_BYTES: usize = 4 * 1024 * 1024;
 
-/// The child that reads a configuration, and those that were told to end.
+/// The child that reads a configuration, and earlier children that were killed.
 #[derive(Debug, Default)]
 pub struct Scouts {
     current: Option<Scout>,
-    /// All that are not reaped yet.
+    /// All children that are not reaped yet.
     children: Vec<Pid>,
 }
 
 /// A child that reads a configuration.
 #[derive(Debug)]
 struct Scout {
-    /// The request that it is for.
+    /// The request that needs the files.
     number: u64,
     pid: Pid,
     answer: File,
@@ -59,18 +58,18 @@ struct Scout {
     until: Moment,
 }
 
-/// What it has found, if nothing was wrong.
+/// The child's findings, if there was no fault.
 #[derive(Debug)]
 pub struct Findings {
     /// The files of the configuration.
     pub gathered: Gathered,
-    /// The users and groups that they name.
+    /// The users and groups that the files name.
     pub accounts: Found,
 }
 
 impl Scouts {
     /// Sends a child to read the configuration `file` for the request `number`. An earlier
-    /// one is of no use any more: the file may have changed since.
+    /// child is useless now, because the file may have changed since.
     ///
     /// # Errors
     ///
@@ -99,28 +98,28 @@ impl Scouts {
         }
     }
 
-    /// Whether there is one.
+    /// Whether a child is reading.
     pub fn is_out(&self) -> bool {
         self.current.is_some()
     }
 
-    /// The request that the present one is for.
+    /// The request of the present child.
     pub fn request(&self) -> Option<u64> {
         self.current.as_ref().map(|scout| scout.number)
     }
 
-    /// When the time of the present one is over.
+    /// When the time of the present child is over.
     pub fn deadline(&self) -> Option<Moment> {
         self.current.as_ref().map(|scout| scout.until)
     }
 
-    /// What to wait for.
+    /// The descriptor to wait for.
     pub fn watched(&self) -> Option<BorrowedFd<'_>> {
         self.current.as_ref().map(|scout| scout.answer.as_fd())
     }
 
-    /// Takes what the present one has said. Gives the number of its request and the
-    /// answer, once that is whole.
+    /// Reads from the present child. Gives the number of its request and the answer, once
+    /// the answer is whole.
     pub fn hear(&mut self, now: Moment) -> Option<(u64, Result<Findings, Error>)> {
         let scout = self.current.as_mut()?;
         let number = scout.number;
@@ -129,17 +128,17 @@ impl Scouts {
         Some((number, answer))
     }
 
-    /// Ends the present one.
+    /// Ends the present child.
     pub fn recall(&mut self) {
         if let Some(scout) = self.current.take()
             && self.children.contains(&scout.pid)
         {
-            // It is not reaped, so the pid is nobody else's.
+            // The child is not reaped, so no other process has its pid.
             let _ = kill(scout.pid, Signal::SIGKILL);
         }
     }
 
-    /// A child has ended. Says whether it was one of these.
+    /// A child has ended. Gives whether it was one of these.
     pub fn note_end(&mut self, pid: Pid) -> bool {
         let before = self.children.len();
         self.children.retain(|&child| child != pid);
@@ -148,7 +147,7 @@ impl Scouts {
 }
 
 impl Scout {
-    /// Takes what it has said; None while there is more to come.
+    /// Reads the next part of the answer; None while the answer is not whole.
     fn hear(&mut self, now: Moment) -> Option<Result<Findings, Error>> {
         let failed = |reason: &str| {
             let message = format!("could not read configuration: {reason}");
@@ -182,7 +181,7 @@ fn read_for_master(
     master: Pid,
     mut answer: File,
 ) -> ! {
-    // What is the master's is not to be held open by a process that may hang.
+    // A process that may hang must not hold the master's descriptors open.
     let prepared = descriptor::close_all_but(&[answer.as_raw_fd()])
         .and_then(|()| Ok(prctl::set_pdeathsig(Signal::SIGKILL)?))
         .and_then(|()| Ok(prctl::set_name(&own_name())?));
@@ -201,7 +200,7 @@ fn read_for_master(
     fork::leave(if sent.is_ok() { 0 } else { Code::Os as u8 });
 }
 
-/// What the process is called in lists of them, where the kernel keeps 15 bytes.
+/// The name of the process in process lists, for which the kernel keeps 15 bytes.
 fn own_name() -> CString {
     CString::new(format!("{}-reload", program::name())).unwrap_or_default()
 }
@@ -214,7 +213,7 @@ fn find(file: &Path, services: &Services, running: &[Pool]) -> Result<Findings, 
     Ok(Findings { gathered, accounts: accounts::found() })
 }
 
-/// An answer: a code, 0 if nothing is wrong, and what belongs to it.
+/// An answer: a code, 0 if there is no fault, and the content.
 fn compose(found: &Result<Findings, Error>) -> Vec<u8> {
     match found {
         Ok(Findings { gathered, accounts }) => {

@@ -19,7 +19,7 @@ use super::control::Caller;
 /// Something that can end the wait, as a signal and a deadline can.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Source {
-    /// Workers have got as far as accepting.
+    /// Workers have begun to accept.
     Arrivals,
     /// The kernel may have killed a process because memory was short.
     OomKills,
@@ -34,8 +34,8 @@ enum Source {
 const PAUSE: Duration = Duration::from_millis(100);
 
 impl Master<'_> {
-    /// Sleeps until a signal, a source or a deadline ends the sleep. Gives those that have
-    /// called over the control socket.
+    /// Sleeps until a signal, a source or a deadline ends the sleep. Gives the callers on
+    /// the control socket.
     pub(super) fn wait(&mut self) -> Vec<Caller> {
         let now = Moment::now();
         let timeout = self.deadline(now).map(|deadline| deadline - now);
@@ -62,7 +62,7 @@ impl Master<'_> {
                         }
                     });
                 }
-                // Heard once a turn in any case.
+                // Read once a turn in any case.
                 Source::Scout => {}
                 Source::OomKills => self.oom_kills.look(Moment::now()),
                 Source::Control(caller) => callers.push(caller),
@@ -75,7 +75,7 @@ impl Master<'_> {
         callers
     }
 
-    /// When there is something to do without being asked.
+    /// The moment at which the master must act without any event.
     fn deadline(&self, now: Moment) -> Option<Moment> {
         let pools = self.pools.iter().filter_map(|pool| {
             let due = pool.deadline()?;
@@ -92,8 +92,8 @@ impl Master<'_> {
         pools.chain(removed).chain(others.into_iter().flatten()).min()
     }
 
-    /// Sleeps until a signal comes, a source has something, or the time is over. Gives the
-    /// sources that have.
+    /// Sleeps until a signal comes, a source is ready, or the time is over. Gives the
+    /// sources that are ready.
     ///
     /// # Errors
     ///
@@ -112,17 +112,17 @@ impl Master<'_> {
             )
             .unzip();
         signals.wait(&mut descriptors, timeout)?;
-        // What cannot be told counts as ready: who looks finds out.
+        // An unknown event counts as ready: the read of that source finds out.
         let is_ready = |descriptor: &PollFd<'_>| descriptor.any() != Some(false);
         let ready = sources.into_iter().zip(&descriptors).filter(|(_, it)| is_ready(it));
         Ok(ready.map(|(source, _)| source).collect())
     }
 }
 
-/// Sleeps a little, or until a signal comes, where the sources cannot be waited for. Gives
-/// those that can be looked at without knowing that they have something.
+/// Sleeps a little, or until a signal comes, when the sources cannot be waited for. Gives
+/// the sources that can be read without knowing whether they are ready.
 fn pause(signals: &Waiting) -> Vec<Source> {
-    // Without a descriptor there is nothing that could fail.
+    // This cannot fail, because there is no descriptor.
     let _ = signals.wait(&mut [], Some(PAUSE));
     vec![Source::Arrivals, Source::OomKills, Source::Scout]
 }

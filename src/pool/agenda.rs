@@ -1,7 +1,7 @@
-//! What a pool has to do at which moment.
+//! The tasks of a pool, by their time.
 //!
-//! An entry is only a reason to look: who acts on it asks what it names
-//! whether something is due. So nothing has to be taken out when plans change.
+//! An entry is only a reason to look. The code that handles it checks whether something is
+//! due. So nothing must be removed when plans change.
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeSet;
@@ -10,16 +10,16 @@ use nix::unistd::Pid;
 
 use crate::sys::clock::Moment;
 
-/// What is to be looked at.
+/// The subject of a look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Task {
-    /// All connections in hand, for those that may become overdue.
+    /// All connections in hand, because some may become overdue.
     Connections,
-    /// Whether older workers still take the room of newer ones.
+    /// Whether older workers still use the room of newer ones.
     Room,
     /// The queue of a listener that drains.
     Queue,
-    /// All connections in hand, for those over which nothing was transferred.
+    /// All connections in hand, to find those over which nothing was transferred.
     Unused,
     /// A slot whose delay is over, of the generation with this number.
     Slot(u64, u32),
@@ -37,12 +37,12 @@ impl Agenda {
         self.0.insert((at, task));
     }
 
-    /// When the next one is due.
+    /// When the next task is due.
     pub fn next(&self) -> Option<Moment> {
         self.0.first().map(|(at, _)| *at)
     }
 
-    /// Takes a task whose time has come.
+    /// Removes and gives a task that is due.
     pub fn take_due(&mut self, now: Moment) -> Option<Task> {
         let (at, _) = self.0.first()?;
         if *at > now {

@@ -1,4 +1,4 @@
-//! Who has got as far as accepting: each new worker says it once.
+//! The workers that have begun to accept: each new worker reports this once.
 //!
 //! A worker sends a message, and the kernel adds the pid of the sender (SO_PASSCRED
 //! of unix(7)). So one arrival costs the same among ten workers and among ten thousand,
@@ -16,11 +16,11 @@ use nix::sys::socket::{
 };
 use nix::unistd::Pid;
 
-/// How many arrivals are taken in one turn of the loop: a worker gone wild may send
+/// How many arrivals are read in one turn of the loop: a misbehaving worker may send
 /// without end.
 const MOST_AT_ONCE: usize = 1024;
 
-/// The two ends of the way from the workers to the master.
+/// Both ends of the way from the workers to the master.
 #[derive(Debug)]
 pub struct Arrivals {
     ours: OwnedFd,
@@ -36,17 +36,17 @@ impl Arrivals {
         Ok(Arrivals { ours, workers })
     }
 
-    /// What a worker writes to. It holds up a worker while nobody reads.
+    /// The end for workers. A write blocks while the socket is full and nobody reads.
     pub fn announcer(&self) -> BorrowedFd<'_> {
         self.workers.as_fd()
     }
 
-    /// Gives the pid of everybody who has sent something, to `arrived`.
+    /// Gives the pid of each sender to `arrived`.
     pub fn take(&self, mut arrived: impl FnMut(Pid)) {
         for _ in 0..MOST_AT_ONCE {
             match self.take_one() {
                 Ok(Some(pid)) => arrived(pid),
-                // A message without credentials cannot be.
+                // There is no message without credentials.
                 Ok(None) | Err(Errno::EINTR) => {}
                 Err(_) => return,
             }
@@ -68,7 +68,7 @@ impl Arrivals {
 }
 
 impl AsFd for Arrivals {
-    /// The end that is readable when somebody has arrived.
+    /// The end that is readable when a worker has arrived.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.ours.as_fd()
     }

@@ -1,4 +1,4 @@
-//! Why a worker ended, as far as it can be known.
+//! Why a worker ended, as far as the master can know.
 #![forbid(unsafe_code)]
 
 use nix::libc;
@@ -13,13 +13,13 @@ pub enum Asked {
     Retire,
     /// To retire: the daemon stops.
     Stop,
-    /// Nothing; it was killed for a connection that took too long.
+    /// Nothing; the worker was killed because its connection took too long.
     TimeOut,
-    /// Nothing; it was killed because somebody had suspended it.
+    /// Nothing; the worker was killed because somebody had suspended it.
     Suspended,
 }
 
-/// Who has sent a SIGKILL.
+/// The sender of a SIGKILL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Killer {
     /// The master.
@@ -35,28 +35,28 @@ pub enum Killer {
 pub enum Cause {
     /// Its pool was reloaded, resized or removed.
     Retired,
-    /// It had served its quota.
+    /// The worker had served its quota.
     Recycled,
-    /// Its connection took too long and it did not let go of it.
+    /// Its connection took too long, and the worker did not end it.
     TimedOut,
     /// The daemon stopped.
     Stopped,
-    /// A signal had suspended it (SIGSTOP), and none resumed it.
+    /// A signal had suspended the worker (SIGSTOP), and none resumed it.
     Suspended,
-    /// It failed.
+    /// The worker failed.
     Crashed,
-    /// The kernel killed it because memory was short.
+    /// The kernel killed the worker because memory was short.
     OutOfMemory,
-    /// Somebody else sent it a signal.
+    /// Somebody else sent a signal to the worker.
     Killed,
-    /// It exited by itself and did not say why.
+    /// The worker exited by itself and gave no reason.
     Unknown,
 }
 
 impl Cause {
-    /// The cause of the end `exit` of a worker that had been `asked` for
-    /// something, and had said itself that it was `leaving`; `killer` is who
-    /// has sent the SIGKILL, if that was it.
+    /// The cause of the end `exit` of a worker that the master had `asked` for something,
+    /// and that had itself reported that it was `leaving`. `killer` is the sender of the
+    /// SIGKILL, if that was the end.
     pub fn of(exit: Exit, asked: Option<Asked>, killer: Killer, leaving: Option<Leaving>) -> Cause {
         let asked_for = asked.map(|asked| match asked {
             Asked::Retire => Cause::Retired,
@@ -86,7 +86,7 @@ impl Cause {
         matches!(self, Cause::Retired | Cause::Recycled | Cause::Stopped)
     }
 
-    /// The word for it in the log.
+    /// The word for the cause in the log.
     pub fn as_str(self) -> &'static str {
         match self {
             Cause::Retired => "retired",

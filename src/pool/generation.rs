@@ -1,4 +1,4 @@
-//! The workers of one configuration epoch: their slots, and how far they have come.
+//! The workers of one configuration epoch: their slots and their progress.
 #![forbid(unsafe_code)]
 
 use std::collections::VecDeque;
@@ -17,12 +17,12 @@ pub struct Generation {
     /// Its number in its pool.
     pub(super) id: u64,
     pub(super) blueprint: Blueprint,
-    /// None once the pool lets go of its addresses.
+    /// None once the pool has released its addresses.
     pub(super) listeners: Listeners,
     /// The configuration epoch that its new workers belong to.
     pub(super) epoch: u64,
     pub(super) gate: Gate,
-    /// How many workers it is to have.
+    /// How many workers the generation should have.
     target: u32,
     slots: Vec<Slot>,
     /// The vacant slots that may be filled now.
@@ -33,30 +33,30 @@ pub struct Generation {
 /// Whether the workers of a generation may accept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Gate {
-    /// They wait until a reload is committed.
+    /// The workers wait until a reload is committed.
     Shut,
-    /// They may.
+    /// The workers may accept.
     Open,
-    /// They may until the queues of the listeners are empty, and leave then.
+    /// The workers may accept until the queues of the listeners are empty, and then leave.
     Draining,
 }
 
-/// How many slots say what.
+/// How many slots show which sign.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Census {
     accept: usize,
     fail: usize,
 }
 
-/// How far a generation has come.
+/// The progress of a generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
-    /// Some slots have not shown yet whether they work.
+    /// Some slots have shown no result yet.
     Starting,
-    /// Every slot has had a worker that accepted, or backs off; one at least has. A
-    /// slot for which the pool has no room does not count.
+    /// Every slot has had a worker that accepted, or backs off. At least one has had such a
+    /// worker. A slot for which the pool has no room does not count.
     Ready,
-    /// Every slot backs off, and no worker has got as far as accepting.
+    /// Every slot backs off, and no worker has accepted.
     Failed,
 }
 
@@ -78,18 +78,18 @@ impl Generation {
         generation
     }
 
-    /// How many workers it is to have.
+    /// How many workers the generation should have.
     pub fn target(&self) -> u32 {
         self.target
     }
 
-    /// How far it has come, if it may have so many more workers.
+    /// The progress, if the generation may have this many more workers.
     pub fn standing(&self, room: usize) -> Standing {
         let held_back = self.due.len().saturating_sub(room);
         self.census.standing(self.slots.len(), held_back)
     }
 
-    /// Whether one of its workers has got as far as accepting and is there.
+    /// Whether the generation has a worker that accepts.
     pub fn has_worker(&self) -> bool {
         self.slots.iter().any(|slot| matches!(slot, Slot::Serving(..)))
     }
@@ -99,7 +99,8 @@ impl Generation {
         self.slots.iter().filter(|slot| slot.pid().is_none() && slot.backs_off()).count()
     }
 
-    /// Changes how many workers it is to have; gives those that have no slot any more.
+    /// Changes how many workers the generation should have. Gives the workers that no
+    /// longer have a slot.
     pub(super) fn resize(&mut self, target: u32) -> Vec<Pid> {
         self.target = target;
         let size = target as usize;
@@ -121,8 +122,8 @@ impl Generation {
         self.due.len()
     }
 
-    /// Takes the next slots to be filled, so many at most, each with what it has been
-    /// through. Each of them has to be [filled](Self::fill) or [given back](Self::put_back).
+    /// Takes the next slots to be filled, at most this many, each with its history. The
+    /// caller must [fill](Self::fill) each of them or [give it back](Self::put_back).
     pub(super) fn take_due(&mut self, most: usize, now: Moment) -> Vec<(u32, StartKind)> {
         let mut taken = Vec::with_capacity(most.min(self.due.len()));
         while taken.len() < most
@@ -140,7 +141,7 @@ impl Generation {
         slots.iter().rev().for_each(|&index| self.due.push_front(index));
     }
 
-    /// That slot has got this worker.
+    /// This slot has got this worker.
     pub(super) fn fill(&mut self, index: u32, pid: Pid) {
         self.change(index, |slot| (slot.filled(pid), ()));
     }
@@ -156,12 +157,12 @@ impl Generation {
         }
     }
 
-    /// The worker of a slot has got as far as accepting.
+    /// The worker of a slot accepts.
     pub(super) fn accepts(&mut self, index: u32) {
         self.change(index, |slot| (slot.accepting(), ()));
     }
 
-    /// The worker of a slot has ended; gives the delay until it may be filled.
+    /// The worker of a slot has ended. Gives the delay until the slot may be filled.
     pub(super) fn vacate(
         &mut self,
         index: u32,
@@ -208,7 +209,7 @@ impl Census {
         }
     }
 
-    /// How far so many slots have come together, of which some are held back.
+    /// The progress of this many slots together, of which some are held back.
     fn standing(self, slots: usize, held_back: usize) -> Standing {
         let Census { accept, fail } = self;
         if accept + fail + held_back < slots {
@@ -216,7 +217,7 @@ impl Census {
         } else if accept > 0 {
             Standing::Ready
         } else if held_back > 0 {
-            // What fails makes room in the end.
+            // Failing workers make room in the end.
             Standing::Starting
         } else {
             Standing::Failed

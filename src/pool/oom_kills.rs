@@ -1,8 +1,8 @@
 //! The OOM kills: whether the kernel has killed a process because memory was short.
 //!
-//! Nothing in the end of a process tells the OOM killer's SIGKILL from that of
-//! a person. The kernel counts its own in memory.events of the cgroup, and a
-//! poll of that file tells when it does (cgroups v2, admin-guide/cgroup-v2).
+//! The end of a process does not show whether the OOM killer or a person sent the SIGKILL.
+//! The kernel counts its own kills in memory.events of the cgroup, and a poll of that file
+//! wakes up when the count changes (cgroups v2, admin-guide/cgroup-v2).
 #![forbid(unsafe_code)]
 
 use std::fs::{self, File};
@@ -14,30 +14,30 @@ use std::time::Duration;
 
 use crate::sys::clock::Moment;
 
-/// How long a kill waits for the worker that it ended. In the cgroup are the
-/// programs of workers, too: a kill of one of these must not explain the end of
-/// a worker that a person kills an hour later.
+/// How long a kill waits for the worker that it ended. The cgroup contains the programs of
+/// workers, too. A kill of a program must not explain the end of a worker that a person
+/// kills an hour later.
 const FRESH: Duration = Duration::from_secs(10);
 
-/// The pause after a look that found no kill: where memory is short, the file tells
-/// of that a hundred times a second.
+/// The pause after a look that found no kill: when memory is short, the file changes a
+/// hundred times a second.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// The counter of the daemon's cgroup, as far as it is known.
+/// The counter of the daemon's cgroup, as last read.
 #[derive(Debug, Default)]
 pub struct OomKills {
     events: Option<File>,
-    /// When the next look is worth its while.
+    /// When the next look is useful.
     next_look: Moment,
     seen: u64,
-    /// Kills that no worker has been found for, and when the last one was seen.
+    /// Kills that no worker matches yet, and when the last one was seen.
     unclaimed: u64,
     last_kill: Moment,
 }
 
 impl OomKills {
-    /// The counter of this process's cgroup; one that never moves, where there
-    /// is no memory controller.
+    /// The counter of this process's cgroup. Without a memory controller, the counter never
+    /// moves.
     pub fn of_this_process() -> Self {
         let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
         let cgroup = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
@@ -52,17 +52,17 @@ impl OomKills {
         kills
     }
 
-    /// What is to be waited for (POLLPRI of poll(2)): the counter may have moved.
+    /// The descriptor to wait for (POLLPRI of poll(2)): the counter may have moved.
     pub fn watched(&self, now: Moment) -> Option<BorrowedFd<'_>> {
         self.events.as_ref().filter(|_| now >= self.next_look).map(|file| file.as_fd())
     }
 
-    /// When there is something to be waited for again.
+    /// When the descriptor is to be waited for again.
     pub fn deadline(&self, now: Moment) -> Option<Moment> {
         (self.events.is_some() && now < self.next_look).then_some(self.next_look)
     }
 
-    /// Looks at what has woken us.
+    /// Reads the counter after a wake-up.
     pub fn look(&mut self, now: Moment) {
         let before = self.seen;
         self.count(now);
@@ -83,13 +83,13 @@ impl OomKills {
                 self.seen = count;
             }
             Ok(_) => {}
-            // What cannot be read would keep the poll awake.
+            // A file that cannot be read would wake the poll again and again.
             Err(_) => self.events = None,
         }
     }
 
-    /// Whether the kernel has just killed a process of the cgroup that nobody has
-    /// asked for yet.
+    /// Whether the kernel has just killed a process of the cgroup that explains no death
+    /// yet.
     pub fn take_one(&mut self, now: Moment) -> bool {
         self.count(now);
         let killed = self.unclaimed > 0;
@@ -176,21 +176,21 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let (mut kills, set) = counter(directory.path());
         let now = Moment::from_nanos(1 << 40);
-        // That of a worker's program, say: no worker ends of it.
+        // For example a kill of a worker's program, which ends no worker.
         set(6);
         kills.look(now);
         assert!(!kills.take_one(now + FRESH + Duration::from_nanos(1)));
-        // A worker may take its time to end.
+        // A worker may need time to end.
         set(7);
         kills.look(now + FRESH * 3);
         assert!(kills.take_one(now + FRESH * 4));
-        // Nor does the next kill bring an old one back.
+        // The next kill does not bring an old one back either.
         set(8);
         kills.look(now + FRESH * 5);
         set(9);
         kills.look(now + FRESH * 7);
         assert_eq!([(); 2].map(|()| kills.take_one(now + FRESH * 7)), [true, false]);
-        // The first look at a kill may be that at the end of its worker.
+        // The first look at a kill may come at the end of its worker.
         set(10);
         assert!(kills.take_one(now + FRESH * 9));
     }

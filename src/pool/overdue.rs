@@ -1,9 +1,8 @@
-//! When a connection has taken too long, and what follows.
+//! When a connection has taken too long, and what happens then.
 //!
 //! The master does not poll its workers. It looks at the scoreboard once per
-//! `request_timeout`: a connection that began after the last look cannot be
-//! due before the next one, and one that a look has found is due at a moment
-//! that is then known.
+//! `request_timeout`: a connection that began after the last look cannot be due before the
+//! next one. For a connection that a look has found, the due moment is known.
 #![forbid(unsafe_code)]
 
 use std::time::Duration;
@@ -11,14 +10,14 @@ use std::time::Duration;
 use crate::scoreboard::InHand;
 use crate::sys::clock::Moment;
 
-/// What is to be done to a worker whose connection is overdue.
+/// The next step for a worker whose connection is overdue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// SIGALRM, the first time: its connection is shut down, a program asked
-    /// to end.
+    /// SIGALRM, the first time: the worker shuts its connection down, and asks a program to
+    /// end.
     Alarm(InHand),
-    /// SIGALRM again, half way to the end of `kill_timeout`: a program is
-    /// killed, so that its worker can live on.
+    /// SIGALRM again, after half of `kill_timeout`: the worker kills its program, so that
+    /// the worker itself survives.
     AlarmAgain(InHand),
     /// SIGKILL.
     Kill,
@@ -30,9 +29,9 @@ pub enum Watch {
     /// No connection is known.
     #[default]
     Unwatched,
-    /// The connection `serial` is due then.
+    /// The connection `serial` is due at this moment.
     Due { serial: u64, at: Moment },
-    /// SIGALRM was sent for it; it is sent again at `again`.
+    /// SIGALRM was sent for the connection, and is sent again at `again`.
     Alarmed { serial: u64, again: Moment, kill: Moment },
     /// SIGALRM was sent twice; SIGKILL follows.
     AlarmedAgain { serial: u64, kill: Moment },
@@ -41,7 +40,7 @@ pub enum Watch {
 }
 
 impl Watch {
-    /// Takes note of the connection in hand, at a look.
+    /// Notes the connection in hand, at a look.
     pub fn look(&mut self, in_hand: Option<InHand>, request_timeout: Duration) {
         let known = match *self {
             Watch::Killed => return,
@@ -50,13 +49,13 @@ impl Watch {
             | Watch::Alarmed { serial, .. }
             | Watch::AlarmedAgain { serial, .. } => Some(serial),
         };
-        // The one that was watched has ended if there is another.
+        // If there is another connection, the watched one has ended.
         if let Some(InHand { serial, began }) = in_hand.filter(|it| known != Some(it.serial)) {
             *self = Watch::Due { serial, at: began + request_timeout };
         }
     }
 
-    /// What is due at `now`, given the connection in hand.
+    /// The step that is due at `now`, given the connection in hand.
     pub fn step(
         &mut self,
         in_hand: Option<InHand>,
@@ -97,7 +96,7 @@ impl Watch {
         *self = Watch::Alarmed { serial: connection.serial, again, kill };
     }
 
-    /// When there is something to do.
+    /// When the next step is due.
     pub fn deadline(&self) -> Option<Moment> {
         match *self {
             Watch::Due { at, .. } => Some(at),

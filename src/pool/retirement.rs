@@ -1,4 +1,4 @@
-//! What follows when a worker that was asked to retire does not go.
+//! What happens when a worker that was asked to retire does not leave.
 #![forbid(unsafe_code)]
 
 use std::time::Duration;
@@ -6,57 +6,57 @@ use std::time::Duration;
 use crate::scoreboard::InHand;
 use crate::sys::clock::Moment;
 
-/// That a worker was asked to retire.
+/// A retirement that a worker was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retirement {
     since: Moment,
-    /// Since when it has nothing in hand, as far as was seen; None while it has.
+    /// Since when the worker was seen without a connection; None while it has one.
     idle: Option<Moment>,
     next: Moment,
 }
 
-/// What is to be done to it.
+/// The next step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Nothing: it has a connection in hand.
+    /// Nothing: the worker has a connection in hand.
     Wait,
     /// This connection has had its time.
     Cut(InHand),
-    /// It has nothing in hand and is still there.
+    /// The worker has nothing in hand and has not left.
     Kill,
 }
 
-/// How long it may take.
+/// The time limits of a retirement.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
-    /// With nothing in hand.
+    /// For a worker with nothing in hand.
     pub kill: Duration,
-    /// With a connection in hand; None is for ever.
+    /// For a worker with a connection in hand; None is for ever.
     pub retire: Option<Duration>,
 }
 
 impl Retirement {
-    /// It was asked at `now`, with this in hand.
+    /// The worker was asked at `now`, with this connection in hand.
     pub fn begin(in_hand: Option<InHand>, now: Moment, bounds: Bounds) -> Self {
         let first = bounds.retire.map_or(bounds.kill, |retire| retire.min(bounds.kill));
         Retirement { since: now, idle: in_hand.is_none().then_some(now), next: now + first }
     }
 
-    /// When to look at it next.
+    /// When to look at the worker next.
     pub fn deadline(self) -> Moment {
         self.next
     }
 
-    /// For how long it has been asked.
+    /// The time since the worker was asked.
     pub fn elapsed(self, now: Moment) -> Duration {
         now - self.since
     }
 
-    /// What is due at `now`; None if it is not time to look.
+    /// The step at `now`; None if it is not time to look.
     ///
-    /// A worker that was asked accepts no more, so what has nothing in hand now will
-    /// have nothing later. The pause between two looks grows with the time that has
-    /// passed: a connection of hours wakes nobody every few seconds.
+    /// A worker that was asked no longer accepts, so an idle worker stays idle. The pause
+    /// between two looks grows with the time that has passed, so that a connection of hours
+    /// does not wake the master every few seconds.
     pub fn step(&mut self, in_hand: Option<InHand>, now: Moment, bounds: Bounds) -> Option<Step> {
         if now < self.next {
             return None;
@@ -65,7 +65,7 @@ impl Retirement {
         let cut_at = bounds.retire.map(|retire| self.since + retire);
         self.next = now + elapsed.max(bounds.kill);
         let Some(connection) = in_hand else {
-            // Its service may have something to end, and gets the same time for that.
+            // Its service may have work to finish, and gets the same time for that.
             let kill_at = *self.idle.get_or_insert(now) + bounds.kill;
             self.next = kill_at;
             return Some(if kill_at > now { Step::Wait } else { Step::Kill });

@@ -1,4 +1,4 @@
-//! The place of one worker: a state, and what comes next.
+//! The place of one worker: its state and its next step.
 #![forbid(unsafe_code)]
 
 use nix::unistd::Pid;
@@ -7,56 +7,56 @@ use crate::sys::clock::Moment;
 
 use super::throttle::{Delay, End, Throttle};
 
-/// The place of one worker, with what its workers have shown so far.
+/// The place of one worker, with a record of its workers so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Slot {
-    /// No worker is in it.
+    /// The slot has no worker.
     Vacant(Record),
-    /// Its worker has not got as far as accepting.
+    /// Its worker has not accepted yet.
     Starting(Pid, Record),
-    /// Its worker has got as far as accepting.
+    /// Its worker accepts.
     Serving(Pid, Record),
 }
 
-/// What the workers of a slot have shown.
+/// The record of a slot's workers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Record {
-    /// One of them has got as far as accepting.
+    /// One of the workers has accepted.
     pub has_accepted: bool,
-    /// How long the slot waits when they die.
+    /// How long the slot waits when its workers die.
     pub throttle: Throttle,
 }
 
-/// What a slot does next.
+/// The next step of a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
-    /// Nothing: it has a worker.
+    /// Nothing: the slot has a worker.
     Stay,
-    /// It gets a worker.
+    /// The slot gets a worker.
     Fill(StartKind),
-    /// It stays vacant until then.
+    /// The slot stays vacant until this moment.
     Wait(Moment),
 }
 
-/// What the slot of a new worker has been through.
+/// The history of a slot that gets a new worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StartKind {
     /// Nothing of note.
     First,
-    /// It has had a worker that accepted.
+    /// The slot has had a worker that accepted.
     Replacement,
-    /// It backs off.
+    /// The slot backs off.
     Retry,
 }
 
-/// What a slot says of its generation.
+/// What a slot shows about its generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sign {
-    /// Nothing yet: it has not shown whether its workers can accept.
+    /// Nothing yet: no worker has accepted, and the slot does not back off.
     Open,
     /// Its workers can accept.
     Accepts,
-    /// It backs off, and none of its workers has accepted.
+    /// The slot backs off, and none of its workers has accepted.
     Fails,
 }
 
@@ -67,7 +67,7 @@ impl Default for Slot {
 }
 
 impl Slot {
-    /// What it does next.
+    /// The next step.
     pub fn next(&self, now: Moment) -> Next {
         let Slot::Vacant(Record { has_accepted, throttle }) = self else { return Next::Stay };
         match throttle.until() {
@@ -78,7 +78,7 @@ impl Slot {
         }
     }
 
-    /// What it says of its generation.
+    /// What the slot shows about its generation.
     pub fn sign(&self) -> Sign {
         let Record { has_accepted, throttle } = self.record();
         match (has_accepted, throttle.backs_off()) {
@@ -88,7 +88,7 @@ impl Slot {
         }
     }
 
-    /// Whether it waits before it is filled again.
+    /// Whether the slot waits before it is filled again.
     pub fn backs_off(&self) -> bool {
         self.record().throttle.backs_off()
     }
@@ -101,12 +101,12 @@ impl Slot {
         }
     }
 
-    /// It has got this worker.
+    /// The slot has got this worker.
     pub fn filled(self, pid: Pid) -> Slot {
         Slot::Starting(pid, self.record())
     }
 
-    /// Its worker has got as far as accepting.
+    /// Its worker accepts.
     pub fn accepting(self) -> Slot {
         match self {
             Slot::Starting(pid, record) => {
@@ -141,7 +141,7 @@ mod tests {
     const NOW: Moment = Moment::from_nanos(5_000_000_000);
     const PID: Pid = Pid::from_raw(7);
 
-    /// A slot whose workers have shown this much and ended like this, one after the other.
+    /// A slot with this record, whose workers ended like this, one after the other.
     fn after(shown: Sign, ends: &[End]) -> Slot {
         ends.iter().fold(Slot::default(), |slot, &end| {
             let slot = slot.filled(PID);

@@ -8,43 +8,42 @@ use crate::sys::clock::Moment;
 const FIRST_DELAY: Duration = Duration::from_millis(100);
 const LONGEST_DELAY: Duration = Duration::from_secs(30);
 
-/// What each death costs of the time that the slot has in stock. A slot whose workers
-/// keep dying is refilled 50 times a second at most.
+/// The part of the slot's stock of time that each death costs. A slot whose workers keep
+/// dying is refilled at most 50 times a second.
 const SPACING: Duration = Duration::from_millis(20);
-/// The same for a worker that has served its quota, which a pool with `max_requests`
-/// asks for.
+/// The same for a worker that has served its quota, in a pool with `max_requests`.
 const RECYCLED_SPACING: Duration = Duration::from_millis(1);
-/// The stock: so much is spent before a slot has to wait.
+/// The stock of time that a slot can spend before it must wait.
 const STOCK: Duration = Duration::from_secs(1);
 
-/// How the worker of a slot has ended, as far as its successor is concerned.
+/// How the worker of a slot has ended, as far as this matters for its successor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    /// It failed before its first accept, or died idle and young.
+    /// The worker failed before its first accept, or died idle and young.
     Young,
-    /// It died while it served a connection.
+    /// The worker died while it served a connection.
     AtWork,
-    /// It left by itself, for it had served its quota.
+    /// The worker had served its quota, and left by itself.
     Recycled,
-    /// It had lived for long enough, had served a connection, or was asked to go.
+    /// The worker had lived long enough, had served a connection, or was asked to leave.
     Lived,
 }
 
-/// The back-off of one slot, and the bound of how often it is refilled.
+/// The back-off of one slot, and the bound on how often it is refilled.
 ///
-/// The first worker that dies young is replaced at once, the next after 100 ms, and
-/// each further one after twice the time, up to 30 s. A worker that does not die young
-/// ends the back-off. What a worker says of itself can do no more than avoid that:
-/// the bound holds for every death.
+/// The first worker that dies young is replaced at once, the next after 100 ms, and each
+/// further one after twice the time, up to 30 s. A worker that does not die young ends the
+/// back-off. A worker's own report can only avoid the back-off: the bound holds for every
+/// death.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Throttle {
     deaths: u32,
     until: Option<Moment>,
-    /// The moment at which the stock is whole again.
+    /// The moment at which the stock is full again.
     whole: Moment,
 }
 
-/// That a slot waits.
+/// The wait of a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Delay {
     /// For how long.
@@ -57,7 +56,7 @@ impl Throttle {
     /// A worker of this slot has ended at `now`. `random` spreads the delay of a
     /// back-off by a tenth to each side, so that slots do not retry in step.
     ///
-    /// Gives the delay, if there is one.
+    /// Gives the slot's delay, if any.
     pub fn died(&mut self, end: End, now: Moment, random: u64) -> Option<Delay> {
         let cost = match end {
             End::Young | End::AtWork | End::Lived => SPACING,
@@ -80,13 +79,13 @@ impl Throttle {
         back_off(self.deaths, 0).is_some()
     }
 
-    /// When the slot may be filled, if not at once.
+    /// The moment from which the slot may be filled, if not at once.
     pub fn until(&self) -> Option<Moment> {
         self.until
     }
 }
 
-/// The delay after so many young deaths in a row.
+/// The delay after this many young deaths in a row.
 fn back_off(deaths: u32, random: u64) -> Option<Duration> {
     let doublings = deaths.checked_sub(2)?;
     let delay = FIRST_DELAY.saturating_mul(2u32.saturating_pow(doublings)).min(LONGEST_DELAY);
@@ -98,7 +97,7 @@ mod tests {
     use super::*;
 
     const NOW: Moment = Moment::from_nanos(1_000_000_000);
-    /// The number that does not move a delay.
+    /// The random number that does not change a delay.
     const MIDDLE: u64 = 100;
 
     fn young(throttle: &mut Throttle, random: u64) -> Option<Duration> {
@@ -148,7 +147,7 @@ mod tests {
         }
     }
 
-    /// How many workers a slot gets in ten seconds of which each ends at once, like this.
+    /// How many workers a slot gets in ten seconds if each ends like this at once.
     fn refills(end: End) -> u32 {
         let mut throttle = Throttle::default();
         let mut now = NOW;
