@@ -47,10 +47,16 @@ enum Subcommands {
         #[arg(long)]
         result: bool,
     },
+    /// Print pools for what inetd.conf or the files of xinetd have.
+    Import {
+        /// An inetd.conf, an xinetd.conf, a file of xinetd.d, or that folder.
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+    },
 }
 
 /// What the command line asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
     /// To run in the foreground.
     Run,
@@ -62,6 +68,8 @@ pub enum Command {
     Reload,
     /// To tell how its last reload has ended.
     LastResult,
+    /// To print pools for these files of another superserver.
+    Import(Vec<PathBuf>),
 }
 
 impl Cli {
@@ -75,6 +83,7 @@ impl Cli {
         let command = match self.command {
             Some(Subcommands::Check) => "check",
             Some(Subcommands::Reload { .. }) => "reload",
+            Some(Subcommands::Import { .. }) => "import",
             Some(Subcommands::Run { .. }) | None => return Ok(self),
         };
         if !self.daemonize {
@@ -86,7 +95,8 @@ impl Cli {
 
     /// What is to be done.
     pub fn command(&self) -> Command {
-        match self.command {
+        match &self.command {
+            Some(Subcommands::Import { files }) => Command::Import(files.clone()),
             Some(Subcommands::Check) => Command::Check,
             Some(Subcommands::Reload { result: false }) => Command::Reload,
             Some(Subcommands::Reload { result: true }) => Command::LastResult,
@@ -133,6 +143,7 @@ mod tests {
             (&["check", "-c", "x.toml"], Command::Check),
             (&["reload"], Command::Reload),
             (&["reload", "--result"], Command::LastResult),
+            (&["import", "a", "b"], Command::Import(vec!["a".into(), "b".into()])),
         ] {
             let cli = Cli::try_parse_from([&["preforkd"], arguments].concat()).unwrap();
             assert_eq!(cli.command(), command, "{arguments:?}");

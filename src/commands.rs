@@ -1,6 +1,7 @@
 //! What each command does, from its configuration to its exit code.
 #![forbid(unsafe_code)]
 
+use std::fs;
 use std::io::{self, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -10,6 +11,7 @@ use crate::cli::{Cli, Command};
 use crate::config::{self, Config, Format};
 use crate::daemon;
 use crate::error::{Code, Error};
+use crate::import;
 use crate::listener::Inherited;
 use crate::master::{self, Master, Observer};
 use crate::notify::{self, Notifier};
@@ -25,6 +27,7 @@ pub fn obey(cli: Cli, services: Services) -> ExitCode {
         Command::Daemonize => daemonize(cli.config, services),
         Command::Reload => reload(&cli.config, Action::Reload),
         Command::LastResult => reload(&cli.config, Action::LastResult),
+        Command::Import(files) => print_pools(&files),
     }));
     match done {
         Ok(Ok(code)) => code,
@@ -104,6 +107,19 @@ fn reload(file: &Path, action: Action) -> Result<ExitCode, Error> {
         _ => writeln!(io::stderr(), "{text}"),
     };
     Ok(ExitCode::from(code))
+}
+
+/// Where the ports of services are.
+const SERVICES: &str = "/etc/services";
+
+/// Prints pools for what another superserver has.
+fn print_pools(files: &[PathBuf]) -> Result<ExitCode, Error> {
+    let originals = import::gather(files)?;
+    // Without it, only services with numbers for their ports can be imported.
+    let services = fs::read_to_string(SERVICES).unwrap_or_default();
+    let pools = import::import(&originals, &services)?;
+    write!(io::stdout(), "{pools}").map_err(|error| Error::system("print the pools", &error))?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Keeps the programs of a pool, which may be of the same user, out of the master's

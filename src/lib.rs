@@ -35,6 +35,9 @@ mod program;
 // 1. Configuration.
 mod config;
 
+// Moving over from another superserver: from its files to ours.
+mod import;
+
 // 2. Listeners, and the users whom their files belong to.
 mod accounts;
 mod listener;

@@ -22,6 +22,9 @@ _preforkd() {
             preforkd,help)
                 cmd="preforkd__subcmd__help"
                 ;;
+            preforkd,import)
+                cmd="preforkd__subcmd__import"
+                ;;
             preforkd,reload)
                 cmd="preforkd__subcmd__reload"
                 ;;
@@ -33,6 +36,9 @@ _preforkd() {
                 ;;
             preforkd__subcmd__help,help)
                 cmd="preforkd__subcmd__help__subcmd__help"
+                ;;
+            preforkd__subcmd__help,import)
+                cmd="preforkd__subcmd__help__subcmd__import"
                 ;;
             preforkd__subcmd__help,reload)
                 cmd="preforkd__subcmd__help__subcmd__reload"
@@ -47,7 +53,7 @@ _preforkd() {
 
     case "${cmd}" in
         preforkd)
-            opts="-c -h -V --config --daemonize --help --version run check reload help"
+            opts="-c -h -V --config --daemonize --help --version run check reload import help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -91,7 +97,7 @@ _preforkd() {
             return 0
             ;;
         preforkd__subcmd__help)
-            opts="run check reload help"
+            opts="run check reload import help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -132,6 +138,20 @@ _preforkd() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        preforkd__subcmd__help__subcmd__import)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         preforkd__subcmd__help__subcmd__reload)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
@@ -153,6 +173,28 @@ _preforkd() {
                 return 0
             fi
             case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        preforkd__subcmd__import)
+            opts="-c -h --config --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -c)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 *)
                     COMPREPLY=()
                     ;;

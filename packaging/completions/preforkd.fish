@@ -31,6 +31,7 @@ complete -c preforkd -n "__fish_preforkd_needs_command" -s V -l version -d 'Prin
 complete -c preforkd -n "__fish_preforkd_needs_command" -f -a "run" -d 'Run the pools (the default)'
 complete -c preforkd -n "__fish_preforkd_needs_command" -f -a "check" -d 'Check the configuration, and change nothing'
 complete -c preforkd -n "__fish_preforkd_needs_command" -f -a "reload" -d 'Make the running daemon reload its configuration, and tell how that ended'
+complete -c preforkd -n "__fish_preforkd_needs_command" -f -a "import" -d 'Print pools for what inetd.conf or the files of xinetd have'
 complete -c preforkd -n "__fish_preforkd_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c preforkd -n "__fish_preforkd_using_subcommand run" -s c -l config -d 'The configuration file' -r -F
 complete -c preforkd -n "__fish_preforkd_using_subcommand run" -l daemonize -d 'Detach from the terminal; return once the pools accept connections'
@@ -40,7 +41,10 @@ complete -c preforkd -n "__fish_preforkd_using_subcommand check" -s h -l help -d
 complete -c preforkd -n "__fish_preforkd_using_subcommand reload" -s c -l config -d 'The configuration file' -r -F
 complete -c preforkd -n "__fish_preforkd_using_subcommand reload" -l result -d 'Only wait for the reload that a signal has asked for; print nothing unless it failed'
 complete -c preforkd -n "__fish_preforkd_using_subcommand reload" -s h -l help -d 'Print help'
-complete -c preforkd -n "__fish_preforkd_using_subcommand help; and not __fish_seen_subcommand_from run check reload help" -f -a "run" -d 'Run the pools (the default)'
-complete -c preforkd -n "__fish_preforkd_using_subcommand help; and not __fish_seen_subcommand_from run check reload help" -f -a "check" -d 'Check the configuration, and change nothing'
-complete -c preforkd -n "__fish_preforkd_using_subcommand help; and not __fish_seen_subcommand_from run check reload help" -f -a "reload" -d 'Make the running daemon reload its configuration, and tell how that ended'
-complete -c preforkd -n "__fish_preforkd_using_subcommand help; and not __fish_seen_subcommand_from run check reload help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c preforkd -n "__fish_preforkd_using_subcommand import" -s c -l config -d 'The configuration file' -r -F
+complete -c preforkd -n "__fish_preforkd_using_subcommand import" -s h -l help -d 'Print help'
+complete -c preforkd -n "__fish_preforkd_using_subcommand help; and not __fish_seen_subcommand_from run check reload import help" -f -a "run" -d 'Run the pools (the default)'
+complete -c preforkd -n "__fish_preforkd_using_subcommand help; and not __fish_seen_subcommand_from run check reload import help" -f -a "check" -d 'Check the configuration, and change nothing'
+complete -c preforkd -n "__fish_preforkd_using_subcommand help; and not __fish_seen_subcommand_from run check reload import help" -f -a "reload" -d 'Make the running daemon reload its configuration, and tell how that ended'
+complete -c preforkd -n "__fish_preforkd_using_subcommand help; and not __fish_seen_subcommand_from run check reload import help" -f -a "import" -d 'Print pools for what inetd.conf or the files of xinetd have'
+complete -c preforkd -n "__fish_preforkd_using_subcommand help; and not __fish_seen_subcommand_from run check reload import help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'

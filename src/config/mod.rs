@@ -10,6 +10,7 @@ mod address;
 mod diagnostics;
 mod fairness;
 mod fault;
+mod foreign;
 mod gather;
 mod gathered;
 mod limits;
@@ -111,6 +112,16 @@ pub fn parse(gathered: Gathered) -> Result<Config, Problems> {
     }
     let config = Config { daemon, log: root.log, pools };
     Problems::unless_empty(problems, config)
+}
+
+/// The configuration that this text holds, if it stood in the file `path` and included none.
+///
+/// # Errors
+///
+/// Everything that is wrong.
+pub fn parse_text(path: &Path, text: &str) -> Result<Config, Problems> {
+    let main = File { path: path.to_owned(), content: Ok(text.into()) };
+    parse(Gathered { main, included: Vec::new() })
 }
 
 /// The control socket of the daemon whose configuration the file `path` is. It

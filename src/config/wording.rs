@@ -1,6 +1,8 @@
 //! The words of serde and toml, said in ours.
 #![forbid(unsafe_code)]
 
+use super::foreign;
+
 /// What a serde error says.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Wrong {
@@ -70,6 +72,11 @@ impl Wrong {
 
     /// The nearest of the known keys or words.
     pub fn hint(&self) -> Option<String> {
+        if let Wrong::UnknownKey { key, .. } = self
+            && let Some(hint) = foreign::hint(key)
+        {
+            return Some(hint.to_owned());
+        }
         match self {
             Wrong::Word { word: name, known } | Wrong::UnknownKey { key: name, known } => {
                 nearest(name, known).map(|known| format!("did you mean {known:?}?"))

@@ -101,6 +101,13 @@ impl Served {
         }
     }
 
+    /// The file in which the task stands, under inetd and xinetd.
+    pub fn configuration(&self) -> Option<PathBuf> {
+        let Server::Peer(peer) = &self.server else { return None };
+        let files = ["inetd.conf", "xinetd.conf"].map(|name| peer.directory.join(name));
+        files.into_iter().find(|file| file.is_file())
+    }
+
     /// Under ours, these warnings are part of the case.
     pub fn expect(&self, messages: &[&str]) {
         if let Some(daemon) = self.daemon() {

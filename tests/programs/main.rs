@@ -58,6 +58,7 @@ mod gate;
 mod git;
 mod harness;
 mod micro_httpd;
+mod moving;
 mod nrpe;
 mod pop3;
 mod rsync;

@@ -78,6 +78,7 @@ fn the_rpm_has_the_same_files() {
             "/usr/share/bash-completion/completions/preforkd",
             "/usr/share/doc/preforkd/embedding.md",
             "/usr/share/doc/preforkd/examples/full.toml",
+            "/usr/share/doc/preforkd/from-inetd.md",
             "/usr/share/doc/preforkd/operating.md",
             "/usr/share/doc/preforkd/performance.md",
             "/usr/share/doc/preforkd/tour.md",

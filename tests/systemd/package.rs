@@ -34,6 +34,7 @@ fn it_installs_a_service_that_serves(suite: &'static str) {
         "/usr/share/fish/vendor_completions.d/preforkd.fish",
         "/usr/share/doc/preforkd/copyright",
         "/usr/share/doc/preforkd/examples/full.toml",
+        "/usr/share/doc/preforkd/from-inetd.md",
         "/usr/share/doc/preforkd/operating.md",
     ] {
         assert!(lab.has(file), "no {file}");

@@ -120,6 +120,13 @@ fn every_wrong_value_is_told_in_our_words() {
             "working_directory = \"/a\\u0000\"",
             "working_directory: \"/a\\0\" is not an absolute path",
         ),
+        // Keys of xinetd.
+        ("instances = 5", ": unknown key \"instances\" in pool.a | it is \"workers\" here"),
+        ("only_from = 5", ": unknown key \"only_from\" in pool.a | it is \"allow\" here"),
+        (
+            "server = 5",
+            ": unknown key \"server\" in pool.a | it is the first word of \"service.exec.command\" here",
+        ),
         // The environment.
         ("env = 5", "env: 5 is not a table"),
         ("env.A = 5", "env.A: 5 is not a text | write it in quotes, \"5\""),
