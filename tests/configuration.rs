@@ -40,6 +40,16 @@ fn assert_told(text: &str, expected: &str) {
     assert_eq!(check_text(text), (Some(78), format!("{expected}\n")), "{text}");
 }
 
+// A key that can do nothing is a mistake.
+#[test]
+fn leftovers_is_for_services_that_run_programs() {
+    assert_told(
+        "[pool.echo]\nlisten = \"127.0.0.1:7007\"\nservice = \"echo\"\nleftovers = \"kill\"\n",
+        "main.toml:4:13: pool.echo.leftovers: the service \"echo\" runs no program that could leave anything\n    \
+         4 | leftovers = \"kill\"\n      |             ^^^^^^",
+    );
+}
+
 #[test]
 fn an_error_has_place_key_line_caret_and_the_nearest_key() {
     assert_told(

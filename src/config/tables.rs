@@ -18,6 +18,7 @@ use crate::program;
 use super::address::SocketPath;
 use super::diagnostics::{Problem, Source};
 use super::fairness::{PerSource, Rate, Refusal};
+use super::leftovers::Leftovers;
 use super::limits::Limits;
 use super::listen::Listens;
 use super::peers::Peers;
@@ -268,6 +269,9 @@ pub struct Pool {
     /// the listeners.
     #[serde(default = "one_second", deserialize_with = "plain::<Timeout, _>")]
     pub idle_stop: Duration,
+    /// What becomes of the processes that a program leaves running.
+    #[serde(default = "Leftovers::leave", deserialize_with = "present::<Leftovers, _>")]
+    pub leftovers: Spanned<Leftovers>,
     /// A worker that dies sooner, with nothing served, has died young.
     #[serde(default = "one_second", deserialize_with = "plain::<Elapsed, _>")]
     pub min_uptime: Duration,

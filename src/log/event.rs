@@ -143,7 +143,22 @@ Master tells {
     LogLinesLost = "log lines lost", Warning, "e6d7df01308f4fc9a04d389d2a1ed2a4" {
         count: u64,
     }
-    /// As PID 1, the master reaped processes that it did not start.
+    /// The daemon stops, and what programs have left running was asked to end. What is left
+    /// of it at the end of `stop_timeout` is killed.
+    LeftoversAsked = "leftovers asked to end", Info, "94ba780934054a24b48aa05b1f121a05" {
+        count: usize,
+    }
+    /// Processes that programs had left running did not end in time, and were killed.
+    LeftoversKilled = "leftovers killed", Warning, "67437cf72dd74ccca8e6decbd65b2742" {
+        count: usize,
+    }
+    /// The daemon stops, and may not end what a program has left running, because that has
+    /// changed its user and the daemon is not root.
+    CouldNotEndLeftovers = "could not end leftovers", Warning, "855aee2ee0174d0999e8e031da7b8308" {
+        reason: String,
+    }
+    /// The master reaped processes that it did not start: what programs had left running, or
+    /// anything if it is PID 1.
     OrphansReaped = "orphans reaped", Debug, "97b6177375a1405288f4a5ecdc75b98d" {
         count: u64,
     }
@@ -250,11 +265,11 @@ Master tells {
         pool: String, slot: u32, pid: Pid, generation: u64, elapsed_ms: Duration,
         held_back: HeldBack,
     }
-    /// The master ended a worker's connection, because the time-out that the reason names
-    /// has run out.
+    /// The master ended a worker's connection, for the reason that the line names. If a
+    /// program served the connection, `pid` is that of the program.
     ConnectionCut = "connection cut", Warning, "af11e3156b3a9b9423a265f2f73d76eb" {
-        pool: String, slot: u32, pid: Pid, peer: String, elapsed_ms: Duration, reason: String,
-        held_back: HeldBack,
+        pool: String, slot: u32, pid: Pid, program: Option<String>, peer: String,
+        elapsed_ms: Duration, reason: String, held_back: HeldBack,
     }
     /// The workers of a slot die young, so the slot waits before it starts another one.
     RespawnThrottled = "respawn throttled", Error, "540b177aa6164ca8aece48c233796daa" {
@@ -289,6 +304,20 @@ Worker tells {
     /// A program wrote a line to its standard error.
     ProgramStderr = "program stderr", Info, "9feb22aef1fe47dbaaf06210a6486e78" {
         pid: Pid, program: String, line: String, held_back: HeldBack,
+    }
+    /// A program ended and left processes running, which continue without a worker.
+    ProgramLeftRunning = "program left processes running", Debug, "865bdcf1f4a5453aa75f84b14fdf8433" {
+        pid: Pid, program: String, peer: String,
+    }
+    /// A program ended and had left processes running. They were ended because its pool
+    /// says `leftovers = "kill"`.
+    LeftoversEnded = "leftovers ended", Info, "ce656627aa8743278bdae508cac845c7" {
+        pid: Pid, program: String, count: usize, peer: String, held_back: HeldBack,
+    }
+    /// A program left processes running, and there was no process to read what they write
+    /// to standard error. Their lines are lost.
+    CouldNotFollow = "could not follow leftovers", Warning, "6ff53f1c26714c17863a57d2650764f6" {
+        pid: Pid, program: String, reason: String, held_back: HeldBack,
     }
     /// The client of a program has gone, and the program is sent a signal.
     ProgramOutlivesClient = "program outlives its client", Debug, "050dcaf50a6e4f7ebc88e37cc3eb4306" {

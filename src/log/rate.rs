@@ -32,6 +32,11 @@ impl Rate {
         Rate { most, began: None, admitted: 0, held_back: 0 }
     }
 
+    /// Whether the last line was held back.
+    pub fn holds_back(&self) -> bool {
+        self.held_back > 0
+    }
+
     /// Whether a line may be logged at `now`. If so, gives the number of lines that were
     /// held back since the last logged one; None holds this line back, too.
     pub fn admit(&mut self, now: Moment) -> Option<HeldBack> {

@@ -44,6 +44,7 @@ use crate::sys::signal::{Received, Waiting};
 use answers::Answers;
 use control::Control;
 use herald::Herald;
+use orphans::Leftovers;
 use phase::{Phase, together};
 use plan::Plan;
 use reload::could_not_start;
@@ -97,6 +98,8 @@ pub struct Master<'a> {
     scouts: Scouts,
     /// A reload under way.
     rollout: Option<Rollout>,
+    /// What programs have left running.
+    leftovers: Leftovers,
     /// How the reloads have ended, for those who ask.
     answers: Answers,
     /// The control socket, and who is connected to it.
@@ -168,6 +171,7 @@ impl<'a> Master<'a> {
             phase: Phase::Starting,
             scouts: Scouts::default(),
             rollout: None,
+            leftovers: Leftovers::default(),
             answers: Answers::default(),
             control,
             fork_pause: None,
@@ -252,7 +256,11 @@ impl<'a> Master<'a> {
                 }
             },
             Phase::Running => self.look_who_is_ready(),
-            Phase::Delaying(_) | Phase::Draining(_) | Phase::Ending(_) | Phase::Killing(_) => {
+            Phase::Delaying(_)
+            | Phase::Draining { .. }
+            | Phase::Asking(_)
+            | Phase::Ending(_)
+            | Phase::Killing(_) => {
                 self.advance_stop(now);
             }
             Phase::Stopped | Phase::Failed => {}
@@ -343,6 +351,9 @@ impl<'a> Master<'a> {
             let remarks = failed.into_iter().chain(answers.remark()).collect();
             let mut status = Status { phase, pools: pools.len(), remarks, ..Status::default() };
             pools.iter().chain(removed.iter()).for_each(|pool| status.add(pool.census()));
+            if pools.iter().chain(removed.iter()).any(Pool::runs_programs) {
+                status.leftovers = Leftovers::count();
+            }
             status
         });
     }
@@ -370,6 +381,15 @@ impl<'a> Master<'a> {
             }
         }
         self.pools.iter().chain(&self.removed).for_each(|pool| pool.signal_all(Signal::SIGUSR1));
+        if self.run_programs() {
+            let is_worker = |pid| self.pools.iter().chain(&self.removed).any(|it| it.has(pid));
+            orphans::reopen_log(|pid| is_worker(pid) || self.scouts.has(pid));
+        }
+    }
+
+    /// Whether a worker may have children of its own.
+    fn run_programs(&self) -> bool {
+        self.pools.iter().chain(&self.removed).any(Pool::runs_programs)
     }
 
     /// Leaves those listeners open that live on with the observer.

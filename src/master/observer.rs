@@ -54,6 +54,8 @@ pub struct Status {
     pub retiring: usize,
     /// How many slots back off.
     pub throttled: usize,
+    /// How many processes programs have left running.
+    pub leftovers: usize,
     /// The pools that have never started, and what became of the last reload.
     pub remarks: Vec<String>,
 }
@@ -71,13 +73,16 @@ impl Status {
 
 impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Status { phase, pools, busy, idle, retiring, throttled, remarks } = self;
+        let Status { phase, pools, busy, idle, retiring, throttled, leftovers, remarks } = self;
         write!(
             f,
             "{phase}; {pools} pools, {busy} workers busy, {idle} idle, {throttled} slots throttled"
         )?;
         if *retiring > 0 {
             write!(f, ", {retiring} workers retiring")?;
+        }
+        if *leftovers > 0 {
+            write!(f, ", {leftovers} processes left running")?;
         }
         // A status is one line.
         remarks.iter().try_for_each(|remark| write!(f, "; {}", remark.replace('\n', " ")))

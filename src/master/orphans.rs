@@ -1,25 +1,24 @@
 //! What programs have left when they or their worker ended. It becomes our child, as the
 //! orphans of all our descendants do; as PID 1 we get what anybody leaves, too.
 //!
-//! A worker ends the process group of its program itself. Where it cannot any more, this is
-//! done here: what belonged to the connection of a dead worker ends with it. What an earlier
-//! connection has left running, in a session of its own, is not touched.
+//! What belonged to the connection of a dead worker ends with it. What an earlier connection
+//! has left running lives on until the daemon stops.
 #![forbid(unsafe_code)]
 
-use std::fs;
+use std::collections::VecDeque;
 use std::io;
 
-use nix::errno::Errno;
 use nix::sys::prctl::set_child_subreaper;
-use nix::sys::signal::{Signal, killpg};
+use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::{Pid, getpgid, getpgrp, getpid, getsid};
 
-use crate::sys::process::Process;
+use crate::error::reason;
+use crate::log::event::Event;
+use crate::sys::family::{Family, Mark, children, kill_connection, kill_strangers, strangers};
 use crate::sys::wait::{Ended, is_child};
 
-/// How many processes of one program are looked for. One that has more is beyond its
-/// worker's limits, and loses its process group only.
-const MOST_PROCESSES: usize = 4096;
+/// Of how many connections that were ended the last processes are waited for.
+const MOST_CONDEMNED: usize = 64;
 
 /// From here on the orphans of our descendants are our children
 /// (PR_SET_CHILD_SUBREAPER of prctl(2)).
@@ -27,24 +26,127 @@ pub fn adopt() -> io::Result<()> {
     Ok(set_child_subreaper(true)?)
 }
 
-/// Takes note of the end of an orphan that is not reaped yet. If it was the leader of a
-/// program whose worker was killed, what is left of its process group is killed, too.
-pub fn end_group_of(orphan: Ended) {
-    // What a program detaches with two forks is ours at once, while the program lives
-    // and is nobody we may kill: that one is no leader, or nobody has killed it.
-    if orphan.by_sigkill && group_of_program(orphan.pid) == Some(orphan.pid) {
-        let _ = killpg(orphan.pid, Signal::SIGKILL);
+/// What programs have left running.
+#[derive(Debug, Default)]
+pub struct Leftovers {
+    /// The connections that were ended last, by their worker and their number.
+    condemned: VecDeque<(Pid, u64)>,
+    is_asked: bool,
+    /// Some of it may not be ended, and the log knows.
+    is_denied: bool,
+}
+
+impl Leftovers {
+    /// Ends all of the connections that the dead `worker` had: their processes, whatever user,
+    /// group or session they have. The worker is not reaped yet.
+    ///
+    /// `claimed` is the program that the worker's page names, which may be anything. It is
+    /// believed only if that process is now a child of ours, leads a process group, as a
+    /// program does, and is in the session of the worker, which the leader of a group cannot
+    /// leave. What else is found carries the number of the worker, or is below it.
+    ///
+    /// # Errors
+    ///
+    /// We may not kill some of it: we are not root, and it has changed its user.
+    pub fn end_connections(
+        &mut self,
+        worker: Pid,
+        serials: &[u64],
+        claimed: Option<Pid>,
+    ) -> io::Result<()> {
+        let claimed = claimed.filter(|&pid| is_program(pid, worker));
+        let mut done = Ok(());
+        for &serial in serials {
+            // What dies just now may leave something to us yet.
+            self.condemned.push_back((worker, serial));
+            if self.condemned.len() > MOST_CONDEMNED {
+                self.condemned.pop_front();
+            }
+            done = done.and(kill_connection(worker, serial, claimed).map(drop));
+        }
+        if let Some(claimed) = claimed {
+            // Last, what has lost its parent before.
+            let _ = killpg(claimed, Signal::SIGKILL);
+        }
+        done
+    }
+
+    /// Takes note of the end of an orphan that is not reaped yet: what it has left is ours
+    /// now, and may belong to a connection that was ended.
+    pub fn note_end(&mut self, orphan: Ended) {
+        if self.condemned.is_empty() && !orphan.by_sigkill {
+            return;
+        }
+        let mark = Mark::on(orphan.pid);
+        let condemned = self
+            .condemned
+            .iter()
+            .find(|(pid, serial)| mark.is_some_and(|mark| mark == Mark::of(*pid, *serial)));
+        if let Some(&(worker, serial)) = condemned {
+            let _ = kill_connection(worker, serial, None);
+        }
+        // The leader of a program without a mark, whose worker was killed.
+        let is_leader = || group_of_program(orphan.pid) == Some(orphan.pid);
+        if orphan.by_sigkill && mark.is_none() && is_leader() {
+            let _ = killpg(orphan.pid, Signal::SIGKILL);
+        }
+    }
+
+    /// Asks all of it to end, once.
+    pub fn ask(&mut self, news: &mut Vec<Event>) {
+        if std::mem::replace(&mut self.is_asked, true) {
+            return;
+        }
+        match Family::of_strangers().signal(Signal::SIGTERM, |_| true) {
+            Ok(0) => {}
+            Ok(count) => news.push(Event::LeftoversAsked { count }),
+            Err(error) => self.deny(&error, news),
+        }
+    }
+
+    /// Kills all of it.
+    pub fn kill(&mut self, news: &mut Vec<Event>) {
+        match kill_strangers() {
+            Ok(0) => {}
+            Ok(count) => news.push(Event::LeftoversKilled { count }),
+            Err(error) => self.deny(&error, news),
+        }
+    }
+
+    /// Whether there is some of it that can be waited for.
+    pub fn are_there(&self) -> bool {
+        // Without a worker, each child is either left over or reads what such a one writes.
+        !self.is_denied && !children(getpid()).is_empty()
+    }
+
+    /// How many processes there are of it, without those below them.
+    pub fn count() -> usize {
+        strangers().len()
+    }
+
+    fn deny(&mut self, error: &io::Error, news: &mut Vec<Event>) {
+        if !std::mem::replace(&mut self.is_denied, true) {
+            news.push(Event::CouldNotEndLeftovers { reason: reason(error) });
+        }
     }
 }
 
-/// Kills what is left of programs, when there is no worker any more. Tells whether
-/// there was anything; it is reaped like any other child.
-pub fn end_programs() -> bool {
-    let children = fs::read_to_string("/proc/thread-self/children").unwrap_or_default();
-    let orphans = children.split_whitespace().filter_map(|pid| pid.parse().ok());
-    let groups = orphans.filter_map(|pid| group_of_program(Pid::from_raw(pid)));
-    let killed: Vec<_> = groups.map(|group| killpg(group, Signal::SIGKILL)).collect();
-    !killed.is_empty()
+/// Sends SIGUSR1 to our children that read what leftovers write: they are in our process
+/// group as the workers are, but are no worker.
+pub fn reopen_log(is_known: impl Fn(Pid) -> bool) {
+    let own = getpgrp();
+    let followers = children(getpid()).into_iter().filter(|&pid| !is_known(pid));
+    for pid in followers.filter(|&pid| getpgid(Some(pid)) == Ok(own)) {
+        let _ = kill(pid, Signal::SIGUSR1);
+    }
+}
+
+/// Whether what the page of a dead worker names is a program of it, which is our child now
+/// and not reaped, so that it keeps its number.
+fn is_program(claimed: Pid, worker: Pid) -> bool {
+    is_child(claimed)
+        && getpgid(Some(claimed)) == Ok(claimed)
+        && getsid(Some(claimed)).is_ok_and(|session| getsid(Some(worker)) == Ok(session))
 }
 
 /// The process group of an orphan, if that can be one of a program. What has made a
@@ -56,85 +158,4 @@ fn group_of_program(orphan: Pid) -> Option<Pid> {
     let is_of_ours = session.as_raw() != 0 && getsid(Some(orphan)) == Ok(session);
     let group = getpgid(Some(orphan)).ok()?;
     (is_of_ours && group != getpgrp()).then_some(group)
-}
-
-/// Ends all of the program that the dead `worker` had running: its process group, and its
-/// descendants, whatever user, group or session they have. The worker is not reaped yet.
-///
-/// `claimed` is what the worker's page says, which may be anything. It is believed only if
-/// that process is now a child of ours, leads a process group, as a program does, and is in
-/// the session of the worker, which the leader of a group cannot leave.
-///
-/// # Errors
-///
-/// We may not kill it: we are not root, and it has changed its user.
-pub fn end_program(claimed: Pid, worker: Pid) -> io::Result<()> {
-    // A child that is not reaped keeps its number.
-    let is_program = is_child(claimed)
-        && getpgid(Some(claimed)) == Ok(claimed)
-        && getsid(Some(claimed)).is_ok_and(|session| getsid(Some(worker)) == Ok(session));
-    if !is_program {
-        return Ok(());
-    }
-    let family = stop_family(claimed);
-    // The youngest first: a parent that is stopped reaps nobody, so that the numbers stay.
-    let results = family.iter().rev().map(|&(pid, parent)| signal(pid, parent, Signal::SIGKILL));
-    let denied = results.filter(|sent| *sent == Err(Errno::EPERM)).count();
-    // Last, what has lost its parent before.
-    let _ = killpg(claimed, Signal::SIGKILL);
-    if denied == 0 { Ok(()) } else { Err(Errno::EPERM.into()) }
-}
-
-/// Stops a child of ours and all of its descendants, parents first. One that is stopped makes
-/// no more children, so that the list is complete. Gives each with its parent.
-fn stop_family(eldest: Pid) -> Vec<(Pid, Pid)> {
-    let mut family = vec![(eldest, getpid())];
-    let mut next = 0;
-    while let Some(&(pid, parent)) = family.get(next) {
-        let _ = signal(pid, parent, Signal::SIGSTOP);
-        let room = MOST_PROCESSES - family.len();
-        family.extend(children(pid).into_iter().take(room).map(|child| (child, pid)));
-        next += 1;
-    }
-    family
-}
-
-/// Signals a process if it is still the child of that parent, or is ours because that has
-/// died meanwhile.
-fn signal(pid: Pid, parent: Pid, signal: Signal) -> nix::Result<()> {
-    // From here on the handle means one process, whoever gets its number.
-    let process = Process::open(pid)?;
-    match parent_of(pid) {
-        Some(now) if now == parent || now == getpid() => process.signal(signal),
-        _ => Err(Errno::ESRCH),
-    }
-}
-
-/// Whether /proc speaks of our PID namespace, and not of one around it.
-fn is_proc_ours() -> bool {
-    fs::read_link("/proc/self").is_ok_and(|own| own.as_os_str() == getpid().to_string().as_str())
-}
-
-fn parent_of(pid: Pid) -> Option<Pid> {
-    if !is_proc_ours() {
-        return is_child(pid).then(getpid);
-    }
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name of the program stands in parentheses and may hold anything.
-    let (_, fields) = stat.rsplit_once(')')?;
-    fields.split_whitespace().nth(1)?.parse().ok().map(Pid::from_raw)
-}
-
-/// The children of a process, of all its threads (proc_pid_children(5)).
-fn children(pid: Pid) -> Vec<Pid> {
-    if !is_proc_ours() {
-        return Vec::new();
-    }
-    let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-    let lists =
-        threads.filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok());
-    let numbers = |list: String| -> Vec<_> {
-        list.split_whitespace().filter_map(|word| word.parse().ok()).map(Pid::from_raw).collect()
-    };
-    lists.flat_map(numbers).collect()
 }

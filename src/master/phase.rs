@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use std::fmt;
+use std::time::Duration;
 
 use crate::pool::Standing;
 use crate::sys::clock::Moment;
@@ -16,9 +17,16 @@ pub enum Phase {
     /// The daemon was asked to stop, and the pools still serve until this moment
     /// (`stop_delay`).
     Delaying(Moment),
-    /// Until this moment, workers serve the clients that wait, and finish their
-    /// connections.
-    Draining(Moment),
+    /// Workers serve the clients that wait, and finish their connections. Programs are asked
+    /// to end at `ask`.
+    Draining {
+        /// When programs are asked.
+        ask: Moment,
+        /// When what is left is killed.
+        until: Moment,
+    },
+    /// The same until this moment. Programs were asked to end.
+    Asking(Moment),
     /// Workers were asked to end, and are killed at this moment.
     Ending(Moment),
     /// Workers were killed. If the kernel does not release one, the wait ends at this
@@ -43,14 +51,29 @@ impl Phase {
 
     /// Whether vacant slots are filled.
     pub fn fills_slots(self) -> bool {
-        matches!(self, Phase::Starting | Phase::Running | Phase::Delaying(_) | Phase::Draining(_))
+        matches!(
+            self,
+            Phase::Starting
+                | Phase::Running
+                | Phase::Delaying(_)
+                | Phase::Draining { .. }
+                | Phase::Asking(_)
+        )
+    }
+
+    /// That of a drain which begins at `now`. Programs get `kill_timeout` of it to end, but
+    /// half of it at most: they are to be let be first.
+    pub fn draining(now: Moment, stop_timeout: Duration, kill_timeout: Duration) -> Phase {
+        let grace = kill_timeout.min(stop_timeout / 2);
+        Phase::Draining { ask: now + (stop_timeout - grace), until: now + stop_timeout }
     }
 
     /// When the phase ends by itself.
     pub fn deadline(self) -> Option<Moment> {
         match self {
             Phase::Delaying(until)
-            | Phase::Draining(until)
+            | Phase::Draining { ask: until, .. }
+            | Phase::Asking(until)
             | Phase::Ending(until)
             | Phase::Killing(until) => Some(until),
             _ => None,
@@ -64,7 +87,8 @@ impl fmt::Display for Phase {
             Phase::Starting => "starting",
             Phase::Running => "running",
             Phase::Delaying(_) => "delaying",
-            Phase::Draining(_) => "draining",
+            Phase::Draining { .. } => "draining",
+            Phase::Asking(_) => "asking",
             Phase::Ending(_) => "ending",
             Phase::Killing(_) => "killing",
             Phase::Stopped => "stopped",
@@ -88,6 +112,20 @@ pub fn together(standings: impl Iterator<Item = Standing> + Clone) -> Standing {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn programs_are_asked_before_the_end_and_not_at_once() {
+        let second = Duration::from_secs(1);
+        let at = |millis: u64| Moment::from_nanos(millis * 1_000_000);
+        for (stop_timeout, kill_timeout, asked, killed) in [
+            (30 * second, 5 * second, 26_000, 31_000),
+            (30 * second, 20 * second, 16_000, 31_000),
+            (second, 5 * second, 1_500, 2_000),
+        ] {
+            let expected = Phase::Draining { ask: at(asked), until: at(killed) };
+            assert_eq!(Phase::draining(at(1_000), stop_timeout, kill_timeout), expected);
+        }
+    }
 
     #[test]
     fn one_pool_that_serves_makes_a_daemon() {

@@ -9,7 +9,6 @@ use crate::sys::clock::Moment;
 use crate::sys::wait::{Fate, changed_child, reap};
 
 use super::Master;
-use super::orphans;
 
 impl Master<'_> {
     /// Takes every ended child out of the process table, once SIGCHLD has come. The
@@ -42,7 +41,7 @@ impl Master<'_> {
             let pool = pools.find(|pool| pool.has(pid));
             if pool.is_none() && !self.scouts.note_end(pid) {
                 // How the children of others ended is not our concern.
-                orphans::end_group_of(ended);
+                self.leftovers.note_end(ended);
                 orphans += 1;
             }
             match reap(pid) {
@@ -72,14 +71,14 @@ impl Master<'_> {
     /// # Errors
     ///
     /// The reason, with the number of the program: somebody else has to end it.
-    fn end_program_of(&self, worker: Pid) -> Result<(), String> {
+    fn end_program_of(&mut self, worker: Pid) -> Result<(), String> {
         let pools = || self.pools.iter().chain(&self.removed);
-        match pools().find_map(|pool| pool.program_of(worker)) {
-            Some(claimed) if !pools().any(|pool| pool.has(claimed)) => {
-                let ended = orphans::end_program(claimed, worker);
-                ended.map_err(|error| format!("process {claimed}: {}", reason(&error)))
-            }
-            _ => Ok(()),
-        }
+        let Some(doomed) = pools().find_map(|pool| pool.doomed(worker)) else { return Ok(()) };
+        let claimed = doomed.program.filter(|&pid| !pools().any(|pool| pool.has(pid)));
+        let ended = self.leftovers.end_connections(worker, &doomed.serials, claimed);
+        ended.map_err(|error| match claimed {
+            Some(claimed) => format!("process {claimed}: {}", reason(&error)),
+            None => reason(&error),
+        })
     }
 }

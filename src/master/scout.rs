@@ -138,7 +138,12 @@ impl Scouts {
         }
     }
 
-    /// A child has ended. Gives whether it was one of these.
+    /// Whether this child is one of these.
+    pub fn has(&self, pid: Pid) -> bool {
+        self.children.contains(&pid)
+    }
+
+    /// A child has ended. Says whether it was one of these.
     pub fn note_end(&mut self, pid: Pid) -> bool {
         let before = self.children.len();
         self.children.retain(|&child| child != pid);

@@ -11,7 +11,7 @@ use crate::pool::{Asked, Pool};
 use crate::sys::clock::Moment;
 
 use super::Master;
-use super::orphans::end_programs;
+use super::orphans::Leftovers;
 use super::phase::Phase;
 
 /// How long the kernel may take to end a killed process. One in an
@@ -42,14 +42,14 @@ impl Master<'_> {
                     delay => self.enter(Phase::Delaying(now + delay)),
                 }
             }
-            (Phase::Delaying(until) | Phase::Draining(until), _) => {
+            (Phase::Delaying(until) | Phase::Draining { until, .. } | Phase::Asking(until), _) => {
                 self.news.push(Event::StopEscalated {
                     step: "no longer waiting for connections",
                     cause,
                 });
                 let stop_at = match self.phase {
-                    Phase::Draining(_) => until,
-                    _ => now + self.daemon.stop_timeout,
+                    Phase::Delaying(_) => now + self.daemon.stop_timeout,
+                    _ => until,
                 };
                 self.hurry(stop_at.min(now + self.kill_timeout()), now);
             }
@@ -61,31 +61,52 @@ impl Master<'_> {
     /// Serves those who wait, and nobody else.
     fn drain(&mut self, now: Moment) {
         self.pools.iter_mut().for_each(|pool| pool.drain(now));
-        self.enter(Phase::Draining(now + self.daemon.stop_timeout));
+        self.enter(Phase::draining(now, self.daemon.stop_timeout, self.kill_timeout()));
     }
 
     /// Ends the connections in hand; what is left then is killed.
     fn hurry(&mut self, until: Moment, now: Moment) {
         for pool in &mut self.pools {
             pool.close(Asked::Stop, now);
-            pool.cut();
+            pool.cut(self.cause, now, &mut self.news);
         }
+        self.leftovers.ask(&mut self.news);
         self.enter(Phase::Ending(until));
     }
 
-    /// Ends when no worker is left; kills those that take too long.
+    /// Asks programs to end, before the workers that still wait for them are killed.
+    fn ask_programs(&mut self, until: Moment, now: Moment) {
+        for pool in &mut self.pools {
+            pool.ask_programs("stop_timeout", now, &mut self.news);
+        }
+        self.leftovers.ask(&mut self.news);
+        self.enter(Phase::Asking(until));
+    }
+
+    /// Ends when neither a worker nor what programs have left running is there; kills what
+    /// takes too long.
     pub(super) fn advance_stop(&mut self, now: Moment) {
         let is_delaying = matches!(self.phase, Phase::Delaying(_));
-        if !is_delaying && self.pools.iter().all(Pool::is_empty) && !end_programs() {
-            return self.finish_stop();
+        if !is_delaying && self.pools.iter().all(Pool::is_empty) {
+            match self.phase {
+                // What was killed may have left something.
+                Phase::Killing(_) => self.leftovers.kill(&mut self.news),
+                _ => self.leftovers.ask(&mut self.news),
+            }
+            if !self.leftovers.are_there() {
+                return self.finish_stop();
+            }
         }
         match self.phase {
             Phase::Delaying(until) if now >= until => self.drain(now),
-            Phase::Draining(until) if now >= until => self.kill("stop_timeout", now),
+            Phase::Draining { ask, until } if now >= ask => self.ask_programs(until, now),
+            Phase::Asking(until) if now >= until => self.kill("stop_timeout", now),
             Phase::Ending(until) if now >= until => self.kill("kill_timeout", now),
             Phase::Killing(until) if now >= until => {
-                let reason = "the kernel does not let go of it".to_owned();
-                self.news.push(Event::CouldNotEndWorkers { reason });
+                if !self.pools.iter().all(Pool::is_empty) || Leftovers::count() > 0 {
+                    let reason = "the kernel does not let go of it".to_owned();
+                    self.news.push(Event::CouldNotEndWorkers { reason });
+                }
                 self.finish_stop();
             }
             _ => {}
@@ -100,11 +121,14 @@ impl Master<'_> {
     }
 
     fn kill(&mut self, cause: &'static str, now: Moment) {
-        self.news.push(Event::StopEscalated { step: "killing workers", cause });
+        if !self.pools.iter().all(Pool::is_empty) {
+            self.news.push(Event::StopEscalated { step: "killing workers", cause });
+        }
         for pool in &mut self.pools {
             pool.close(Asked::Stop, now);
             pool.kill_all(Asked::Stop);
         }
+        self.leftovers.kill(&mut self.news);
         self.enter(Phase::Killing(now + KERNEL_TIMEOUT));
     }
 

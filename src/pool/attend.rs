@@ -10,6 +10,7 @@ use crate::sys::clock::Moment;
 use crate::sys::wait::Halt;
 
 use super::agenda::Task;
+use super::cut::{cut, kill_rest, who_serves};
 use super::worker::{Untold, Worker};
 use super::{Asked, Pool};
 use super::{overdue, retirement};
@@ -64,7 +65,9 @@ impl Pool {
         let mut due = Vec::new();
         for (&pid, worker) in &mut self.workers {
             let Some(request_timeout) = worker.terms.request_timeout else { continue };
-            worker.watch.look(worker.seat.look().in_hand, request_timeout);
+            if let Some(serial) = worker.watch.look(worker.seat.look().in_hand, request_timeout) {
+                kill_rest(pid, serial);
+            }
             match worker.watch.deadline() {
                 Some(at) if at <= now => due.push(pid),
                 Some(at) => self.agenda.add(at, Task::Worker(pid)),
@@ -84,16 +87,17 @@ impl Pool {
             None => return,
         }
         let in_hand = worker.seat.look().in_hand;
+        let program = self.serving.blueprint.service.program();
         let pool = &self.serving.blueprint.config.name;
         let rates = &mut self.rates;
-        if let Some(connection) = watch(worker, in_hand, now)
+        if let Some(connection) = watch(worker, in_hand, program.as_deref(), now)
             && let Some(held_back) = rates.time_out(now)
         {
             let (pool, slot, peer) = (pool.clone(), worker.slot, worker.seat.peer().to_string());
             let elapsed_ms = now - connection.began;
             events.push(Event::WorkerTimedOut { pool, slot, pid, elapsed_ms, peer, held_back });
         }
-        events.extend(press(worker, in_hand, pool, now));
+        events.extend(press(worker, in_hand, pool, program, now));
         if worker.suspended.is_some_and(|until| until <= now) {
             worker.kill(Asked::Suspended);
         }
@@ -131,14 +135,28 @@ impl Pool {
 }
 
 /// Does what is due to an overdue connection. Gives the one whose time has just run out.
-fn watch(worker: &mut Worker, in_hand: Option<InHand>, now: Moment) -> Option<InHand> {
+fn watch(
+    worker: &mut Worker,
+    in_hand: Option<InHand>,
+    program: Option<&str>,
+    now: Moment,
+) -> Option<InHand> {
     match worker.watch.step(in_hand, now, worker.terms.kill_timeout)? {
         overdue::Step::Alarm(connection) => {
-            worker.cut(connection);
+            cut(worker, connection, program);
             Some(connection)
         }
         overdue::Step::AlarmAgain(connection) => {
             worker.cut(connection);
+            if program.is_some() {
+                kill_rest(worker.pid, connection.serial);
+            }
+            None
+        }
+        overdue::Step::Rest(serial) => {
+            if program.is_some() {
+                kill_rest(worker.pid, serial);
+            }
             None
         }
         overdue::Step::Kill => {
@@ -149,7 +167,13 @@ fn watch(worker: &mut Worker, in_hand: Option<InHand>, now: Moment) -> Option<In
 }
 
 /// Does what is due to a worker that was asked to retire.
-fn press(worker: &mut Worker, in_hand: Option<InHand>, pool: &str, now: Moment) -> Option<Event> {
+fn press(
+    worker: &mut Worker,
+    in_hand: Option<InHand>,
+    pool: &str,
+    program: Option<String>,
+    now: Moment,
+) -> Option<Event> {
     let bounds = worker.bounds();
     let retirement = worker.retirement.as_mut()?;
     let step = retirement.step(in_hand, now, bounds)?;
@@ -164,10 +188,20 @@ fn press(worker: &mut Worker, in_hand: Option<InHand>, pool: &str, now: Moment) 
         retirement::Step::Cut(connection) => {
             let peer = worker.seat.peer().to_string();
             worker.retirement = None;
-            worker.cut(connection);
+            cut(worker, connection, program.as_deref());
+            let (pid, program) = who_serves(worker, program);
             worker.watch.alarm(connection, now, worker.terms.kill_timeout);
             let (elapsed_ms, reason) = (now - connection.began, "retire_timeout".to_owned());
-            Some(Event::ConnectionCut { pool, slot, pid, peer, elapsed_ms, reason, held_back })
+            Some(Event::ConnectionCut {
+                pool,
+                slot,
+                pid,
+                program,
+                peer,
+                elapsed_ms,
+                reason,
+                held_back,
+            })
         }
         retirement::Step::Wait => None,
     }

@@ -9,7 +9,7 @@ use slog::Logger;
 use toml::Spanned;
 
 use crate::accounts;
-use crate::config::{Listen, Pool, Problem, Problems};
+use crate::config::{Leftovers, Listen, Pool, Problem, Problems};
 use crate::error::{Error, reason};
 use crate::ledger::Ledger;
 use crate::log::event::Event;
@@ -52,10 +52,12 @@ impl Blueprint {
         let profile = Profile::resolve(&config);
         let service = services.build(&config.service);
         match (profile, service) {
-            (Ok(profile), Ok(service)) => Problems::unless_empty(
-                problems,
-                Blueprint { config, profile, service, stderr: Stderr::Daemon, ledger: None },
-            ),
+            (Ok(profile), Ok(service)) => {
+                problems.extend(check_leftovers(&config, &*service));
+                let (stderr, ledger) = (Stderr::Daemon, None);
+                let blueprint = Blueprint { config, profile, service, stderr, ledger };
+                Problems::unless_empty(problems, blueprint)
+            }
             (profile, service) => {
                 let profile = profile.err().into_iter().flat_map(Problems::into_iter);
                 let service = service.err().into_iter().flat_map(Problems::into_iter);
@@ -148,6 +150,17 @@ impl Stderr {
             Stderr::Journal(stream) => Some(stream.as_fd()),
         }
     }
+}
+
+/// Something to be done with what programs leave, where the service runs none.
+fn check_leftovers(config: &Pool, service: &dyn Service) -> Option<Problem> {
+    let key = &config.leftovers;
+    if *key.get_ref() == Leftovers::Leave || service.program().is_some() {
+        return None;
+    }
+    let name = config.service.name.get_ref();
+    let message = format!("the service \"{name}\" runs no program that could leave anything");
+    Some(config.problem("leftovers", key.span(), message))
 }
 
 /// The names of whom the sockets are to belong to, where nobody has them: told at their

@@ -11,6 +11,7 @@ mod arrivals;
 mod attend;
 mod blueprint;
 mod cause;
+mod cut;
 mod death;
 mod drain;
 mod filing;
@@ -207,17 +208,6 @@ impl Pool {
         drop(listeners);
     }
 
-    /// Ends the connections in hand, as when their time is over, so that their
-    /// workers can leave and their programs are asked to.
-    pub fn cut(&mut self) {
-        for worker in self.workers.values() {
-            if let Some(connection) = worker.seat.look().in_hand {
-                worker.cut(connection);
-                self.closing.cut.insert(worker.pid);
-            }
-        }
-    }
-
     /// How many connections were ended so that their workers can leave.
     pub fn connections_cut(&self) -> u64 {
         self.closing.cut.len() as u64
@@ -318,11 +308,6 @@ impl Pool {
             }
         }
         Ok(())
-    }
-
-    /// The program that this worker says it has running, if it is a worker of ours.
-    pub fn program_of(&self, pid: Pid) -> Option<Pid> {
-        self.workers.get(&pid)?.seat.program()
     }
 
     fn started(&self, pid: Pid, held_back: HeldBack) -> Option<Event> {

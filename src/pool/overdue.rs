@@ -21,6 +21,9 @@ pub enum Step {
     AlarmAgain(InHand),
     /// SIGKILL.
     Kill,
+    /// The connection with this number has ended; what its program has left running is
+    /// killed.
+    Rest(u64),
 }
 
 /// The watch over one worker.
@@ -40,10 +43,11 @@ pub enum Watch {
 }
 
 impl Watch {
-    /// Notes the connection in hand, at a look.
-    pub fn look(&mut self, in_hand: Option<InHand>, request_timeout: Duration) {
+    /// Takes note of the connection in hand, at a look. Gives the number of one that was
+    /// alarmed and has ended, if it gives way to the next: [`Step::Rest`] is due to it.
+    pub fn look(&mut self, in_hand: Option<InHand>, request_timeout: Duration) -> Option<u64> {
         let known = match *self {
-            Watch::Killed => return,
+            Watch::Killed => return None,
             Watch::Unwatched => None,
             Watch::Due { serial, .. }
             | Watch::Alarmed { serial, .. }
@@ -51,7 +55,18 @@ impl Watch {
         };
         // If there is another connection, the watched one has ended.
         if let Some(InHand { serial, began }) = in_hand.filter(|it| known != Some(it.serial)) {
+            let alarmed = self.alarmed();
             *self = Watch::Due { serial, at: began + request_timeout };
+            return alarmed;
+        }
+        None
+    }
+
+    /// The connection for which SIGALRM was sent, as long as it is watched.
+    pub fn alarmed(&self) -> Option<u64> {
+        match *self {
+            Watch::Alarmed { serial, .. } | Watch::AlarmedAgain { serial, .. } => Some(serial),
+            Watch::Unwatched | Watch::Due { .. } | Watch::Killed => None,
         }
     }
 
@@ -78,11 +93,11 @@ impl Watch {
                 Some(connection) => {
                     (Watch::AlarmedAgain { serial, kill }, Some(Step::AlarmAgain(connection)))
                 }
-                None => (Watch::Unwatched, None),
+                None => (Watch::Unwatched, Some(Step::Rest(serial))),
             },
             Watch::AlarmedAgain { serial, .. } => match same(serial) {
                 Some(_) => (Watch::Killed, Some(Step::Kill)),
-                None => (Watch::Unwatched, None),
+                None => (Watch::Unwatched, Some(Step::Rest(serial))),
             },
             Watch::Unwatched | Watch::Killed => (*self, None),
         };
@@ -146,7 +161,7 @@ mod tests {
 
             watch.look(connection(7, 500), SECOND);
             watch.step(connection(7, 500), at(1500), SECOND);
-            assert_eq!(watch.step(next, at(2000), SECOND), None);
+            assert_eq!(watch.step(next, at(2000), SECOND), Some(Step::Rest(7)), "of the last");
             assert_eq!(watch, Watch::Unwatched);
         }
     }
@@ -156,8 +171,9 @@ mod tests {
         let mut watch = Watch::default();
         watch.look(connection(7, 500), SECOND);
         watch.step(connection(7, 500), at(1500), SECOND * 20);
-        watch.look(connection(8, 1600), SECOND);
+        assert_eq!(watch.look(connection(8, 1600), SECOND), Some(7));
         assert_eq!(watch, Watch::Due { serial: 8, at: at(2600) });
+        assert_eq!(watch.look(connection(9, 1700), SECOND), None, "8 was not alarmed");
     }
 
     #[test]

@@ -26,6 +26,7 @@ pub struct Rates {
     replaced: Rate,
     timed_out: Rate,
     halted: Rate,
+    cut: Rate,
     /// Of slots that back off: starts, ends, delays.
     retried: [Rate; 3],
 }
@@ -38,6 +39,7 @@ impl Rates {
             replaced: Rate::new(TURNOVER),
             timed_out: Rate::new(TIMEOUTS),
             halted: Rate::new(TIMEOUTS),
+            cut: Rate::new(TIMEOUTS),
             retried: [1; 3].map(Rate::new),
         }
     }
@@ -78,6 +80,11 @@ impl Rates {
     /// A worker was suspended.
     pub fn halt(&mut self, now: Moment) -> Option<HeldBack> {
         self.halted.admit(now)
+    }
+
+    /// A connection was ended.
+    pub fn cut(&mut self, now: Moment) -> Option<HeldBack> {
+        self.cut.admit(now)
     }
 
     /// A connection takes too long.

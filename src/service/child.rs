@@ -126,16 +126,19 @@ impl Child {
         }
     }
 
-    /// Reaps a program that has ended, with all that it has left running in its process
-    /// group: that would hold the client's socket and count in no pool.
+    /// Reaps a program that has ended. The rest of its process group stays, unless the time
+    /// of its connection is over.
     pub fn reap(mut self) -> io::Result<Ended> {
-        let exit = self.finish()?;
+        let rest = if handler::is_alarmed() { Rest::Ends } else { Rest::Stays };
+        let exit = self.finish(rest)?;
         Ok(Ended { pid: self.pid(), exit, elapsed: Moment::now() - self.since })
     }
 
-    fn finish(&mut self) -> io::Result<Exit> {
-        // The group is still there, for its leader is not reaped yet.
-        let _ = killpg(self.pid(), Signal::SIGKILL);
+    fn finish(&mut self, rest: Rest) -> io::Result<Exit> {
+        if rest == Rest::Ends {
+            // The group is still there, for its leader is not reaped yet.
+            let _ = killpg(self.pid(), Signal::SIGKILL);
+        }
         handler::forget_program();
         self.is_reaped = true;
         Ok(reap(self.pid())?.exit)
@@ -147,8 +150,27 @@ impl Child {
 impl Drop for Child {
     fn drop(&mut self) {
         if !self.is_reaped && kill(self.pid(), Signal::SIGKILL) != Err(Errno::EPERM) {
-            let _ = self.finish();
+            let _ = self.finish(Rest::Ends);
         }
+    }
+}
+
+/// What becomes of the process group of a program that has ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Rest {
+    Stays,
+    Ends,
+}
+
+impl Ended {
+    /// Its pid.
+    pub fn pid(&self) -> Pid {
+        self.pid
+    }
+
+    /// Whether its process group is still there without it.
+    pub fn has_left_group(&self) -> bool {
+        killpg(self.pid, None) != Err(Errno::ESRCH)
     }
 }
 
@@ -190,12 +212,18 @@ pub struct Teller {
     name: String,
     success: Rc<Success>,
     failures: Rate,
+    leftovers: Rate,
 }
 
 impl Teller {
     /// One for the program of this name, and what of its ends is no failure.
     pub fn new(name: String, success: Rc<Success>) -> Self {
-        Teller { name, success, failures: Rate::new(FAILURES_LOGGED) }
+        Teller {
+            name,
+            success,
+            failures: Rate::new(FAILURES_LOGGED),
+            leftovers: Rate::new(FAILURES_LOGGED),
+        }
     }
 
     /// The name of the program.
@@ -215,6 +243,28 @@ impl Teller {
     pub fn signalled(&self, child: &Child, signal: Signal, log: &Logger) {
         let (pid, program, signal) = (child.pid(), self.name.clone(), signal.as_str());
         Event::ProgramOutlivesClient { pid, program, signal }.tell(log);
+    }
+
+    /// Tells that a program has left processes running.
+    pub fn left_running(&self, pid: Pid, peer: Peer, log: &Logger) {
+        let (program, peer) = (self.name.clone(), peer.to_string());
+        Event::ProgramLeftRunning { pid, program, peer }.tell(log);
+    }
+
+    /// Tells that nobody reads what the leftovers of a program write.
+    pub fn not_followed(&mut self, pid: Pid, error: &io::Error, log: &Logger) {
+        if let Some(held_back) = self.leftovers.admit(Moment::now()) {
+            let (program, reason) = (self.name.clone(), reason(error));
+            Event::CouldNotFollow { pid, program, reason, held_back }.tell(log);
+        }
+    }
+
+    /// Tells how many processes that a program had left running were ended.
+    pub fn leftovers_ended(&mut self, pid: Pid, count: usize, peer: Peer, log: &Logger) {
+        if let Some(held_back) = self.leftovers.admit(Moment::now()) {
+            let (program, peer) = (self.name.clone(), peer.to_string());
+            Event::LeftoversEnded { pid, program, count, peer, held_back }.tell(log);
+        }
     }
 
     /// Tells how a program ended.

@@ -12,6 +12,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, ppoll};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use nix::sys::socket::{self as posix, MsgFlags, getsockopt, sockopt};
 use nix::sys::time::TimeSpec;
 use nix::unistd::Pid;
@@ -19,7 +20,7 @@ use nix::unistd::Pid;
 use crate::sys::clock::Moment;
 use crate::sys::socket::StreamEnd;
 use crate::sys::wait::Exit;
-use crate::sys::{handler, socket};
+use crate::sys::{descriptor, handler, socket};
 
 use super::context::Context;
 use super::linger::{is_safe, linger};
@@ -48,6 +49,8 @@ pub struct Connection {
     is_limited: AtomicBool,
     /// The service has read to the end: nothing more can come from the client.
     at_end: AtomicBool,
+    /// The socket was given away: its number means what tells that the client has hung up.
+    is_released: AtomicBool,
     /// Where the pool keeps account of its clients: 0 once this one has gone.
     entry: Option<&'static AtomicU64>,
     /// What the access log is to tell of it.
@@ -102,7 +105,16 @@ impl Connection {
     pub(crate) fn new(socket: OwnedFd, peer: Peer, idle_timeout: Option<Duration>) -> Self {
         let is_limited = AtomicBool::new(idle_timeout.is_none());
         let at_end = AtomicBool::new(false);
-        Connection { socket, peer, idle_timeout, is_limited, at_end, entry: None, record: None }
+        Connection {
+            socket,
+            peer,
+            idle_timeout,
+            is_limited,
+            at_end,
+            is_released: AtomicBool::new(false),
+            entry: None,
+            record: None,
+        }
     }
 
     /// The same connection, of which account is kept. It clears the word `entry` when it ends,
@@ -252,6 +264,46 @@ impl Connection {
                 Err(errno) => return Err(errno.into()),
             }
         }
+    }
+
+    /// Gives the socket away to the program that was started on it: the stream ends when the
+    /// last process that has the socket closes it. What is left here is a set of epoll(7),
+    /// which watches the socket without holding it open.
+    ///
+    /// # Errors
+    ///
+    /// There is no descriptor or no memory for the set.
+    pub(crate) fn release(&self) -> io::Result<()> {
+        let set = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        // A hang-up is told unasked.
+        set.add(&self.socket, EpollEvent::new(EpollFlags::empty(), 0))?;
+        descriptor::replace(&set.0, self.socket.as_raw_fd())?;
+        self.is_released.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// What to wait for: it has any event once the client has hung up. A client that closed
+    /// only its sending side has not.
+    pub(crate) fn hang_up(&self) -> PollFd<'_> {
+        // A hang-up of the socket is told unasked; a set of epoll has something to read.
+        match self.is_released.load(Ordering::Relaxed) {
+            true => PollFd::new(self.socket.as_fd(), PollFlags::POLLIN),
+            false => PollFd::new(self.socket(), PollFlags::empty()),
+        }
+    }
+
+    /// Closes it, if that cuts nothing of the reply. Else it is given back.
+    pub(crate) fn close_if_safe(self) -> Option<Self> {
+        if is_safe(self.socket.as_fd()) {
+            self.abandon();
+            return None;
+        }
+        Some(self)
+    }
+
+    /// Closes it without a look at its client: another process goes on with it.
+    pub(crate) fn abandon(mut self) {
+        *self.at_end.get_mut() = true;
     }
 
     /// Who is at the other end.

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use slog::Logger;
 
+use crate::config::Leftovers;
 use crate::sys::handler;
 use crate::sys::notice::Notice;
 
@@ -21,6 +22,7 @@ pub struct Context<'a> {
     /// would be memory of their own.
     log: OnceLock<Logger>,
     kill_timeout: Duration,
+    leftovers: Leftovers,
     asked: Asked,
     /// Made for the first who waits for it.
     notice: OnceLock<Notice>,
@@ -38,7 +40,18 @@ impl<'a> Context<'a> {
     /// The context of a worker.
     pub(crate) fn new(root: &'a Logger, pool: &'a str, slot: u32, kill_timeout: Duration) -> Self {
         let (log, notice) = (OnceLock::new(), OnceLock::new());
-        Context { root, pool, slot, log, kill_timeout, asked: Asked::Worker, notice }
+        let (leftovers, asked) = (Leftovers::Leave, Asked::Worker);
+        Context { root, pool, slot, log, kill_timeout, leftovers, asked, notice }
+    }
+
+    /// The same context of a pool that says this of what programs leave running.
+    pub(crate) fn with_leftovers(self, leftovers: Leftovers) -> Self {
+        Context { leftovers, ..self }
+    }
+
+    /// What becomes of the processes that a program leaves running.
+    pub(crate) fn leftovers(&self) -> Leftovers {
+        self.leftovers
     }
 
     /// A context without a worker, for the test of a service. [`Context::ask_to_leave`] does

@@ -57,6 +57,12 @@ pub trait Service {
         Ok(())
     }
 
+    /// The program that it runs for each connection, as the log names it; None if it runs
+    /// none.
+    fn program(&self) -> Option<String> {
+        None
+    }
+
     /// Serves one connection to its end. Dropping the connection closes it; if the client
     /// has sent what was not read, it is given 5 s (or a shorter `idle_timeout`) to get the
     /// reply.

@@ -24,7 +24,7 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU8, AtomicU64, O
 
 use nix::errno::Errno;
 use nix::libc;
-use nix::sys::signal::Signal;
+use nix::sys::signal::{SigSet, Signal};
 
 use super::clock::Moment;
 use super::notice;
@@ -145,6 +145,11 @@ pub fn install(targets: Targets<'_>) -> io::Result<()> {
     let handled = HANDLED.map(|(signal, handler)| (signal, handler as libc::sighandler_t));
     let ignored = IGNORED.map(|signal| (signal, libc::SIG_IGN));
     let default = DEFAULT.map(|signal| (signal, libc::SIG_DFL));
+    react(handled.into_iter().chain(ignored).chain(default))
+}
+
+/// Sets what these signals do.
+fn react(reactions: impl Iterator<Item = (Signal, libc::sighandler_t)>) -> io::Result<()> {
     // SAFETY: plain data, of which zeroes are a value.
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
     action.sa_flags = libc::SA_RESTART;
@@ -152,7 +157,7 @@ pub fn install(targets: Targets<'_>) -> io::Result<()> {
     // Each handler makes async-signal-safe calls only and puts errno back.
     unsafe {
         libc::sigfillset(&raw mut action.sa_mask);
-        for (signal, reaction) in handled.into_iter().chain(ignored).chain(default) {
+        for (signal, reaction) in reactions {
             action.sa_sigaction = reaction;
             Errno::result(libc::sigaction(signal as c_int, &raw const action, ptr::null_mut()))?;
         }
@@ -190,6 +195,27 @@ const HANDLED: [(Signal, extern "C" fn(c_int)); 4] = [
 /// program that this process starts must get it back for.
 pub(super) fn changed() -> impl Iterator<Item = Signal> {
     HANDLED.iter().map(|(signal, _)| *signal).chain(IGNORED)
+}
+
+/// In the fork of a worker that serves nobody: only SIGUSR1 is obeyed, for the log.
+pub fn serve_nobody() -> io::Result<()> {
+    LISTENERS.iter().for_each(Descriptor::forget);
+    DEAD.forget();
+    let ignored = [Signal::SIGTERM, Signal::SIGALRM, Signal::SIGUSR2];
+    react(ignored.into_iter().map(|signal| (signal, libc::SIG_IGN)))
+}
+
+/// The number of the log's descriptor.
+pub fn log_number() -> RawFd {
+    LOG.number()
+}
+
+/// From here on the end of a child ends a sleep, if SIGCHLD is let in there. Elsewhere it is
+/// blocked.
+pub fn watch_children() -> io::Result<()> {
+    let handler = handle_wake as extern "C" fn(c_int);
+    react([(Signal::SIGCHLD, handler as libc::sighandler_t)].into_iter())?;
+    SigSet::from(Signal::SIGCHLD).thread_block().map_err(io::Error::from)
 }
 
 /// Says that from now on there may be a connection in hand. Until then SIGTERM
@@ -246,6 +272,11 @@ pub fn forget_descriptor() {
 pub fn end_connection() {
     SERIAL.store(0, Relaxed);
     CONNECTION.forget();
+}
+
+/// The number of the connection in hand, 0 while there is none.
+pub(super) fn serial() -> u64 {
+    SERIAL.load(Relaxed)
 }
 
 /// Whether SIGALRM has come for the connection in hand.

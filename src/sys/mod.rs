@@ -6,6 +6,7 @@
 
 pub mod clock;
 pub mod descriptor;
+pub mod family;
 pub mod fork;
 pub mod handler;
 pub mod identity;

@@ -23,6 +23,7 @@ use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, mprotect, munmap};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use nix::unistd::Pid;
 
+use super::family::{Mark, hard_limit};
 use super::handler;
 
 /// Room for the child between clone and exec, with a page below it that traps.
@@ -36,6 +37,8 @@ pub struct Program {
     _arguments: Vec<CString>,
     argv: Vec<*const c_char>,
     envp: Vec<*const c_char>,
+    /// Of what carries the mark of a connection.
+    hard_limit: libc::rlim_t,
     stack: NonNull<c_void>,
 }
 
@@ -105,6 +108,7 @@ struct Orders<'a> {
     own_pid: Option<&'a mut PidVariable>,
     stdio: Stdio<'a>,
     parent: libc::pid_t,
+    mark: libc::rlimit,
     mask: SigSet,
     errno: c_int,
 }
@@ -124,7 +128,14 @@ impl Program {
                 MapFlags::MAP_PRIVATE | MapFlags::MAP_STACK,
             )
         }?;
-        let program = Program { path, _arguments: arguments, argv, envp: Vec::new(), stack };
+        let program = Program {
+            path,
+            _arguments: arguments,
+            argv,
+            envp: Vec::new(),
+            hard_limit: hard_limit(),
+            stack,
+        };
         // SAFETY: the lowest page of our own mapping; nothing is in it yet.
         unsafe { mprotect(stack, GUARD_BYTES, ProtFlags::PROT_NONE) }?;
         Ok(program)
@@ -136,6 +147,8 @@ impl Program {
     /// changed its user. The leader of a process group can make no session of its own and
     /// so get no terminal; a session would cost as much as a third of the start, where
     /// the scheduler groups by session (sched(7), autogroup).
+    ///
+    /// It carries the [`Mark`] of the connection in hand.
     ///
     /// The handlers know of the program until [`handler::forget_program`] is called.
     ///
@@ -153,13 +166,15 @@ impl Program {
         self.envp.extend(environment.into_iter().map(CStr::as_ptr));
         self.envp.extend(own_pid.iter().map(|variable| variable.text.as_ptr().cast()));
         self.envp.push(ptr::null());
+        let parent = nix::unistd::getpid();
         let mut orders = Orders {
             path: self.path.as_ptr(),
             argv: self.argv.as_ptr(),
             envp: self.envp.as_ptr(),
             own_pid,
             stdio,
-            parent: nix::unistd::getpid().as_raw(),
+            parent: parent.as_raw(),
+            mark: Mark::of(parent, handler::serial()).as_limit(self.hard_limit),
             mask: SigSet::empty(),
             errno: 0,
         };
@@ -234,6 +249,8 @@ fn follow(orders: &mut Orders<'_>) -> Errno {
         if let Some(variable) = &mut orders.own_pid {
             variable.write(pid);
         }
+        // Where the hard limit is too low for a mark there is none.
+        libc::setrlimit(libc::RLIMIT_LOCKS, &raw const orders.mark);
         if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) < 0 {
             return Errno::last();
         }

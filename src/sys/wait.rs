@@ -162,6 +162,21 @@ fn waitid(
     }
 }
 
+/// Finds a child that has ended, which stays in the process table. Does not block.
+pub fn ended_child() -> io::Result<Option<Pid>> {
+    let found = waitid(libc::P_ALL, 0, libc::WEXITED | libc::WNOWAIT)?;
+    Ok(found.map(|(pid, ..)| pid))
+}
+
+/// Whether this process has a child that is not reaped yet.
+pub fn has_children() -> bool {
+    let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+    // SAFETY: siginfo_t is plain data, for which all zeroes is a value.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    // SAFETY: the pointer is to a live, writable local of the right type.
+    Errno::result(unsafe { libc::waitid(libc::P_ALL, 0, &mut info, options) }) != Err(Errno::ECHILD)
+}
+
 /// Whether a process is a child of this one that is not reaped yet (waitid(2)). Then no
 /// other process has its number.
 pub fn is_child(pid: Pid) -> bool {

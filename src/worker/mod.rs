@@ -96,7 +96,8 @@ pub fn run(assignment: Assignment<'_>) -> Infallible {
     // Above us are the master's frames, which must not be unwound in a child.
     let end = panic::catch(|| {
         let Assignment { log, pool, slot, profile, .. } = assignment;
-        let context = Context::new(log, pool, slot, profile.kill_timeout);
+        let context =
+            Context::new(log, pool, slot, profile.kill_timeout).with_leftovers(profile.leftovers);
         let entry = assignment.entry.map(Entry::map).transpose();
         let entry = entry.map_err(|error| Error::system("open ledger", &error))?;
         let desk = settle::settle(assignment, page)?;

@@ -13,7 +13,7 @@ use nix::unistd::{Gid, Uid, getegid, geteuid};
 use toml::Spanned;
 
 use crate::accounts::{self, Account};
-use crate::config::{self, Pool, Problem, Problems};
+use crate::config::{self, Leftovers, Pool, Problem, Problems};
 use crate::error::{Code, Error, reason};
 use crate::service::{LOCAL_HOST, SEARCH_PATH};
 use crate::sys::fork::Children;
@@ -38,6 +38,7 @@ pub struct Profile {
     pub(super) access_log: bool,
     pub(super) idle_timeout: Option<Duration>,
     pub(super) kill_timeout: Duration,
+    pub(super) leftovers: Leftovers,
     pub(super) max_requests: u64,
     pub(super) max_requests_jitter: u8,
 }
@@ -111,6 +112,7 @@ impl Profile {
             access_log: pool.access_log,
             idle_timeout: pool.idle_timeout,
             kill_timeout: pool.kill_timeout,
+            leftovers: *pool.leftovers.get_ref(),
             max_requests: pool.max_requests,
             max_requests_jitter: pool.max_requests_jitter.get(),
         };

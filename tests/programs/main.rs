@@ -57,6 +57,7 @@ mod ftp;
 mod gate;
 mod git;
 mod harness;
+mod leftovers;
 mod micro_httpd;
 mod moving;
 mod nrpe;

@@ -9,6 +9,7 @@ mod exec;
 mod fairness;
 mod hello;
 mod journal;
+mod leftovers;
 mod log_file;
 mod misbehaviour;
 mod privileges;

@@ -152,6 +152,7 @@ fn nothing_of_a_program_is_left_when_the_daemon_has_ended() {
     let script = "trap '' TERM; sleep 1000 & (sleep 1000; sleep 1000) & echo $$; wait; wait";
     let daemon = Daemon::start(&shell(&address, 1, script, "kill_timeout = \"100ms\""));
     daemon.expect(&["worker killed", "stop escalated", "program killed"]);
+    daemon.expect(&["connection cut", "leftovers killed"]);
     let mut client = Client::connect(&address);
     let program = number(&mut client);
     daemon.signal(Signal::SIGINT);
@@ -166,7 +167,7 @@ fn a_stop_at_once_asks_programs() {
         let address = Address::fresh();
         let script = "trap 'exit 7' TERM; echo ready; while :; do sleep 0.02; done";
         let daemon = Daemon::start(&shell(&address, 1, script, "kill_timeout = \"10m\""));
-        daemon.expect(&["stop escalated", "program exited"]);
+        daemon.expect(&["stop escalated", "program exited", "connection cut"]);
         let mut client = Client::connect(&address);
         client.expect("ready\n");
         for signal in signals {
@@ -179,34 +180,18 @@ fn a_stop_at_once_asks_programs() {
     }
 }
 
+// What is to end is no reason for the client to wait.
 #[test]
-fn what_a_program_leaves_running_in_its_group_is_ended_with_it() {
-    let setup = Setup::new();
-    for address in addresses(&setup) {
-        let script = "trap '' HUP TERM; sleep 1000 & (sleep 1000; sleep 1000) & echo $$";
-        let daemon = Daemon::start(&shell(&address, 1, script, ""));
-        let worker = the_worker(&daemon, "exec");
-        // To the end: nobody else holds the connection.
-        let program: i32 = ask(&address, "").trim().parse().expect("a process id");
-        wait_for_end_of_group(program);
-        assert_eq!(the_worker(&daemon, "exec"), worker);
-        assert_no_worker_ended(&daemon);
-    }
-}
-
-// It is beyond our reach, but not its connection.
-#[test]
-fn a_process_that_leaves_the_group_does_not_keep_the_client_waiting() {
+fn with_kill_a_process_that_leaves_the_group_does_not_keep_the_client_waiting() {
     let setup = Setup::new();
     for address in addresses(&setup) {
         // It goes on writing to all that it was given.
         let script =
-            escape("sh -c 'trap \"\" PIPE; while sleep 0.01; do echo x; echo y >&2; done'");
-        let daemon = Daemon::start(&shell(&address, 1, &script, ""));
+            escape("sh -c 'trap \"\" PIPE TERM; while sleep 0.01; do echo x; echo y >&2; done'");
+        let daemon = Daemon::start(&shell(&address, 1, &script, "leftovers = \"kill\""));
         let worker = the_worker(&daemon, "exec");
         // The worker goes on to the next, whose client is not kept either.
         let mut clients = [Client::connect(&address), Client::connect(&address)];
-        let _escaped: Vec<_> = clients.iter_mut().map(Escaped::from).collect();
         clients.iter_mut().for_each(wait_for_close);
         assert_eq!(the_worker(&daemon, "exec"), worker);
         assert_no_worker_ended(&daemon);
@@ -362,7 +347,7 @@ fn a_killed_worker_takes_along_a_program_that_has_changed_its_user() {
     let address = Address::fresh();
     // What it starts makes a session of its own. Where its client says so, the program
     // ends and leaves that behind.
-    let script = "read what; setsid timeout 60 sleep 1000 & \
+    let script = "read what; setsid timeout 60 sleep 1000 </dev/null >&0 & \
                   until [ \"$(cut -d' ' -f6 /proc/$!/stat)\" = $! ]; do sleep 0.01; done; \
                   [ $what = leave ] && echo $! || { echo $! $$; sleep 1000; }";
     let as_nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];

@@ -74,6 +74,14 @@ fn every_wrong_value_is_told_in_our_words() {
         ("request_timeout = \"0s\"", "request_timeout: \"0s\" is too short | the least is \"1ms\""),
         ("retire_timeout = \"0s\"", "retire_timeout: \"0s\" is too short | the least is \"1ms\""),
         ("idle_stop = \"0s\"", "idle_stop: \"0s\" is too short | the least is \"1ms\""),
+        (
+            "leftovers = \"keep\"",
+            "leftovers: \"keep\" is not one of \"leave\", \"wait\" and \"kill\" | did you mean \"leave\"?",
+        ),
+        (
+            "leftovers = \"stay\"",
+            "leftovers: \"stay\" is not one of \"leave\", \"wait\" and \"kill\"",
+        ),
         ("idle_timeout = \"0ms\"", "idle_timeout: \"0ms\" is too short | the least is \"1ms\""),
         (
             "request_timeout = \"1us\"",

@@ -1,6 +1,8 @@
 //! The service `exec`: a program for each connection.
 #![forbid(unsafe_code)]
 
+mod follower;
+mod rest;
 mod run;
 mod stderr;
 mod variables;
@@ -28,6 +30,8 @@ struct ExecOptions {
     #[serde(default)]
     stderr: Stderr,
     #[serde(default)]
+    end_of_stream: EndOfStream,
+    #[serde(default)]
     success: Success,
 }
 
@@ -41,12 +45,25 @@ enum Stderr {
     Null,
 }
 
+/// When the client gets the end of its stream, if nothing else has the connection.
+#[derive(Clone, Copy, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+enum EndOfStream {
+    /// When the program has ended. A reply is whole then, although its request was not read.
+    #[default]
+    Exit,
+    /// When the program has closed the connection. If there is something unread, the kernel
+    /// resets the connection, and the end of the reply may be lost.
+    Close,
+}
+
 /// Runs a program for each connection, with the socket as its standard input
 /// and output, and waits for it.
 pub struct Exec {
     path: PathBuf,
     command: Vec<CString>,
     stderr: Stderr,
+    end_of_stream: EndOfStream,
     success: Rc<Success>,
     /// Made in the worker, by `start`.
     runner: Option<Runner>,
@@ -55,9 +72,10 @@ pub struct Exec {
 impl Exec {
     /// The service with these options: `command`, the program and its
     /// arguments; `argv0`, what the program has as its own name; `stderr`, where its standard
-    /// error goes; `success`, which of its ends are no failure.
+    /// error goes; `end_of_stream`, when its client gets the end of the stream; `success`,
+    /// which of its ends are no failure.
     pub fn from_options(options: &Options) -> Result<Self, Problems> {
-        let ExecOptions { mut command, argv0, stderr, success } = options.parse()?;
+        let ExecOptions { mut command, argv0, stderr, end_of_stream, success } = options.parse()?;
         let problem = |message: String| Problems::from(options.problem("command", message));
         let Some(name) = command.first().filter(|name| !name.is_empty()) else {
             return Err(problem("the command is empty".to_owned()));
@@ -82,7 +100,8 @@ impl Exec {
             .map(|argument| CString::new(argument.as_bytes()))
             .collect::<Result<_, _>>()
             .map_err(|_| problem("an argument of the command holds a NUL byte".to_owned()))?;
-        Ok(Exec { path, command, stderr, success: Rc::new(success), runner: None })
+        let success = Rc::new(success);
+        Ok(Exec { path, command, stderr, end_of_stream, success, runner: None })
     }
 }
 
@@ -114,14 +133,19 @@ fn check_program(path: &Path) -> Result<(), String> {
 
 impl Service for Exec {
     fn start(&mut self) -> io::Result<()> {
-        self.runner =
-            Some(Runner::new(&self.path, &self.command, self.stderr, Rc::clone(&self.success))?);
+        let Exec { path, command, stderr, end_of_stream, success, .. } = self;
+        let runner = Runner::new(path, command, *stderr, *end_of_stream, Rc::clone(success))?;
+        self.runner = Some(runner);
         Ok(())
+    }
+
+    fn program(&self) -> Option<String> {
+        Some(self.path.display().to_string())
     }
 
     fn serve(&mut self, connection: Connection, context: &Context) -> Outcome {
         match &mut self.runner {
-            Some(runner) => runner.run(&connection, context),
+            Some(runner) => runner.run(connection, context),
             None => io::Error::other("the service was not started").into(),
         }
     }

@@ -12,18 +12,25 @@ use std::rc::Rc;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, ppoll};
+use nix::sys::signal::SigSet;
 use nix::sys::time::TimeSpec;
+use nix::unistd::Pid;
+use slog::{Drain, Level};
 
+use crate::config::Leftovers;
 use crate::error::reason;
-use crate::service::child::{Child, Teller};
+use crate::service::child::{Child, Ended, Teller};
 use crate::service::idle::IdleWatch;
 use crate::service::success::Success;
 use crate::service::{Connection, Context, Outcome, Peer};
 use crate::sys::clock::Moment;
+use crate::sys::handler;
 use crate::sys::spawn::{PidVariable, Program, Stdio};
 
-use super::stderr::LogPipe;
-use super::{Stderr, variables};
+use super::follower::follow;
+use super::rest::{self, Rest};
+use super::stderr::{LogPipe, Stream};
+use super::{EndOfStream, Stderr, variables};
 
 /// What a worker keeps to run its program again and again.
 pub struct Runner {
@@ -35,6 +42,9 @@ pub struct Runner {
     own_pid: PidVariable,
     stderr: StderrTo,
     teller: Teller,
+    end_of_stream: EndOfStream,
+    /// What its programs leave running becomes the worker's.
+    adopts: bool,
 }
 
 /// Where the standard error of each program goes.
@@ -50,6 +60,7 @@ impl Runner {
         path: &Path,
         command: &[CString],
         stderr: Stderr,
+        end_of_stream: EndOfStream,
         success: Rc<Success>,
     ) -> io::Result<Self> {
         let stderr = match stderr {
@@ -65,27 +76,64 @@ impl Runner {
             own_pid: PidVariable::named("UNIXLOCALPID"),
             stderr,
             teller: Teller::new(path.display().to_string(), success),
+            end_of_stream,
+            adopts: false,
         })
     }
 
     /// Runs the program on `connection` to its end, and logs how it ended.
-    pub fn run(&mut self, connection: &Connection, context: &Context) -> Outcome {
-        let mut idle = match IdleWatch::begin(connection) {
-            Ok(idle) => idle,
-            Err(error) => return error.into(),
+    pub fn run(&mut self, connection: Connection, context: &Context) -> Outcome {
+        if let Err(error) = self.adopt(context.leftovers()) {
+            return error.into();
+        }
+        let (child, outcome) = match self.run_to_end(&connection, context) {
+            Ok(done) => done,
+            Err(outcome) => return outcome,
         };
+        let finished = match context.leftovers() {
+            Leftovers::Leave => self.leave(child, connection, context),
+            Leftovers::Wait | Leftovers::Kill => self.await_rest(child, connection, context),
+        };
+        match finished {
+            Ok(()) => outcome,
+            Err(error) if error.raw_os_error() == Some(Errno::EPERM as i32) => self.broken(&error),
+            Err(error) => error.into(),
+        }
+    }
+
+    /// Makes sure that what programs leave running becomes this process's, if it waits for
+    /// that.
+    fn adopt(&mut self, leftovers: Leftovers) -> io::Result<()> {
+        if leftovers != Leftovers::Leave && !self.adopts {
+            rest::adopt()?;
+            self.adopts = true;
+        }
+        Ok(())
+    }
+
+    /// Runs the program to its end, and gives how its connection ended. Where there is none
+    /// to be reaped, gives that alone.
+    fn run_to_end(
+        &mut self,
+        connection: &Connection,
+        context: &Context,
+    ) -> Result<(Child, Outcome), Outcome> {
+        let mut idle = IdleWatch::begin(connection).map_err(Outcome::from)?;
         let mut child = match self.start(connection) {
             Ok(child) => child,
             Err(error) => {
                 self.teller.not_started(&error, connection.peer(), context.log());
-                return error.into();
+                return Err(error.into());
             }
         };
-        let outcome = self.watch(&mut child, &mut idle, connection, context);
-        if matches!(outcome, Outcome::Broken(_)) {
-            return outcome;
+        if self.end_of_stream == EndOfStream::Close {
+            // Without it the stream ends with the program, as by default.
+            let _ = connection.release();
         }
-        self.finish(child, connection, context).map_or_else(Outcome::from, |()| outcome)
+        match self.watch(&mut child, &mut idle, connection, context) {
+            outcome @ Outcome::Broken(_) => Err(outcome),
+            outcome => Ok((child, outcome)),
+        }
     }
 
     fn start(&mut self, connection: &Connection) -> io::Result<Child> {
@@ -136,35 +184,86 @@ impl Runner {
             match child.escalate(now, kill_timeout) {
                 Ok(None) => {}
                 Ok(Some(signal)) => self.teller.signalled(child, signal, context.log()),
-                Err(error) => {
-                    let (name, reason) = (self.teller.name(), reason(&error));
-                    let text = format!("could not end program \"{name}\": {reason}");
-                    return Outcome::Broken(io::Error::new(error.kind(), text));
-                }
+                Err(error) => return self.broken(&error),
             }
         }
     }
 
-    /// Reaps the program, lets its client know, and logs the rest.
-    fn finish(
+    /// The program, or what it has left running, may not be ended by this process.
+    fn broken(&self, error: &io::Error) -> Outcome {
+        let (name, reason) = (self.teller.name(), reason(error));
+        let text = format!("could not end program \"{name}\": {reason}");
+        Outcome::Broken(io::Error::new(error.kind(), text))
+    }
+
+    /// Reaps the program, lets its client know, and logs the rest. What the program has left
+    /// running is left to the master.
+    fn leave(&mut self, child: Child, connection: Connection, context: &Context) -> io::Result<()> {
+        let (log, peer) = (context.log(), connection.peer());
+        let ended = reap(child, &connection)?;
+        let lingering = close(&ended, connection);
+        let stream = self.end_stream(ended.pid(), context)?;
+        self.teller.ended(ended, peer, log);
+        // What is left of a connection that is overdue ends with it.
+        if let (Stream::Open, StderrTo::Log(pipe)) = (stream, &mut self.stderr)
+            && !handler::is_alarmed()
+            && let Err(error) = follow(pipe, log, self.teller.name(), ended.pid())
+        {
+            self.teller.not_followed(ended.pid(), &error, log);
+        }
+        // Who does not read such lines is spared the system call.
+        if log.is_enabled(Level::Debug) && (stream == Stream::Open || ended.has_left_group()) {
+            self.teller.left_running(ended.pid(), peer, log);
+        }
+        drop(lingering);
+        Ok(())
+    }
+
+    /// The same, but waits until nothing is left of the program, which it ends if the pool
+    /// says so.
+    fn await_rest(
         &mut self,
         child: Child,
-        connection: &Connection,
+        connection: Connection,
         context: &Context,
     ) -> io::Result<()> {
-        let pid = child.pid();
-        let ended = child.reap()?;
-        connection.note_program(pid, ended.exit());
-        connection.note_end();
-        // A process that left the group may still hold the client's socket. Our
-        // closing it would not tell the client that there is nothing to come. Only this
-        // direction: what the client still sends must not answer it with a reset.
-        let _ = connection.shutdown(Shutdown::Write);
-        if let StderrTo::Log(pipe) = &mut self.stderr {
-            pipe.finish(context.log(), self.teller.name(), pid)?;
+        let (log, peer) = (context.log(), connection.peer());
+        let (leftovers, kill_timeout) = (context.leftovers(), context.kill_timeout());
+        let ended = reap(child, &connection)?;
+        let lingering = match leftovers {
+            // What is to end would keep the client waiting.
+            Leftovers::Kill => shut(connection),
+            Leftovers::Wait | Leftovers::Leave => close(&ended, connection),
+        };
+        let mut stream = self.end_stream(ended.pid(), context)?;
+        self.teller.ended(ended, peer, log);
+        let mut rest = Rest::begin(leftovers, kill_timeout)?;
+        drop(lingering);
+        loop {
+            let pipe = match &self.stderr {
+                StderrTo::Log(pipe) if stream == Stream::Open => Some(pipe.reader()),
+                StderrTo::Log(_) | StderrTo::Socket | StderrTo::Null(_) => None,
+            };
+            let is_there = rest.goes_on(pipe)?;
+            if stream == Stream::Open {
+                stream = self.end_stream(ended.pid(), context)?;
+            }
+            if !is_there {
+                break;
+            }
         }
-        self.teller.ended(ended, connection.peer(), context.log());
+        if rest.asked > 0 {
+            self.teller.leftovers_ended(ended.pid(), rest.asked, peer, log);
+        }
         Ok(())
+    }
+
+    /// Logs what there is of the standard error of a program that has ended.
+    fn end_stream(&mut self, pid: Pid, context: &Context) -> io::Result<Stream> {
+        match &mut self.stderr {
+            StderrTo::Log(pipe) => pipe.finish(context.log(), self.teller.name(), pid),
+            StderrTo::Socket | StderrTo::Null(_) => Ok(Stream::Ended),
+        }
     }
 
     /// Sleeps until there is something to do for the running program.
@@ -181,26 +280,59 @@ impl Runner {
             StderrTo::Log(pipe) => PollFd::new(pipe.reader(), PollFlags::POLLIN),
             StderrTo::Socket | StderrTo::Null(_) => nothing.clone(),
         };
-        // No event is asked for: the kernel tells a hang-up unasked. A
-        // client that closed only its sending side has not hung up.
         let hung_up = match child.has_client() {
-            true => PollFd::new(connection.socket(), PollFlags::empty()),
+            true => connection.hang_up(),
             false => nothing,
         };
         let mut descriptors = [ended, written, hung_up];
         let idle = idle.deadline().filter(|_| child.has_client());
         let deadline = child.deadline().into_iter().chain(idle).min();
         let timeout = deadline.map(|deadline| TimeSpec::from(deadline - Moment::now()));
-        match ppoll(&mut descriptors, timeout, None) {
+        // Of a child that the program has left behind SIGCHLD tells, which is blocked elsewhere.
+        let mask = self.adopts.then(SigSet::empty);
+        match ppoll(&mut descriptors, timeout, mask) {
             Ok(_) => {}
             // Nothing was looked at, so nothing is known to be ready.
-            Err(Errno::EINTR) => return Ok(Ready::default()),
+            Err(Errno::EINTR) => {
+                if self.adopts {
+                    rest::reap_strays(Some(child.pid()))?;
+                }
+                return Ok(Ready::default());
+            }
             Err(errno) => return Err(errno.into()),
         }
         let [ended, written, hung_up] =
             descriptors.map(|descriptor| descriptor.any() == Some(true));
         Ok(Ready { ended, written, hung_up })
     }
+}
+
+/// Reaps a program that has ended, and takes note of that for its connection.
+fn reap(child: Child, connection: &Connection) -> io::Result<Ended> {
+    let ended = child.reap()?;
+    connection.note_program(ended.pid(), ended.exit());
+    connection.note_end();
+    Ok(ended)
+}
+
+/// Closes the connection of a program that has ended, as its own end of it was closed. If a
+/// reset could cut the reply and nobody goes on with it, the client is told that the reply is
+/// complete, and the connection is given back.
+fn close(ended: &Ended, connection: Connection) -> Option<Connection> {
+    let connection = connection.close_if_safe()?;
+    // One that is overdue is shut down already.
+    if !handler::is_alarmed() && rest::may_hold(ended, &connection) {
+        connection.abandon();
+        return None;
+    }
+    shut(connection)
+}
+
+/// Tells the client that nothing is to come. Only this direction: what it still sends must
+/// not answer it with a reset.
+fn shut(connection: Connection) -> Option<Connection> {
+    let _ = connection.shutdown(Shutdown::Write);
+    Some(connection)
 }
 
 /// What a wait has found.

@@ -1,0 +1,130 @@
+//! Connections that the master ends: what is told of them, and what becomes of the
+//! processes that were started for them.
+#![forbid(unsafe_code)]
+
+use nix::sys::signal::Signal;
+use nix::unistd::{Pid, getpgid};
+
+use crate::log::event::Event;
+use crate::scoreboard::InHand;
+use crate::sys::clock::Moment;
+use crate::sys::family::{Family, children, kill_connection};
+
+use super::Pool;
+use super::worker::Worker;
+
+/// What has to end with a worker.
+pub struct Doomed {
+    /// The program that its page names, which may be anything.
+    pub program: Option<Pid>,
+    /// Its connections that had not ended, or were ended by force.
+    pub serials: Vec<u64>,
+}
+
+impl Pool {
+    /// Whether its workers start processes.
+    pub fn runs_programs(&self) -> bool {
+        self.serving.blueprint.service.program().is_some()
+    }
+
+    /// Ends the connections in hand, as when their time is over, so that their
+    /// workers can leave and their programs are asked to.
+    pub fn cut(&mut self, why: &str, now: Moment, events: &mut Vec<Event>) {
+        let program = self.serving.blueprint.service.program();
+        for (pid, connection) in self.in_hand() {
+            let Some(worker) = self.workers.get(&pid) else { continue };
+            cut(worker, connection, program.as_deref());
+            if program.is_some() {
+                self.tell_cut(pid, connection, why, now, events);
+            }
+            self.closing.cut.insert(pid);
+        }
+    }
+
+    /// Asks the programs of the connections in hand to end.
+    pub fn ask_programs(&mut self, why: &str, now: Moment, events: &mut Vec<Event>) {
+        if !self.runs_programs() {
+            return;
+        }
+        for (pid, connection) in self.in_hand() {
+            let family = Family::of_connection(pid, connection.serial);
+            // What we may not signal is killed with its worker.
+            let asked = family.signal(Signal::SIGTERM, |_| true);
+            if !matches!(asked, Ok(0)) {
+                self.tell_cut(pid, connection, why, now, events);
+                self.closing.cut.insert(pid);
+            }
+        }
+    }
+
+    /// What has to end with this worker, if it is one of ours.
+    pub fn doomed(&self, pid: Pid) -> Option<Doomed> {
+        let worker = self.workers.get(&pid)?;
+        let program = worker.seat.program();
+        if program.is_none() && !self.runs_programs() {
+            return None;
+        }
+        let in_hand = worker.seat.look().in_hand.map(|connection| connection.serial);
+        let serials: Vec<_> = in_hand.into_iter().chain(worker.watch.alarmed()).collect();
+        (program.is_some() || !serials.is_empty()).then_some(Doomed { program, serials })
+    }
+
+    fn in_hand(&self) -> Vec<(Pid, InHand)> {
+        let workers = self.workers.iter();
+        workers.filter_map(|(&pid, worker)| Some((pid, worker.seat.look().in_hand?))).collect()
+    }
+
+    fn tell_cut(
+        &mut self,
+        pid: Pid,
+        connection: InHand,
+        why: &str,
+        now: Moment,
+        events: &mut Vec<Event>,
+    ) {
+        let Some(held_back) = self.rates.cut(now) else { return };
+        let Some(worker) = self.workers.get(&pid) else { return };
+        let (pool, slot) = (self.name().to_owned(), worker.slot);
+        let (pid, program) = who_serves(worker, self.serving.blueprint.service.program());
+        let (peer, reason) = (worker.seat.peer().to_string(), why.to_owned());
+        let elapsed_ms = now - connection.began;
+        events.push(Event::ConnectionCut {
+            pool,
+            slot,
+            pid,
+            program,
+            peer,
+            elapsed_ms,
+            reason,
+            held_back,
+        });
+    }
+}
+
+/// Ends this connection, which the worker has in hand. If it runs a program, what was started
+/// for the connection is asked to end; the worker does that for the program's process group.
+pub fn cut(worker: &Worker, connection: InHand, program: Option<&str>) {
+    worker.cut(connection);
+    if program.is_some() {
+        let leaders = children(worker.pid);
+        let has_left = |pid| !getpgid(Some(pid)).is_ok_and(|group| leaders.contains(&group));
+        // What we may not signal is killed with its worker.
+        let _ =
+            Family::of_connection(worker.pid, connection.serial).signal(Signal::SIGTERM, has_left);
+    }
+}
+
+/// Kills what was started for a connection whose time is over. What we may not kill is told
+/// when its worker ends.
+pub fn kill_rest(worker: Pid, serial: u64) {
+    let _ = kill_connection(worker, serial, None);
+}
+
+/// Who serves the connection of this worker: the program that its page names, if its service
+/// runs one, or itself. It is for the log.
+pub fn who_serves(worker: &Worker, program: Option<String>) -> (Pid, Option<String>) {
+    match (worker.seat.program(), program) {
+        (Some(pid), Some(program)) => (pid, Some(program)),
+        _ => (worker.pid, None),
+    }
+}
