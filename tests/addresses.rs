@@ -12,7 +12,7 @@ use nix::sys::signal::Signal;
 use support::client::{ask, assert_refuses, assert_serves};
 use support::load::Tally;
 use support::random::Random;
-use support::{Address, Client, Daemon, Load, Setup, extent, is_root, procfs, until};
+use support::{Address, Client, Daemon, Load, Setup, extent, is_root, procfs, provided, until};
 
 /// A pool named `echo` on these addresses.
 fn echo(addresses: &[Address], workers: usize, keys: &str) -> String {
@@ -423,10 +423,13 @@ fn a_listener_that_somebody_made_non_blocking_costs_an_idle_worker_nothing() {
         let config = command(std::slice::from_ref(&address), 3, "");
         let daemon = setup.config(&config).start();
         unblock(&address);
-        // Those that sleep in accept do so until their next client.
-        for _ in 0..6 {
-            assert!(ask(&address, "pid\n").ends_with('\n'));
+        // Those that sleep in accept do so until their next client: each gets one.
+        let mut clients: Vec<_> = (0..3).map(|_| Client::connect(&address)).collect();
+        for client in &mut clients {
+            client.send("echo\n");
+            client.ping("in hand");
         }
+        drop(clients);
         let pids = idle(&daemon, 3);
         let count = || pids.iter().map(|&pid| procfs::context_switches(pid)).collect::<Vec<_>>();
         let before = count();
@@ -437,4 +440,74 @@ fn a_listener_that_somebody_made_non_blocking_costs_an_idle_worker_nothing() {
         assert!(ask(&address, "pid\n").ends_with('\n'));
         assert_eq!(daemon.stop().code(), Some(0));
     }
+}
+
+/// A port that has a name wherever /etc/services is.
+const NAMED: (&str, u16) = ("postgresql", 5432);
+
+#[test]
+fn a_port_may_have_a_name_and_is_the_same_as_its_number() {
+    let has_name = fs::read_to_string("/etc/services").is_ok_and(|text| text.contains(NAMED.0));
+    if !provided(has_name, "/etc/services") {
+        return;
+    }
+    let Address::Tcp(fresh) = Address::fresh() else { panic!("it is TCP") };
+    let address = Address::Tcp(std::net::SocketAddrV4::new(*fresh.ip(), NAMED.1));
+    let on = |port: &str| {
+        let listen = format!("{}:{port}", fresh.ip());
+        format!("[pool.echo]\nlisten = \"{listen}\"\nworkers = 2\nservice = \"echo\"\n")
+    };
+    let daemon = Daemon::start(&on(NAMED.0));
+    assert_serves(&address);
+    let (workers, socket) = (daemon.wait_for_idle("echo", 2), procfs::listener(address.tcp()));
+    for port in ["5432", NAMED.0] {
+        assert_eq!(daemon.reload(&on(port)).text("renewed"), None);
+        assert_eq!(daemon.wait_for_idle("echo", 2), workers);
+    }
+    assert_eq!(procfs::listener(address.tcp()), socket);
+    daemon.expect(&["reload failed"]);
+    for (config, reason) in [
+        (on("no-such-port"), "could not find port \"no-such-port\": no such service"),
+        (
+            on("5432") + &on(NAMED.0).replace("pool.echo", "pool.other"),
+            "is already that of pool \"echo\"",
+        ),
+    ] {
+        daemon.rewrite_config(&config);
+        let event = daemon.fail_to_reload();
+        assert!(event.text("reason").is_some_and(|text| text.contains(reason)), "{event}");
+    }
+    assert_eq!(daemon.wait_for_idle("echo", 2), workers);
+}
+
+#[test]
+fn a_link_local_address_is_served_on_its_interface() {
+    let has_tools = |tool: &str| std::process::Command::new(tool).arg("-V").output().is_ok();
+    if !provided(is_root() && has_tools("ip") && has_tools("unshare"), "root, ip and unshare") {
+        return;
+    }
+    let script = "ip link add link0 type veth peer name peer0 && ip link set lo up && \
+                  ip link set peer0 up && ip link set link0 up && \
+                  ip address add fe80::1/64 dev link0 nodad && exec \"$@\"";
+    let config = |link: &str| {
+        let listen = format!("[fe80::1%{link}]:7007");
+        format!("[pool.echo]\nlisten = \"{listen}\"\nworkers = 1\nservice = \"echo\"\n")
+    };
+    let wrapper = ["unshare", "-n", "sh", "-c", script, "sh"];
+    let daemon = Setup::new().config(&config("link0")).wrapper(&wrapper).start();
+    let namespace = fs::File::open(format!("/proc/{}/ns/net", daemon.pid())).expect("its network");
+    let client = thread::spawn(move || {
+        let number = std::os::fd::AsRawFd::as_raw_fd(&namespace);
+        // SAFETY: the number is that of an open file; only this thread goes there.
+        assert_eq!(unsafe { nix::libc::setns(number, nix::libc::CLONE_NEWNET) }, 0);
+        let link = nix::net::if_::if_nametoindex("link0").expect("the interface");
+        let ip = "fe80::1".parse().expect("an address");
+        echoed(std::net::SocketAddrV6::new(ip, 7007, 0, link).into())
+    });
+    assert_eq!(client.join().expect("the client"), "hello");
+    daemon.expect(&["reload failed"]);
+    daemon.rewrite_config(&config("link1"));
+    let event = daemon.fail_to_reload();
+    let reason = "could not bind listener \"[fe80::1%link1]:7007\": no such device";
+    assert!(event.text("reason").is_some_and(|text| text.contains(reason)), "{event}");
 }

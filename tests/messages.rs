@@ -266,7 +266,7 @@ fn faulty(directory: &Directory) -> Vec<String> {
         "workers = 0",
         "workers = \"many\"",
         "user = \"no-such-user\"",
-        "user = 7",
+        "user = -7",
         "user = \"\"",
         "group = \"no-such-group\"",
         "working_directory = \"relative\"",

@@ -2,12 +2,11 @@
 #![forbid(unsafe_code)]
 
 use std::fmt;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use super::endpoint::Endpoint;
 use super::fault::Fault;
-use super::meant;
 use super::units::{AbsolutePath, Unit};
 
 /// The size of `sun_path`, unix(7): a path needs a NUL behind it, and an abstract
@@ -17,8 +16,8 @@ const SUN_PATH: usize = 108;
 /// The address of a listener. It displays itself as the user writes it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Address {
-    /// `"127.0.0.1:7007"`, `"[::1]:7007"`.
-    Inet(SocketAddr),
+    /// `"127.0.0.1:7007"`, `"[fe80::1%eth0]:ssh"`.
+    Inet(Endpoint),
     /// `"/run/echo.sock"`: absolute, short enough for a socket.
     Path(PathBuf),
     /// `"@echo"`: a name in the abstract namespace, here without its `@`.
@@ -48,7 +47,7 @@ impl FromStr for Address {
             }
             return Ok(Address::Systemd(name.to_owned()));
         }
-        text.parse().map(Address::Inet).map_err(|_| not_an_address(text))
+        Endpoint::parse(text).map(Address::Inet)
     }
 }
 
@@ -61,30 +60,6 @@ fn socket_name(text: &str, name: &str) -> Result<(), Fault> {
         Err(Fault::new(message))
     } else {
         Ok(())
-    }
-}
-
-/// The fault of a text that is no address, with a hint for what it looks like.
-fn not_an_address(text: &str) -> Fault {
-    let fault = Fault::new(format_args!("{text:?} is not an address"));
-    if let Some(hint) = meant::address(text) {
-        return fault.with_hint(hint);
-    }
-    let bare = text.trim_start_matches('[').trim_end_matches(']');
-    if let Ok(ip) = bare.parse() {
-        return fault
-            .with_hint(format_args!(r#"add a port, like "{}""#, SocketAddr::new(ip, 7007)));
-    }
-    if let Some(path) = text.strip_prefix("unix:").filter(|path| path.starts_with('/')) {
-        return fault.with_hint(format_args!("write the path alone, {path:?}"));
-    }
-    match text.rsplit_once(':') {
-        Some(("" | "*", port)) => fault
-            .with_hint(format_args!(r#"write "[::]:{port}" for every address of this machine"#)),
-        Some((_, port)) if port.parse::<u16>().is_ok() => {
-            fault.with_hint("write the IP address: names are not looked up")
-        }
-        _ => fault.with_hint(r#"write "IP:PORT", "/path", "@abstract" or "systemd:NAME""#),
     }
 }
 
@@ -134,7 +109,7 @@ mod tests {
     #[test]
     fn addresses_are_written_as_they_are_read() {
         for text in
-            ["127.0.0.1:7007", "[::1]:7007", "0.0.0.0:0", "/run/echo.sock", "@echo", "systemd:echo"]
+            ["127.0.0.1:7007", "[fe80::1%eth0]:ssh", "/run/echo.sock", "@echo", "systemd:echo"]
         {
             let address: Address = text.parse().unwrap();
             assert_eq!(address.to_string(), text);

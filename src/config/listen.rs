@@ -2,7 +2,8 @@
 #![forbid(unsafe_code)]
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::io;
+use std::ops::Range;
 
 use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;
@@ -10,8 +11,9 @@ use serde::de::{Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use toml::Spanned;
 
 use super::address::Address;
+use super::endpoint::Port;
 use super::fault::Fault;
-use super::tcp::Tcp;
+use super::tcp::{Interface, Keepalive, Seconds, Tcp};
 use super::units::{Mode, Name, Unit, Within, optional, plain, spanned};
 
 /// Where the clients of a pool connect, each address with its place in the file.
@@ -25,6 +27,26 @@ impl Listens {
     /// All of them, in the order in which they are written.
     pub fn iter(&self) -> impl Iterator<Item = &Spanned<Listen>> {
         self.0.iter()
+    }
+
+    /// Puts the number in the place of each port that has a name, as `find` knows it. Gives
+    /// the names that it does not know, each with its place.
+    pub(super) fn number_ports(
+        &mut self,
+        find: impl Fn(&str) -> io::Result<u16>,
+    ) -> Vec<(Range<usize>, String, io::Error)> {
+        let mut unknown = Vec::new();
+        for listen in &mut self.0 {
+            let span = listen.span();
+            let Address::Inet(endpoint) = &mut listen.get_mut().address else { continue };
+            let Port::Name(name) = &endpoint.port else { continue };
+            match find(name) {
+                Ok(number) => endpoint.port = Port::Number(number),
+                Err(error) => unknown.push((span, name.clone(), error)),
+            }
+        }
+        separate_families(&mut self.0);
+        unknown
     }
 
     /// What is said of this address.
@@ -87,16 +109,17 @@ impl<'de> Deserialize<'de> for OneOrMany {
 /// Where a list has an address of IPv4 and one of IPv6 with the same port, that of IPv6
 /// leaves the clients over IPv4 to the other: the kernel lets no two listeners have them.
 fn separate_families(all: &mut [Spanned<Listen>]) {
-    let ports: Vec<u16> = all
+    let ports: Vec<Port> = all
         .iter()
-        .filter_map(|listen| match listen.get_ref().address {
-            Address::Inet(SocketAddr::V4(address)) => Some(address.port()),
+        .filter_map(|listen| match &listen.get_ref().address {
+            Address::Inet(endpoint) if endpoint.ip.is_ipv4() => Some(endpoint.port.clone()),
             _ => None,
         })
         .collect();
     for listen in all.iter_mut().map(Spanned::get_mut) {
-        if let Address::Inet(SocketAddr::V6(address)) = listen.address
-            && ports.contains(&address.port())
+        if let Address::Inet(endpoint) = &listen.address
+            && endpoint.ip.is_ipv6()
+            && ports.contains(&endpoint.port)
         {
             listen.tcp.ipv6_only.get_or_insert(true);
         }
@@ -187,21 +210,33 @@ struct ListenTable {
     group: Option<Spanned<String>>,
     #[serde(default, deserialize_with = "optional::<Mode, _>")]
     mode: Option<u32>,
+    #[serde(default, deserialize_with = "optional::<Interface, _>")]
+    bind_device: Option<String>,
+    nodelay: Option<bool>,
+    keepalive: Option<Keepalive>,
+    ipv6_only: Option<bool>,
+    freebind: Option<bool>,
+    #[serde(default, deserialize_with = "optional::<Seconds, _>")]
+    defer_accept: Option<u32>,
 }
 
 impl ListenTable {
     fn check(self) -> Result<Listen, Fault> {
-        if !matches!(self.address, Address::Path(_)) {
-            let file_keys = [
-                ("owner", self.owner.is_some()),
-                ("group", self.group.is_some()),
-                ("mode", self.mode.is_some()),
-            ];
-            if let Some((key, _)) = file_keys.into_iter().find(|(_, present)| *present) {
-                let message = format!(r#"address "{}" has no {key}"#, self.address);
-                return Err(Fault::new(message)
-                    .at(key)
-                    .with_hint("only a socket that is a file has one"));
+        match &self.address {
+            Address::Path(_) => self.refuse_tcp("only a TCP address has one")?,
+            Address::Abstract(_) => {
+                self.refuse_file()?;
+                self.refuse_tcp("only a TCP address has one")?;
+            }
+            Address::Inet(endpoint) => {
+                self.refuse_file()?;
+                if endpoint.ip.is_ipv4() && self.ipv6_only.is_some() {
+                    return Err(self.has_no("ipv6_only").with_hint("only an IPv6 address has one"));
+                }
+            }
+            Address::Systemd(_) => {
+                self.refuse_file()?;
+                self.refuse_tcp("set it in the socket unit, see systemd.socket(5)")?;
             }
         }
         Ok(Listen {
@@ -210,8 +245,47 @@ impl ListenTable {
             owner: self.owner,
             group: self.group,
             mode: self.mode.unwrap_or(Listen::MODE),
-            tcp: Tcp::default(),
+            tcp: Tcp {
+                bind_device: self.bind_device,
+                nodelay: self.nodelay.unwrap_or_default(),
+                keepalive: self.keepalive.unwrap_or_default(),
+                ipv6_only: self.ipv6_only,
+                freebind: self.freebind.unwrap_or_default(),
+                defer_accept: self.defer_accept,
+            },
         })
+    }
+
+    fn refuse_file(&self) -> Result<(), Fault> {
+        let keys = [
+            ("owner", self.owner.is_some()),
+            ("group", self.group.is_some()),
+            ("mode", self.mode.is_some()),
+        ];
+        self.refuse(&keys, "only a socket that is a file has one")
+    }
+
+    fn refuse_tcp(&self, hint: &str) -> Result<(), Fault> {
+        let keys = [
+            ("bind_device", self.bind_device.is_some()),
+            ("nodelay", self.nodelay.is_some()),
+            ("keepalive", self.keepalive.is_some()),
+            ("ipv6_only", self.ipv6_only.is_some()),
+            ("freebind", self.freebind.is_some()),
+            ("defer_accept", self.defer_accept.is_some()),
+        ];
+        self.refuse(&keys, hint)
+    }
+
+    fn refuse(&self, keys: &[(&str, bool)], hint: &str) -> Result<(), Fault> {
+        match keys.iter().find(|(_, is_present)| *is_present) {
+            Some((key, _)) => Err(self.has_no(key).with_hint(hint)),
+            None => Ok(()),
+        }
+    }
+
+    fn has_no(&self, key: &str) -> Fault {
+        Fault::new(format_args!(r#"address "{}" has no {key}"#, self.address)).at(key)
     }
 }
 
@@ -219,12 +293,40 @@ impl ListenTable {
 mod tests {
     use super::*;
 
+    fn refused(address: &str, line: &str) -> Fault {
+        let text = format!("address = \"{address}\"\n{line}\n");
+        toml::from_str::<ListenTable>(&text).unwrap().check().unwrap_err()
+    }
+
+    #[test]
+    fn only_a_tcp_address_of_ours_has_the_options_of_tcp() {
+        for (address, hint) in [
+            ("/run/a", "only a TCP address has one"),
+            ("@a", "only a TCP address has one"),
+            ("systemd:a", "set it in the socket unit, see systemd.socket(5)"),
+        ] {
+            for (key, value) in [
+                ("bind_device", "\"lo\""),
+                ("nodelay", "false"),
+                ("keepalive", "{}"),
+                ("ipv6_only", "true"),
+                ("freebind", "true"),
+                ("defer_accept", "\"5s\""),
+            ] {
+                let fault = refused(address, &format!("{key} = {value}"));
+                assert_eq!(fault.message, format!("address \"{address}\" has no {key}"));
+                assert_eq!((fault.key.as_deref(), fault.hint.as_deref()), (Some(key), Some(hint)));
+            }
+        }
+        let fault = refused("127.0.0.1:1", "ipv6_only = false");
+        assert_eq!(fault.message, "address \"127.0.0.1:1\" has no ipv6_only");
+    }
+
     #[test]
     fn only_a_file_has_an_owner_and_a_mode() {
         for address in ["127.0.0.1:1", "@a", "systemd:a"] {
             for key in ["owner", "group", "mode"] {
-                let text = format!("address = \"{address}\"\n{key} = \"0600\"\n");
-                let error = toml::from_str::<ListenTable>(&text).unwrap().check().unwrap_err();
+                let error = refused(address, &format!("{key} = \"0600\""));
                 assert_eq!(error.message, format!("address \"{address}\" has no {key}"));
                 assert_eq!(error.key.as_deref(), Some(key));
             }

@@ -8,6 +8,7 @@
 
 mod address;
 mod diagnostics;
+mod endpoint;
 mod fairness;
 mod fault;
 mod foreign;
@@ -36,6 +37,7 @@ mod wording;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::hash::Hash;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::ptr;
 use std::sync::Arc;
@@ -44,12 +46,13 @@ use serde::Deserialize;
 use toml::Spanned;
 use toml::de::DeTable;
 
-use crate::error::Code;
+use crate::error::{Code, reason};
 use crate::program;
 
 pub use address::Address;
 use diagnostics::sort;
 pub use diagnostics::{Problem, Problems, Source};
+pub use endpoint::{Endpoint, Port};
 pub use fairness::{PerSource, Rate};
 pub use fault::Fault;
 pub use gather::{MainFile, gather};
@@ -64,7 +67,7 @@ pub use peers::Peers;
 pub use service::{Options, ServiceChoice};
 pub use strays::strays;
 pub use tables::{Config, Daemon, Format, Level, Log, MOST_WORKERS, Pool};
-pub use tcp::Tcp;
+pub use tcp::{Keepalive, Tcp};
 #[cfg(test)]
 pub(crate) use tests::pool;
 #[cfg(test)]
@@ -124,6 +127,27 @@ pub fn parse(gathered: Gathered) -> Result<Config, Problems> {
 pub fn parse_text(path: &Path, text: &str) -> Result<Config, Problems> {
     let main = File { path: path.to_owned(), content: Ok(text.into()) };
     parse(Gathered { main, included: Vec::new() })
+}
+
+impl Config {
+    /// Puts the number in the place of each port that has a name, as `find` knows it.
+    ///
+    /// # Errors
+    ///
+    /// The names that mean nothing, or all addresses that are the same as others now.
+    pub fn number_ports(&mut self, find: impl Fn(&str) -> io::Result<u16>) -> Result<(), Problems> {
+        let mut problems = Vec::new();
+        for pool in &mut self.pools {
+            for (span, name, error) in pool.listen.number_ports(&find) {
+                let message = format!("could not find port {name:?}: {}", reason(&error));
+                let problem = pool.problem("listen", span, message);
+                problems.push(problem.with_hint("the names of ports are in /etc/services"));
+            }
+        }
+        problems.extend(shared_addresses(&self.pools));
+        problems.extend(overlap::overlapping(&self.pools));
+        Problems::unless_empty(problems, ())
+    }
 }
 
 /// The control socket of the daemon whose configuration the file `path` is. It

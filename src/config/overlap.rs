@@ -48,8 +48,11 @@ fn one<'p>(
     pool: &'p Pool,
     listen: &'p Spanned<Listen>,
 ) -> Option<(SocketAddr, &'p Pool, &'p Spanned<Listen>)> {
-    match listen.get_ref().address {
-        Address::Inet(address) => Some((address, pool, listen)),
+    match &listen.get_ref().address {
+        // Another interface is another address.
+        Address::Inet(endpoint) if listen.get_ref().tcp.bind_device.is_none() => {
+            Some((endpoint.numbers()?, pool, listen))
+        }
         _ => None,
     }
 }

@@ -175,7 +175,7 @@ fn the_shipped_files_are_right_as_they_are_and_with_every_key() {
         let config = read(text);
         let pool = &config.pools[0];
         let address = SocketAddr::from(([127, 0, 0, 1], 7007));
-        assert!(pool.listen.of(&Address::Inet(address)).is_some());
+        assert!(pool.listen.of(&Address::Inet(address.into())).is_some());
         assert_eq!((pool.workers, pool.service.name.get_ref().as_str()), (4, "echo"));
     }
 
@@ -308,5 +308,44 @@ fn an_ipv6_address_leaves_its_ipv4_clients_to_one_of_ipv4_with_its_port() {
         ("[\"0.0.0.0:1\", \"[::]:2\", \"@a\"]", &[None, None, None]),
     ] {
         assert_eq!(only(list), expected, "{list}");
+    }
+}
+
+#[test]
+fn the_options_of_a_tcp_listener_are_read_or_told_to_be_wrong() {
+    let pool = |keys: &str| {
+        format!("[pool.a]\nlisten = {{ address = \"[::]:1\", {keys} }}\nservice = \"echo\"\n")
+    };
+    let all = "bind_device = \"eth0\", nodelay = true, ipv6_only = false, freebind = true, \
+               keepalive = { idle = \"60s\", interval = \"10s\", count = 5 }, \
+               defer_accept = \"5s\"";
+    let config = read(&pool(all));
+    let tcp = Tcp {
+        bind_device: Some("eth0".to_owned()),
+        nodelay: true,
+        keepalive: Keepalive { idle: Some(60), interval: Some(10), count: Some(5) },
+        ipv6_only: Some(false),
+        freebind: true,
+        defer_accept: Some(5),
+    };
+    assert!(config.pools[0].listen.iter().all(|listen| listen.get_ref().tcp == tcp));
+    let seconds = "is not a duration in whole seconds, from \"1s\" to \"32767s\"";
+    for (keys, expected) in [
+        ("nodelay = 1", "nodelay: 1 is not true or false".to_owned()),
+        (
+            "bind_device = \"a/b\"",
+            "bind_device: \"a/b\" is not the name of a network interface".to_owned(),
+        ),
+        ("keepalive = true", "keepalive: true is not a table".to_owned()),
+        ("keepalive.idle = \"1500ms\"", format!("keepalive.idle: \"1500ms\" {seconds}")),
+        (
+            "keepalive.count = 0",
+            "keepalive.count: 0 is not a whole number from 1 to 127".to_owned(),
+        ),
+        ("defer_accept = \"0s\"", format!("defer_accept: \"0s\" {seconds}")),
+    ] {
+        let told = problems(&pool(keys));
+        let line = told.lines().next().unwrap_or_default();
+        assert!(line.ends_with(&format!(" pool.a.listen.{expected}")), "{told}");
     }
 }

@@ -306,14 +306,14 @@ impl Unit for AbsolutePath {
     }
 }
 
-/// The name of a user or a group.
+/// The name of a user or a group, or its number.
 pub(super) struct Name;
 
 impl Unit for Name {
     type Value = String;
 
     fn expected(f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a name")
+        f.write_str("a name or a number")
     }
 
     fn text(text: &str) -> Result<String, Fault> {
@@ -325,7 +325,11 @@ impl Unit for Name {
     }
 
     fn whole(number: i64) -> Result<String, Fault> {
-        Err(not::<Self>(number).with_hint("write the name, in quotes"))
+        // The greatest one means nobody to the kernel (chown(2)).
+        match u32::try_from(number) {
+            Ok(id) if id != u32::MAX => Ok(id.to_string()),
+            _ => Err(not::<Self>(number)),
+        }
     }
 }
 

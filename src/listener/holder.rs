@@ -15,7 +15,7 @@ const MOST_DESCRIPTORS: usize = 20_000;
 /// The process that listens on this address: `process 812 (nginx)`.
 pub fn of(address: &Address) -> Option<String> {
     let sockets = match address {
-        Address::Inet(address) => internet_sockets(*address),
+        Address::Inet(endpoint) => internet_sockets(endpoint.numbers()?),
         Address::Path(path) => unix_sockets(path.to_str()?),
         Address::Abstract(name) => unix_sockets(&format!("@{name}")),
         Address::Systemd(_) => return None,

@@ -4,23 +4,23 @@
 mod file;
 pub mod holder;
 mod inherited;
+mod tcp;
 #[cfg(test)]
 mod tests;
 
 use std::cell::Cell;
 use std::fs;
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::socket::{
     AddressFamily, Backlog, Shutdown, SockFlag, SockType, SockaddrLike, SockaddrStorage, UnixAddr,
-    bind, getsockname, getsockopt, listen, setsockopt, shutdown, socket, sockopt,
+    bind, getsockname, getsockopt, listen, shutdown, socket, sockopt,
 };
 use nix::unistd::{Pid, getpid};
 
-use crate::config::{Address, Listen, Tcp};
+use crate::config::{Address, Listen};
 use crate::error::{Code, Error};
 use crate::sys::listener::{drop_newcomers, look_at};
 
@@ -46,7 +46,7 @@ impl Listener {
     /// reason. See [`could_not_bind`].
     pub fn bind(listen: &Listen) -> io::Result<Self> {
         let socket = match &listen.address {
-            Address::Inet(address) => bind_internet(*address, &listen.tcp)?,
+            Address::Inet(endpoint) => tcp::bind(endpoint, &listen.tcp)?,
             Address::Abstract(name) => bind_unix(&UnixAddr::new_abstract(name.as_bytes())?)?,
             Address::Path(path) => {
                 let (socket, file) = SocketFile::listen(path, listen)?;
@@ -123,16 +123,19 @@ impl Listener {
         Ok(())
     }
 
-    /// Applies what `listen` says of the backlog and the file, while it listens.
+    /// Applies what `listen` says of the backlog, the file and TCP, while it listens.
     ///
     /// # Errors
     ///
-    /// The backlog, the owner or the mode could not be changed.
+    /// The backlog, the owner, the mode or an option could not be changed.
     pub fn adjust(&self, listen: &Listen) -> io::Result<()> {
         if matches!(self.address, Address::Systemd(_)) {
             return Ok(());
         }
         listen_on(&self.socket, listen.backlog)?;
+        if matches!(self.address, Address::Inet(_)) {
+            tcp::adjust(&self.socket, &listen.tcp)?;
+        }
         match &self.file {
             Some(file) => file.adjust(listen),
             None => Ok(()),
@@ -142,10 +145,8 @@ impl Listener {
     /// The key of `listen` that it was bound with another value of. That stays as it is as
     /// long as it is bound.
     pub fn bound_otherwise(&self, listen: &Listen) -> Option<&'static str> {
-        let Address::Inet(SocketAddr::V6(_)) = self.address else { return None };
-        let now = getsockopt(&self.socket, sockopt::Ipv6V6Only).ok()?;
-        let wanted = listen.tcp.ipv6_only.or_else(ipv6_only_by_default)?;
-        (now != wanted).then_some("ipv6_only")
+        let Address::Inet(endpoint) = &self.address else { return None };
+        tcp::bound_otherwise(&self.socket, endpoint, &listen.tcp)
     }
 
     /// Whether clients can find it: nobody has removed its file, or put another in
@@ -315,7 +316,7 @@ pub fn could_not_bind(kind: &str, address: &Address, error: &io::Error) -> Error
 /// daemon that is to be reloaded.
 pub fn check(listen: &Listen) -> io::Result<()> {
     match &listen.address {
-        Address::Inet(address) => match bind_internet(*address, &listen.tcp) {
+        Address::Inet(endpoint) => match tcp::bind(endpoint, &listen.tcp) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => Ok(()),
             probed => probed.map(drop),
         },
@@ -329,30 +330,6 @@ pub fn check(listen: &Listen) -> io::Result<()> {
 /// it could bind and listen on a socket.
 pub fn dead() -> io::Result<OwnedFd> {
     Ok(fs::File::open("/dev/null")?.into())
-}
-
-fn bind_internet(address: SocketAddr, tcp: &Tcp) -> io::Result<OwnedFd> {
-    let address = SockaddrStorage::from(address);
-    let family = address.family().ok_or(io::ErrorKind::InvalidInput)?;
-    let socket = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
-    // Connections of a daemon that has just stopped must not keep the next
-    // one from its address (TIME_WAIT; socket(7)).
-    setsockopt(&socket, sockopt::ReuseAddr, &true)?;
-    // Each connection has it from its listener: a client that vanished without a
-    // word must not have its worker for ever.
-    setsockopt(&socket, sockopt::KeepAlive, &true)?;
-    if let (Some(ipv6_only), Some(AddressFamily::Inet6)) = (tcp.ipv6_only, address.family()) {
-        setsockopt(&socket, sockopt::Ipv6V6Only, &ipv6_only)?;
-    }
-    bind_to(&socket, &address)?;
-    Ok(socket)
-}
-
-/// What an address has that says nothing of it (net.ipv6.bindv6only).
-fn ipv6_only_by_default() -> Option<bool> {
-    let fresh =
-        socket(AddressFamily::Inet6, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).ok()?;
-    getsockopt(&fresh, sockopt::Ipv6V6Only).ok()
 }
 
 fn bind_unix(address: &UnixAddr) -> io::Result<OwnedFd> {

@@ -11,6 +11,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use tempfile::TempDir;
 
+use super::tcp::socket_address;
 use super::*;
 use crate::sys::socket::accept;
 
@@ -41,7 +42,8 @@ impl Case {
         if let Address::Inet(any) = &mut address {
             // A port that was free a moment ago: with 0 the kernel would choose
             // another one each time the socket listens.
-            *any = TcpListener::bind(*any).unwrap().local_addr().unwrap();
+            let free = TcpListener::bind(socket_address(any).unwrap()).unwrap();
+            *any = free.local_addr().unwrap().into();
         }
         let listen = Listen::from(address);
         let listener = Listener::bind(&listen).unwrap();
@@ -91,7 +93,8 @@ fn connect_to(address: &Address) -> io::Result<Client> {
         // Long enough for a handshake on this machine, and bounded: nobody answers
         // a client whose first segment was dropped.
         Address::Inet(address) => {
-            TcpStream::connect_timeout(address, Duration::from_millis(300)).map(Client::Tcp)
+            let address = socket_address(address)?;
+            TcpStream::connect_timeout(&address, Duration::from_millis(300)).map(Client::Tcp)
         }
         Address::Path(path) => UnixStream::connect(path).map(Client::Unix),
         Address::Abstract(name) => {
@@ -254,4 +257,63 @@ fn while_one_daemon_binds_another_is_refused() {
     assert_eq!(refused.kind(), io::ErrorKind::AddrInUse);
     drop(held);
     assert!(Listener::bind(&listen).is_ok());
+}
+
+#[test]
+fn connections_have_what_the_configuration_says_of_tcp() {
+    use crate::config::{Keepalive, Tcp};
+    let mut case = Case::new(|_| "127.0.0.1:0".to_owned());
+    let address = case.listen.address.clone();
+    let probes = |socket: &OwnedFd| {
+        let idle = getsockopt(socket, sockopt::TcpKeepIdle).unwrap();
+        let interval = getsockopt(socket, sockopt::TcpKeepInterval).unwrap();
+        (idle, interval, getsockopt(socket, sockopt::TcpKeepCount).unwrap())
+    };
+    let accepted = |case: &Case| {
+        let _client = case.connect().unwrap();
+        let connection = case.accept().unwrap();
+        (probes(&connection), getsockopt(&connection, sockopt::TcpNoDelay).unwrap())
+    };
+    let by_default = accepted(&case);
+    assert!(!by_default.1);
+    let keepalive = Keepalive { idle: Some(61), interval: Some(11), count: None };
+    let tcp = Tcp { nodelay: true, keepalive, ..Tcp::default() };
+    let expected = ((61, 11, by_default.0.2), true);
+    // Those that it has from its first connection on, and that a reload gives it.
+    drop(case.listener);
+    case.listen.tcp = tcp;
+    case.listener = Listener::bind(&case.listen).unwrap();
+    assert_eq!(accepted(&case), expected);
+    case.listen = Listen::from(address);
+    case.listener.adjust(&case.listen).unwrap();
+    assert_eq!(accepted(&case), by_default);
+}
+
+#[test]
+fn a_client_that_sends_nothing_waits_where_accept_is_deferred() {
+    let mut case = Case::new(|_| "127.0.0.1:0".to_owned());
+    case.listen.tcp.defer_accept = Some(60);
+    case.listener.adjust(&case.listen).unwrap();
+    let mut client = case.connect().unwrap();
+    assert_eq!(case.listener.queue(), Queue::Empty);
+    let Client::Tcp(stream) = &mut client else { unreachable!("it is TCP") };
+    stream.write_all(b"x").unwrap();
+    drop(case.accept().unwrap());
+}
+
+#[test]
+fn an_address_may_be_bound_before_it_is_there_and_to_one_interface() {
+    let mut listen = Listen::from("192.0.2.1:0".parse::<Address>().unwrap());
+    let refused = Listener::bind(&listen).unwrap_err();
+    assert_eq!(refused.kind(), io::ErrorKind::AddrNotAvailable);
+    listen.tcp.freebind = true;
+    assert!(Listener::bind(&listen).is_ok());
+    let mut listen = Listen::from("127.0.0.1:0".parse::<Address>().unwrap());
+    listen.tcp.bind_device = Some("lo".to_owned());
+    let listener = Listener::bind(&listen).unwrap();
+    assert_eq!(listener.bound_otherwise(&listen), None);
+    listen.tcp.bind_device = None;
+    assert_eq!(listener.bound_otherwise(&listen), Some("bind_device"));
+    listen.tcp.bind_device = Some("nothere0".to_owned());
+    assert!(Listener::bind(&listen).is_err());
 }

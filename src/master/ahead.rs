@@ -14,6 +14,8 @@ use crate::pool::Blueprint;
 use crate::sys::fork::{self, Fork, fork};
 use crate::sys::wait::reap;
 
+use super::plan;
+
 /// Looks up the users and groups that the pools name. If that fails, the master repeats the
 /// look-up later, and reports the reason.
 pub fn look_up(config: &Config) {
@@ -50,6 +52,8 @@ fn ask(config: &Config) -> io::Result<String> {
 fn answer(config: &Config, mut master: io::PipeWriter) -> ! {
     accounts::remember(Found::default());
     config.pools.iter().for_each(Blueprint::look_up);
+    // What is wrong is told when the master does the same.
+    let _ = plan::number_ports(&mut config.clone());
     let answer = toml::to_string(&accounts::found()).unwrap_or_default();
     // If this fails, the end of the pipe says enough.
     let _ = master.write_all(answer.as_bytes());

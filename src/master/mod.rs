@@ -131,13 +131,14 @@ impl<'a> Master<'a> {
     /// What is wrong with the configuration, or with the machine.
     pub fn new(
         file: PathBuf,
-        config: Config,
+        mut config: Config,
         services: Services,
         mut inherited: Vec<Inherited>,
         observer: &'a mut dyn Observer,
     ) -> Result<Self, Error> {
         let signals = become_supervisor()?;
         ahead::look_up(&config);
+        plan::number_ports(&mut config)?;
         let mut plan = Plan::make(config, &services, &[], &inherited, None)?;
         // What no pool wants of what was stored for us is closed.
         inherited.retain(|socket| !is_stored(&socket.name));

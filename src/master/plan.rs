@@ -8,6 +8,7 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::unistd::{AccessFlags, eaccess};
 
+use crate::accounts;
 use crate::config::{self, Address, Config, Problem, Problems};
 use crate::error::{Code, Error};
 use crate::listener::Inherited;
@@ -31,13 +32,23 @@ pub struct Plan {
     pub news: Vec<Event>,
 }
 
+/// Puts the number in the place of each port that has a name.
+///
+/// # Errors
+///
+/// The names that mean nothing here.
+pub fn number_ports(config: &mut Config) -> Result<(), Problems> {
+    config.number_ports(accounts::port)
+}
+
 /// Checks a configuration without leaving anything behind, for a daemon that is to
 /// be started with it.
 ///
 /// # Errors
 ///
 /// All that is wrong with it, told at once.
-pub fn check(config: Config, services: &Services) -> Result<(), Problems> {
+pub fn check(mut config: Config, services: &Services) -> Result<(), Problems> {
+    number_ports(&mut config)?;
     let mut problems = Vec::new();
     if let Err(error) = control::check(&config.daemon.control) {
         problems.push(Problem::new(&error).with_code(error.code()));

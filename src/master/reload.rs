@@ -13,7 +13,7 @@ use crate::sys::clock::Moment;
 use crate::sys::unshared::Unshared;
 
 use super::Master;
-use super::plan::Plan;
+use super::plan::{self, Plan};
 use super::rollout::{Reloaded, Rollout, Stage, Target, stage};
 use super::scout::Findings;
 
@@ -52,7 +52,8 @@ impl Master<'_> {
     fn begin_reload(&mut self, number: u64, found: Findings, now: Moment) -> Result<(), Error> {
         let Findings { gathered, accounts } = found;
         accounts::remember(accounts);
-        let config = config::parse(gathered)?;
+        let mut config = config::parse(gathered)?;
+        plan::number_ports(&mut config)?;
         self.check_control(&config)?;
         // What stays of it while workers are forked holds no secret.
         let sealed = config

@@ -213,7 +213,8 @@ fn own_name() -> CString {
 fn find(file: &Path, services: &Services, running: &[Pool]) -> Result<Findings, Error> {
     accounts::remember(Found::default());
     let gathered = config::gather(file, MainFile::Regular);
-    let config = config::parse(gathered.clone())?;
+    let mut config = config::parse(gathered.clone())?;
+    plan::number_ports(&mut config)?;
     plan::draw_reload(&config, services, running)?;
     Ok(Findings { gathered, accounts: accounts::found() })
 }

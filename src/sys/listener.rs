@@ -45,6 +45,23 @@ pub fn drop_newcomers(listener: BorrowedFd<'_>) -> nix::Result<()> {
     Ok(())
 }
 
+/// Wakes nobody for a client that sends nothing, for so many seconds (TCP_DEFER_ACCEPT of
+/// tcp(7)); 0 is not at all.
+pub fn defer_accept(listener: BorrowedFd<'_>, seconds: u32) -> nix::Result<()> {
+    let seconds = libc::c_int::try_from(seconds).unwrap_or(libc::c_int::MAX);
+    // SAFETY: the kernel reads one int from the pointer to a live one.
+    Errno::result(unsafe {
+        libc::setsockopt(
+            listener.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_DEFER_ACCEPT,
+            ptr::from_ref(&seconds).cast(),
+            mem::size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    })?;
+    Ok(())
+}
+
 /// The state of a listener, as poll(2) gives it without waiting.
 #[derive(Clone, Copy, Debug)]
 pub struct Readiness {

@@ -15,6 +15,7 @@ mod memory;
 pub mod notice;
 pub mod pages;
 pub mod place;
+pub mod ports;
 pub mod process;
 pub mod signal;
 pub mod socket;

@@ -195,7 +195,11 @@ fn identity(
     let group = pool.group.as_ref().map(|name| find_group(pool, name)).transpose()?;
     let identity = match (user, group, asked) {
         (Some(user), group, Some(asked)) => {
-            let gid = group.unwrap_or(user.gid);
+            let Some(gid) = group.or(user.gid) else {
+                let message = format!("could not find the group of user \"{}\"", user.name);
+                let problem = (asked.problem)(format!("{message}: nobody has this number"));
+                return Err(problem.with_hint("set group, too"));
+            };
             let groups = accounts::groups(&user, gid).map_err(|error| {
                 let (name, reason) = (&user.name, reason(&error));
                 (asked.problem)(format!("could not look up groups of user \"{name}\": {reason}"))

@@ -551,3 +551,23 @@ fn somebody_can_ask_for_what_he_is_and_for_less() {
     assert_eq!((nice(worker), oom_score_adj(worker)), (7, "900".to_owned()));
     assert_eq!(limit(worker, "Max open files"), ("100".to_owned(), "100".to_owned()));
 }
+
+// A number that nobody has is a user without a group: root's must not be guessed.
+#[test]
+fn users_and_groups_may_be_numbers_that_nobody_has() {
+    if !provided(is_root(), "root") {
+        return;
+    }
+    let address = Address::fresh();
+    let config = |keys: &str| super::echo(&address, 1, keys).replace("\"echo\"", "\"command\"");
+    let setup = Setup::example("testsvc").config(&config("user = 54321\ngroup = 54322"));
+    let daemon = setup.start();
+    let ids = ids(&address);
+    assert_eq!(ids["uid"], [54321; 3], "{ids:?}");
+    assert_eq!((&ids["gid"], &ids["groups"]), (&vec![54322; 3], &vec![54322]), "{ids:?}");
+    daemon.expect(&["reload failed"]);
+    daemon.rewrite_config(&config("user = 54321"));
+    let event = daemon.fail_to_reload();
+    let reason = "could not find the group of user \"54321\": nobody has this number";
+    assert!(event.text("reason").is_some_and(|text| text.contains(reason)), "{event}");
+}

@@ -77,6 +77,8 @@ fn owner_and_group_are_the_configured_ones() {
         (", owner = \"daemon\"", (uid, 0)),
         (", group = \"mail\"", (0, gid)),
         (", owner = \"daemon\", group = \"mail\", mode = \"0620\"", (uid, gid)),
+        // Nobody need have the number.
+        (", owner = 54321, group = \"54322\"", (54321, 54322)),
     ] {
         let setup = Setup::new();
         let path = setup.directory().join("echo.sock");

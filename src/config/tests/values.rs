@@ -121,8 +121,9 @@ fn every_wrong_value_is_told_in_our_words() {
         ("umask = \"0788\"", "umask: \"0788\" is not an octal mode from \"0000\" to \"0777\""),
         ("umask = \"1000\"", "umask: \"1000\" is not an octal mode from \"0000\" to \"0777\""),
         // Names and paths.
-        ("user = 33", "user: 33 is not a name | write the name, in quotes"),
-        ("group = \"\"", "group: \"\" is not a name"),
+        ("user = -1", "user: -1 is not a name or a number"),
+        ("user = 4294967295", "user: 4294967295 is not a name or a number"),
+        ("group = \"\"", "group: \"\" is not a name or a number"),
         ("working_directory = \"tmp\"", "working_directory: \"tmp\" is not an absolute path"),
         (
             "working_directory = \"/a\\u0000\"",
