@@ -63,6 +63,14 @@ impl OwnEntry {
         is_granted
     }
 
+    /// How many connections this source has now, in all workers.
+    pub fn count(&self, source: Mark) -> u32 {
+        let highest = self.words[Layout::HIGHEST].load(SeqCst);
+        let end = usize::try_from(highest).unwrap_or(usize::MAX).min(Layout::PLACES);
+        let is_it = |&place: &usize| self.words[Layout::SOURCES + place].load(SeqCst) == source.0;
+        u32::try_from((0..end).filter(is_it).count()).unwrap_or(u32::MAX)
+    }
+
     /// The word that names the source of the connection in hand, and is 0 if there is none.
     pub fn entered(&self) -> &'static AtomicU64 {
         &self.words[Layout::SOURCES + self.place]

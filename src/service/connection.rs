@@ -55,6 +55,8 @@ pub struct Connection {
     entry: Option<&'static AtomicU64>,
     /// What the access log is to tell of it.
     record: Option<SharedRecord>,
+    /// How many connections its source has, if the pool counts them.
+    count: Option<u32>,
 }
 
 /// Whom the process was running as that connected to the Unix socket
@@ -114,6 +116,7 @@ impl Connection {
             is_released: AtomicBool::new(false),
             entry: None,
             record: None,
+            count: None,
         }
     }
 
@@ -127,6 +130,18 @@ impl Connection {
     ) -> Self {
         (self.entry, self.record) = (entry, record);
         self
+    }
+
+    /// The same connection, one of so many of its source.
+    pub(crate) fn with_count(mut self, count: Option<u32>) -> Self {
+        self.count = count;
+        self
+    }
+
+    /// How many connections its source had when it was accepted, this one included; None
+    /// where the pool does not count them.
+    pub(crate) fn count(&self) -> Option<u32> {
+        self.count
     }
 
     /// Takes note of the program that has served the client, and how it ended.

@@ -116,6 +116,14 @@ impl<'a> Door<'a> {
         false
     }
 
+    /// How many connections the source of this client has, that of the client included, if
+    /// the pool counts them.
+    pub fn connections(&self, peer: Peer) -> Option<u32> {
+        let share = self.admission.per_source.as_ref().filter(|share| share.limit.is_some())?;
+        let entry = self.entry.as_ref()?;
+        Some(entry.count(entry.mark(Source::of(peer, share.prefixes)?)))
+    }
+
     /// The word of the ledger in which the client that was admitted last stands.
     pub fn entered(&self) -> Option<&'static AtomicU64> {
         self.entry.as_ref().map(OwnEntry::entered)

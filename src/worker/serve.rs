@@ -93,7 +93,8 @@ pub fn serve<'a>(
         let in_hand = hand.take(socket.as_fd(), peer);
         let visit = access_log.as_mut().map(|log| log.open(peer, context));
         let connection = Connection::new(socket, peer, profile.idle_timeout)
-            .with_account(door.entered(), visit.as_ref().map(Visit::record));
+            .with_account(door.entered(), visit.as_ref().map(Visit::record))
+            .with_count(door.connections(peer));
         let outcome = panic::catch(|| service.serve(connection, context));
         if let Some((log, visit)) = access_log.as_mut().zip(visit) {
             log.close(visit, reason_of(&outcome), context);

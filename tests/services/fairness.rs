@@ -67,6 +67,26 @@ fn has_reply(client: &Client) -> bool {
 }
 
 #[test]
+fn a_program_is_told_how_many_connections_its_client_has() {
+    let address = Address::fresh();
+    let daemon = Daemon::start(&shell(&address, 6, "echo $TCPCONNNUM; cat", "per_source = 4"));
+    let come = |host: usize, count: &str| {
+        let mut client = from(&address, host);
+        client.expect(&format!("{count}\n"));
+        client
+    };
+    let clients = [come(1, "1"), come(1, "2"), come(1, "3")];
+    let other = come(2, "1");
+    drop(clients);
+    until("five workers are free", || {
+        let workers = daemon.workers("exec");
+        (workers.iter().filter(|pid| procfs::is_in_accept(**pid)).count() == 5).then_some(())
+    });
+    let _again = come(1, "1");
+    let _other = (come(2, "2"), other);
+}
+
+#[test]
 fn idle_clients_of_one_address_do_not_starve_another() {
     // Without the key they do: the fifth client waits in the queue as long as they like.
     let address = Address::fresh();

@@ -25,7 +25,13 @@ pub fn inherited() -> io::Result<(Vec<CString>, Option<CString>)> {
 /// pid of the program.
 pub fn of_connection(connection: &Connection) -> io::Result<Vec<CString>> {
     match connection.peer() {
-        Peer::Internet(remote) => of_internet(connection.local_address()?, remote),
+        Peer::Internet(remote) => {
+            let mut variables = of_internet(connection.local_address()?, remote)?;
+            if let Some(count) = connection.count() {
+                variables.push(variable("TCPCONNNUM", count.to_string())?);
+            }
+            Ok(variables)
+        }
         Peer::Unix => of_unix(connection),
     }
 }
@@ -85,17 +91,17 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (server, peer) = listener.accept().unwrap();
-        let tcp = Connection::new(OwnedFd::from(server), Peer::Internet(peer), None);
+        let tcp =
+            Connection::new(OwnedFd::from(server), Peer::Internet(peer), None).with_count(Some(1));
         let (server, _other) = UnixStream::pair().unwrap();
         let unix = Connection::new(OwnedFd::from(server), Peer::Unix, None);
         let entries = [tcp, unix].map(|connection| of_connection(&connection).unwrap()).concat();
         drop(client);
         let name = |entry: &CString| entry.to_str().unwrap().split('=').next().unwrap().to_owned();
         let mut names: Vec<_> = entries.iter().map(name).collect();
-        // An unbound socket has no path. The others are set by the profile, by the program
-        // itself, and by the worker.
-        names
-            .extend(["UNIXLOCALPATH", LOCAL_HOST, "UNIXLOCALPID", "TCPCONNNUM"].map(str::to_owned));
+        // An unbound socket has no path. The others are set by the profile and by the program
+        // itself.
+        names.extend(["UNIXLOCALPATH", LOCAL_HOST, "UNIXLOCALPID"].map(str::to_owned));
         names.sort();
         names.dedup();
         assert_eq!(names, OF_CONNECTIONS);
