@@ -257,9 +257,31 @@ mod tests {
         assert!(!own[0].claim(SOURCE, 4));
     }
 
+    // Two that see each other must not both go, in whatever order they count.
+    #[test]
+    fn of_claims_that_see_each_other_the_first_ones_have_room() {
+        for order in [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
+            let (_kept, own) = entries(3);
+            let numbers = [2, 0, 1].map(|place: usize| (place, own[place].draw(SOURCE)));
+            let number = |place| numbers.iter().find(|(at, _)| *at == place).unwrap().1;
+            let mut granted: Vec<_> = order
+                .into_iter()
+                .filter(|&place| own[place].has_room(SOURCE, number(place), 2))
+                .collect();
+            granted.sort_unstable();
+            assert_eq!(granted, [0, 2], "those that drew first, in the order {order:?}");
+        }
+    }
+
     /// Runs `turn` of each of so many threads at the same moments, again and again, and
-    /// `look` in between.
-    fn race(turns: usize, threads: usize, turn: impl Fn(usize) + Sync, mut look: impl FnMut()) {
+    /// gives what `look` found after each of them. It judges nothing: a panic in between would
+    /// leave the threads waiting.
+    fn race<T>(
+        turns: usize,
+        threads: usize,
+        turn: impl Fn(usize) + Sync,
+        mut look: impl FnMut() -> T,
+    ) -> Vec<T> {
         let (start, end) = (Barrier::new(threads + 1), Barrier::new(threads + 1));
         thread::scope(|scope| {
             for at in 0..threads {
@@ -272,12 +294,13 @@ mod tests {
                     }
                 });
             }
-            for _ in 0..turns {
+            let turns = (0..turns).map(|_| {
                 start.wait();
                 end.wait();
-                look();
-            }
-        });
+                look()
+            });
+            turns.collect()
+        })
     }
 
     // Neither more than the limit, nor fewer: two that see each other must not both go.
@@ -291,10 +314,11 @@ mod tests {
                     granted.fetch_add(1, SeqCst);
                 }
             };
-            race(2_000, own.len(), claim, || {
-                assert_eq!(granted.swap(0, SeqCst), limit);
+            let found = race(2_000, own.len(), claim, || {
                 own.iter().for_each(|entry| entry.entered().store(0, SeqCst));
+                granted.swap(0, SeqCst)
             });
+            assert!(found.iter().all(|&it| it == limit), "{limit}: {found:?}");
         }
     }
 
@@ -309,10 +333,11 @@ mod tests {
                 taken.fetch_add(1, SeqCst);
             }
         };
-        race(1_000, own.len(), spend, || {
-            assert_eq!(taken.swap(0, SeqCst), 3);
+        let found = race(1_000, own.len(), spend, || {
             source.fetch_add(1, SeqCst);
+            taken.swap(0, SeqCst)
         });
+        assert!(found.iter().all(|&it| it == 3), "{found:?}");
     }
 
     #[test]
