@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use std::fs;
+use std::env;
 use std::io::{self, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -41,8 +42,13 @@ pub fn obey(cli: Cli, services: Services) -> ExitCode {
     }
 }
 
+/// Set where systemd has started the check in the place of the service, with all sockets
+/// that the service would get.
+const AS_SERVICE: &str = "PREFORKD_AS_SERVICE";
+
 fn check(file: PathBuf, services: &Services) -> Result<ExitCode, Error> {
-    master::check(config::load(&file)?, services)?;
+    let passed = env::var_os(AS_SERVICE).map(|_| notify::inherited()).transpose()?;
+    master::check(config::load(&file)?, services, passed.as_deref())?;
     for stray in config::strays(&file) {
         let name = stray.display();
         let _ = writeln!(

@@ -67,6 +67,7 @@ mod error;
 mod log;
 mod notify;
 mod request;
+mod unit;
 
 /// Not for an embedding program: `packaging/manual.rs` makes the manual page and the
 /// completions of it, and a test sees nothing that is not public.

@@ -14,6 +14,7 @@ const MAY_KNOW: [(&str, &[&str]); 21] = [
     ("sys", &[]),
     ("error", &[]),
     ("accounts", &[]),
+    ("unit", &[]),
     // A name, which is the same for all of the process.
     ("program", &[]),
     ("cli", &["program"]),
@@ -23,9 +24,12 @@ const MAY_KNOW: [(&str, &[&str]); 21] = [
     ("log", &["config", "error", "program", "sys"]),
     ("scoreboard", &["sys"]),
     ("ledger", &["config", "sys"]),
-    ("listener", &["accounts", "config", "error", "sys"]),
-    ("service", &["config", "error", "log", "sys"]),
-    ("worker", &["accounts", "config", "error", "ledger", "log", "scoreboard", "service", "sys"]),
+    ("listener", &["accounts", "config", "error", "sys", "unit"]),
+    ("service", &["config", "error", "log", "sys", "unit"]),
+    (
+        "worker",
+        &["accounts", "config", "error", "ledger", "log", "scoreboard", "service", "sys", "unit"],
+    ),
     (
         "pool",
         &[
@@ -46,7 +50,7 @@ const MAY_KNOW: [(&str, &[&str]); 21] = [
         "master",
         &[
             "accounts", "config", "error", "listener", "log", "pool", "program", "request",
-            "service", "sys",
+            "service", "sys", "unit",
         ],
     ),
     ("notify", &["config", "error", "listener", "master", "sys"]),

@@ -128,8 +128,9 @@ pub fn check(path: &Path, listen: &Listen) -> io::Result<()> {
         return Err(Errno::EPERM.into());
     }
     let directory = path.parent().unwrap_or(Path::new("/"));
-    let found = fs::metadata(directory)
-        .map_err(|error| io::Error::other(format!("its directory: {}", reason(&error))))?;
+    let found = fs::metadata(directory).map_err(|error| {
+        io::Error::new(error.kind(), format!("its directory: {}", reason(&error)))
+    })?;
     if !found.is_dir() {
         return Err(io::Error::other("its directory: not a directory"));
     }

@@ -23,6 +23,7 @@ use nix::unistd::{Pid, getpid};
 use crate::config::{Address, Listen};
 use crate::error::{Code, Error};
 use crate::sys::listener::{drop_newcomers, look_at};
+use crate::unit::{self, Refused};
 
 use file::SocketFile;
 pub use inherited::{BoundBy, Inherited, is_stored, stored_name};
@@ -308,6 +309,15 @@ pub fn could_not_bind(kind: &str, address: &Address, error: &io::Error) -> Error
     match error.code() {
         Code::NoPermission => error,
         _ => error.with_code(Code::CannotCreate),
+    }
+}
+
+/// The setting of the service unit that may have kept an address from being bound.
+pub fn hint(address: &Address, error: &io::Error) -> Option<&'static str> {
+    match address {
+        Address::Inet(endpoint) => unit::hint(Refused::Port(endpoint.numbers()?.port()), error),
+        Address::Path(path) => unit::hint(Refused::Write(path), error),
+        Address::Abstract(_) | Address::Systemd(_) => None,
     }
 }
 

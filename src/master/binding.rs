@@ -63,6 +63,15 @@ pub fn probe(pool: &Pool, listen: &Spanned<Listen>) -> Option<Problem> {
     Some(not_bound(pool, listen, &error))
 }
 
+/// What would keep a pool from adopting the sockets that its addresses name, if these were
+/// passed.
+pub fn probe_passed(pool: &Pool, passed: &[Inherited]) -> Vec<Problem> {
+    let is_passed =
+        |listen: &&Spanned<Listen>| matches!(listen.get_ref().address, Address::Systemd(_));
+    let listens = pool.listen.iter().filter(is_passed);
+    listens.filter_map(|listen| open(pool, listen, passed, &mut Vec::new()).err()).collect()
+}
+
 /// Finds the listener of this address. One whose file is gone has left its address,
 /// whatever the configuration says: nobody can connect to it.
 pub fn find(running: &[pool::Pool], address: &Address) -> Option<Rc<Listener>> {
@@ -164,7 +173,7 @@ fn hint(listen: &Listen, error: &io::Error) -> Option<String> {
     }
     // What the system says of a file whose owner or group is not the daemon's own.
     if error.raw_os_error() != Some(Errno::EPERM as i32) {
-        return None;
+        return listener::hint(&listen.address, error).map(str::to_owned);
     }
     let name = |name: &Spanned<String>| name.get_ref().clone();
     match (listen.owner.as_ref().map(name), listen.group.as_ref().map(name)) {

@@ -45,7 +45,9 @@ pub fn check(path: &Path) -> Result<(), Error> {
 }
 
 fn failed(listen: &Listen, error: &io::Error) -> Error {
-    could_not_bind("control socket", &listen.address, error).with_hint("see [daemon].control")
+    let told = could_not_bind("control socket", &listen.address, error);
+    let hint = listener::hint(&listen.address, error);
+    told.with_hint(hint.unwrap_or("see [daemon].control"))
 }
 
 /// The default may fail: a daemon for which nobody has configured a control socket

@@ -18,6 +18,7 @@ use crate::pool::{Blueprint, Listeners, Pool};
 use crate::service::Services;
 use crate::sys::fork;
 use crate::sys::place::Place;
+use crate::unit::{self, Refused};
 
 use super::{binding, control};
 
@@ -42,18 +43,26 @@ pub fn number_ports(config: &mut Config) -> Result<(), Problems> {
 }
 
 /// Checks a configuration without leaving anything behind, for a daemon that is to
-/// be started with it.
+/// be started with it. `passed` are the sockets that it would inherit, where that is known.
 ///
 /// # Errors
 ///
 /// All that is wrong with it, told at once.
-pub fn check(mut config: Config, services: &Services) -> Result<(), Problems> {
+pub fn check(
+    mut config: Config,
+    services: &Services,
+    passed: Option<&[Inherited]>,
+) -> Result<(), Problems> {
     number_ports(&mut config)?;
     let mut problems = Vec::new();
     if let Err(error) = control::check(&config.daemon.control) {
         problems.push(Problem::new(&error).with_code(error.code()));
     }
     problems.extend(probe(&config, |_| true));
+    if let Some(passed) = passed {
+        let missing = |pool: &config::Pool| binding::probe_passed(pool, passed);
+        problems.extend(config.pools.iter().flat_map(missing));
+    }
     problems.extend(draw(config, services).err().into_iter().flatten());
     Problems::unless_empty(problems, ())
 }
@@ -170,9 +179,10 @@ fn check_log(kind: &Kind) -> Result<(), Error> {
 
 fn could_not_open(kind: &Kind, error: &io::Error) -> Error {
     let told = Error::system(format!("open log \"{kind}\""), error);
-    match kind {
-        Kind::File(_) => told.with_hint("see [log].file"),
-        _ => told,
+    let Kind::File(path) = kind else { return told };
+    match unit::hint(Refused::Write(path), error) {
+        Some(hint) => told.with_hint(hint),
+        None => told.with_hint("see [log].file"),
     }
 }
 

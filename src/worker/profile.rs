@@ -18,6 +18,7 @@ use crate::error::{Code, Error, reason};
 use crate::service::{LOCAL_HOST, SEARCH_PATH};
 use crate::sys::fork::Children;
 use crate::sys::identity::Environment;
+use crate::unit::{self, Refused};
 
 use super::door::Admission;
 
@@ -227,19 +228,35 @@ fn identity(
     };
     let message =
         format!("cannot become {key} \"{}\": the daemon does not run as root", identity.name);
-    Err(pool.problem(key, span, message).with_code(Code::NoPermission))
+    Err(not_root(pool.problem(key, span, message)))
+}
+
+/// A problem with what only root may do.
+fn not_root(problem: Problem) -> Problem {
+    let problem = problem.with_code(Code::NoPermission);
+    match unit::hint(Refused::Privilege, &io::ErrorKind::PermissionDenied.into()) {
+        Some(hint) => {
+            let hints = problem.hint().into_iter().chain([hint]).collect::<Vec<_>>().join("; ");
+            problem.with_hint(hints)
+        }
+        None => problem,
+    }
 }
 
 fn check_directory(pool: &Pool) -> Option<Problem> {
     let directory = pool.working_directory.as_ref()?;
     let path = directory.get_ref();
-    let reason = match path.metadata() {
+    let (reason, hint) = match path.metadata() {
         Ok(file) if file.is_dir() => return None,
-        Ok(_) => "not a directory".to_owned(),
-        Err(error) => reason(&error),
+        Ok(_) => ("not a directory".to_owned(), None),
+        Err(error) => (reason(&error), unit::hint(Refused::Read(path), &error)),
     };
     let message = format!("could not enter directory \"{}\": {reason}", path.display());
-    Some(pool.problem("working_directory", directory.span(), message))
+    let problem = pool.problem("working_directory", directory.span(), message);
+    Some(match hint {
+        Some(hint) => problem.with_hint(hint),
+        None => problem,
+    })
 }
 
 /// Raising a priority is root's alone; find that out now and not in a worker.
@@ -254,7 +271,7 @@ fn check_priority(pool: &Pool) -> Vec<Problem> {
                 "cannot set {key} \"{}\": the daemon does not run as root",
                 value.get_ref()
             );
-            pool.problem(key, value.span(), message).with_code(Code::NoPermission)
+            not_root(pool.problem(key, value.span(), message))
         })
         .collect()
 }
@@ -267,11 +284,11 @@ fn check_limits(pool: &Pool) -> Vec<Problem> {
             let (_, hard) = getrlimit(resource).ok()?;
             let message = format!("cannot raise limit \"{name}\": the daemon does not run as root");
             let too_high = *value.get_ref() > hard && !geteuid().is_root();
-            too_high.then(|| {
+            let problem = || {
                 pool.problem(&format!("limits.{name}"), value.span(), message)
                     .with_hint(format!("the most is {hard}"))
-                    .with_code(Code::NoPermission)
-            })
+            };
+            too_high.then(|| not_root(problem()))
         })
         .collect()
 }

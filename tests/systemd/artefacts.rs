@@ -67,6 +67,7 @@ fn the_rpm_has_the_same_files() {
         [
             "/etc/preforkd/pool.d/README",
             "/etc/preforkd/preforkd.toml",
+            "/usr/lib/preforkd/check-as-service",
             "/usr/lib/preforkd/notify-reload.conf",
             "/usr/lib/preforkd/notify-reload@.conf",
             "/usr/lib/systemd/catalog/preforkd.catalog",

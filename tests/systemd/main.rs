@@ -17,6 +17,7 @@ macro_rules! on_both_suites {
 }
 
 mod artefacts;
+mod check;
 mod guide;
 mod hardening;
 mod instances;

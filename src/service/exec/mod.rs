@@ -17,6 +17,7 @@ use serde::Deserialize;
 
 use crate::config::{self, Options, Problems};
 use crate::error::reason;
+use crate::unit::{self, Refused};
 
 use super::success::Success;
 use super::{Connection, Context, Outcome, SEARCH_PATH, Service, interpreter};
@@ -80,15 +81,8 @@ impl Exec {
         let Some(name) = command.first().filter(|name| !name.is_empty()) else {
             return Err(problem("the command is empty".to_owned()));
         };
-        let path = find_program(name).map_err(|reason| {
-            let message = format!("could not execute program \"{name}\": {reason}");
-            let problem = options.problem("command", message);
-            let rest = command.get(1..).unwrap_or_default();
-            Problems::from(match name.contains(char::is_whitespace) {
-                true => problem.with_hint(format!("write {}", config::command_of(name, rest))),
-                false => problem,
-            })
-        })?;
+        let path =
+            find_program(name).map_err(|reason| not_found(options, &command, name, &reason))?;
         if let Some(argv0) = argv0 {
             if argv0.contains('\0') {
                 return Err(options.problem("argv0", "the name holds a NUL byte").into());
@@ -103,6 +97,21 @@ impl Exec {
         let success = Rc::new(success);
         Ok(Exec { path, command, stderr, end_of_stream, success, runner: None })
     }
+}
+
+fn not_found(options: &Options, command: &[String], name: &str, reason: &str) -> Problems {
+    let message = format!("could not execute program \"{name}\": {reason}");
+    let problem = options.problem("command", message);
+    if name.contains(char::is_whitespace) {
+        let rest = command.get(1..).unwrap_or_default();
+        return problem.with_hint(format!("write {}", config::command_of(name, rest))).into();
+    }
+    let path = Path::new(name);
+    let hint = path.metadata().err().and_then(|error| unit::hint(Refused::Read(path), &error));
+    Problems::from(match hint {
+        Some(hint) => problem.with_hint(hint),
+        None => problem,
+    })
 }
 
 /// Looks for an executable file; a name without a slash is searched for in
