@@ -1,9 +1,10 @@
 //! What each command does, from its configuration to its exit code.
 #![forbid(unsafe_code)]
 
-use std::fs;
 use std::env;
+use std::fs;
 use std::io::{self, Write};
+use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -14,6 +15,8 @@ use crate::daemon;
 use crate::error::{Code, Error};
 use crate::import;
 use crate::listener::Inherited;
+use crate::log::event::Event;
+use crate::log::{journal, mirror};
 use crate::master::{self, Master, Observer};
 use crate::notify::{self, Notifier};
 use crate::request::{self, Action, Reply, Request};
@@ -22,7 +25,9 @@ use crate::sys::identity::{Privacy, set_privacy};
 
 /// Does what the command line asks for. Gives the exit code of the process.
 pub fn obey(cli: Cli, services: Services) -> ExitCode {
-    let done = catch_unwind(AssertUnwindSafe(|| match cli.command() {
+    let command = cli.command();
+    let is_start = command == Command::Run;
+    let done = catch_unwind(AssertUnwindSafe(|| match command {
         Command::Check => check(cli.config, &services),
         Command::Run => run(cli.config, services),
         Command::Daemonize => daemonize(cli.config, services),
@@ -33,13 +38,25 @@ pub fn obey(cli: Cli, services: Services) -> ExitCode {
     match done {
         Ok(Ok(code)) => code,
         Ok(Err(error)) => {
-            // There is nothing to do about an output that is gone.
-            let _ = writeln!(io::stderr(), "{error}");
+            let is_told = is_start && tell_journal(&error);
+            if !is_told {
+                // There is nothing to do about an output that is gone.
+                let _ = writeln!(io::stderr(), "{error}");
+            }
             ExitCode::from(error.code() as u8)
         }
         // A bug of ours, which the panic has told.
         Err(_) => ExitCode::from(Code::Software as u8),
     }
+}
+
+/// Tells the journal why the daemon did not start, if standard error leads there: an entry
+/// has fields, and a line has none.
+fn tell_journal(error: &Error) -> bool {
+    if error.is_logged() {
+        return journal::is_standard_error();
+    }
+    mirror::tell_journal(&Event::CouldNotStart { reason: error.to_string() })
 }
 
 /// Set where systemd has started the check in the place of the service, with all sockets
@@ -105,7 +122,9 @@ fn daemonize(file: PathBuf, services: Services) -> Result<ExitCode, Error> {
 /// Asks the daemon that runs with this configuration.
 fn reload(file: &Path, action: Action) -> Result<ExitCode, Error> {
     let socket = config::control(file)?;
-    let Reply { code, text } = request::ask(&socket, &Request::new(action, file))?;
+    let mut waiting = Waiting { socket: &socket, file, told: String::new() };
+    let request = Request::new(action, file);
+    let Reply { code, text } = request::ask(&socket, &request, || waiting.tell())?;
     // There is nothing to do about an output that is gone.
     let _ = match code {
         0 if action == Action::LastResult => Ok(()),
@@ -126,6 +145,31 @@ fn print_pools(files: &[PathBuf]) -> Result<ExitCode, Error> {
     let pools = import::import(&originals, &services)?;
     write!(io::stdout(), "{pools}").map_err(|error| Error::system("print the pools", &error))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// A command that waits for the end of a reload.
+struct Waiting<'a> {
+    socket: &'a Path,
+    file: &'a Path,
+    told: String,
+}
+
+impl Waiting<'_> {
+    /// Tells what it waits for, where that is something new, and goes on waiting.
+    fn tell(&mut self) -> ControlFlow<()> {
+        let request = Request::new(Action::Awaited, self.file);
+        let text = match request::ask(self.socket, &request, || ControlFlow::Break(())) {
+            Ok(Reply { code: 0, text }) => text,
+            // A daemon of an older version does not know the question.
+            Ok(_) => String::new(),
+            Err(_) => "waiting until the daemon answers".to_owned(),
+        };
+        if !text.is_empty() && text != self.told {
+            let _ = writeln!(io::stderr(), "{text}");
+            self.told = text;
+        }
+        ControlFlow::Continue(())
+    }
 }
 
 /// Keeps the programs of a pool, which may be of the same user, out of the master's

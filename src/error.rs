@@ -49,12 +49,13 @@ impl Code {
 pub struct Error {
     code: Code,
     text: String,
+    is_logged: bool,
 }
 
 impl Error {
     /// A fault of the kind `code` with this text.
     pub fn new(code: Code, text: impl Into<String>) -> Self {
-        Error { code, text: text.into() }
+        Error { code, text: text.into(), is_logged: false }
     }
 
     /// A system call that failed: `could not <what>: <reason>`.
@@ -78,6 +79,17 @@ impl Error {
     pub fn with_hint(mut self, hint: impl fmt::Display) -> Self {
         self.text = format!("{}\nhint: {hint}", self.text);
         self
+    }
+
+    /// The same fault, of which the log knows.
+    pub fn logged(mut self) -> Self {
+        self.is_logged = true;
+        self
+    }
+
+    /// Whether the log knows of it.
+    pub fn is_logged(&self) -> bool {
+        self.is_logged
     }
 
     /// The exit code of a process that ends for this reason.

@@ -94,6 +94,10 @@ impl Observer for Notifier {
         self.next_status = Moment::default();
     }
 
+    fn waits_for_all(&self) -> bool {
+        true
+    }
+
     fn reloading(&mut self) {
         match NotifyState::monotonic_usec_now() {
             Ok(now) => self.manager.tell(&[NotifyState::Reloading, now], None),

@@ -10,9 +10,11 @@ use std::ffi::OsStr;
 use std::fmt;
 use std::fs;
 use std::io::{self, Read, Write};
+use std::ops::ControlFlow;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::error::{Code, Error, reason};
 
@@ -23,6 +25,8 @@ pub enum Action {
     Reload,
     /// Report the result of the last reload, once it has ended.
     LastResult,
+    /// To tell at once what the reload under way waits for.
+    Awaited,
 }
 
 impl Action {
@@ -30,6 +34,7 @@ impl Action {
         match self {
             Action::Reload => "reload",
             Action::LastResult => "result",
+            Action::Awaited => "awaited",
         }
     }
 }
@@ -64,7 +69,7 @@ impl Request {
     pub fn parse(line: &[u8]) -> Option<Self> {
         let space = line.iter().position(|&byte| byte == b' ')?;
         let (word, file) = (&line[..space], &line[space + 1..]);
-        let mut actions = [Action::Reload, Action::LastResult].into_iter();
+        let mut actions = [Action::Reload, Action::LastResult, Action::Awaited].into_iter();
         let action = actions.find(|action| action.as_str().as_bytes() == word)?;
         Some(Request { action, file: PathBuf::from(OsStr::from_bytes(file)) })
     }
@@ -111,13 +116,21 @@ impl fmt::Display for Reply {
     }
 }
 
-/// Asks the daemon whose control socket is at `path`, and waits for its answer.
+/// How long a client waits before it looks what it waits for.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Asks the daemon whose control socket is at `path`, and waits for its answer. Whenever
+/// the patience is over, it does `meanwhile`, and goes on waiting if that says so.
 ///
 /// # Errors
 ///
 /// Code 77 if the permission is missing. Otherwise code 69: no daemon listens there, or the
 /// daemon went away before its answer.
-pub fn ask(path: &Path, request: &Request) -> Result<Reply, Error> {
+pub fn ask(
+    path: &Path,
+    request: &Request,
+    mut meanwhile: impl FnMut() -> ControlFlow<()>,
+) -> Result<Reply, Error> {
     let failed = |error: io::Error| {
         let socket = path.display();
         let message = format!("could not ask control socket \"{socket}\": {}", reason(&error));
@@ -133,8 +146,20 @@ pub fn ask(path: &Path, request: &Request) -> Result<Reply, Error> {
     };
     let mut stream = UnixStream::connect(path).map_err(failed)?;
     stream.write_all(&request.line()).map_err(failed)?;
+    stream.set_read_timeout(Some(PATIENCE)).map_err(failed)?;
     let mut text = Vec::new();
-    stream.read_to_end(&mut text).map_err(failed)?;
+    loop {
+        // What came before a time-out or a signal is in `text` already.
+        match stream.read_to_end(&mut text) {
+            Ok(_) => break,
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(failed(error)),
+            Err(error) => {
+                if meanwhile().is_break() {
+                    return Err(failed(error));
+                }
+            }
+        }
+    }
     Reply::parse(&String::from_utf8_lossy(&text))
         .ok_or_else(|| failed(io::Error::other("the daemon went away without an answer")))
 }
@@ -145,7 +170,7 @@ mod tests {
 
     #[test]
     fn what_is_asked_is_understood() {
-        for action in [Action::Reload, Action::LastResult] {
+        for action in [Action::Reload, Action::LastResult, Action::Awaited] {
             let request = Request { action, file: PathBuf::from("/a b/\u{e4}.toml") };
             let line = request.line();
             assert_eq!(Request::parse(line.strip_suffix(b"\n").unwrap()), Some(request));

@@ -10,7 +10,7 @@ use support::source::{Source, source, sources};
 /// What each part may know. What a row leaves out is as important as what it
 /// holds: the arrow of life is master, pool, worker, service, and none of them
 /// looks back up.
-const MAY_KNOW: [(&str, &[&str]); 21] = [
+const MAY_KNOW: [(&str, &[&str]); 22] = [
     ("sys", &[]),
     ("error", &[]),
     ("accounts", &[]),
@@ -58,7 +58,7 @@ const MAY_KNOW: [(&str, &[&str]); 21] = [
     (
         "commands",
         &[
-            "cli", "config", "daemon", "error", "import", "listener", "master", "notify",
+            "cli", "config", "daemon", "error", "import", "listener", "log", "master", "notify",
             "request", "service", "sys",
         ],
     ),

@@ -253,6 +253,10 @@ pub struct Pool {
     /// By how much `max_requests` varies, so that workers do not go all at once.
     #[serde(default = "Percent::ten", deserialize_with = "plain::<Percent, _>")]
     pub max_requests_jitter: Percent,
+    /// The longest that a worker may take until it accepts, and that a start under a
+    /// service manager may wait for the pool.
+    #[serde(default, deserialize_with = "optional::<Timeout, _>")]
+    pub start_timeout: Option<Duration>,
     /// The longest that one connection may take.
     #[serde(default, deserialize_with = "optional::<Timeout, _>")]
     pub request_timeout: Option<Duration>,

@@ -197,6 +197,14 @@ fn make(
     Ok((socket, file))
 }
 
+/// Removes the file of a socket that does not listen any more, if that is still there.
+pub fn clear(path: &Path) {
+    // Who has the lock is about to listen there, and clears it himself.
+    if let Ok(_lock) = Lock::take(path) {
+        let _ = remove_stale(path);
+    }
+}
+
 /// Removes a socket file that a dead daemon left behind. A file that is not a socket,
 /// and a socket that somebody listens on, stay.
 fn remove_stale(path: &Path) -> io::Result<()> {

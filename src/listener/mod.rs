@@ -26,7 +26,7 @@ use crate::sys::listener::{drop_newcomers, look_at};
 use crate::unit::{self, Refused};
 
 use file::SocketFile;
-pub use inherited::{BoundBy, Inherited, is_stored, stored_name};
+pub use inherited::{BoundBy, Inherited, abandon, is_stored, stored_name};
 
 /// A listening socket.
 #[derive(Debug)]
@@ -154,6 +154,17 @@ impl Listener {
     /// its place.
     pub fn is_in_place(&self) -> bool {
         self.file.as_ref().is_none_or(SocketFile::is_in_place)
+    }
+
+    /// Where clients connect. What a socket unit has bound is asked of the kernel.
+    pub fn bound(&self) -> String {
+        match &self.address {
+            Address::Systemd(_) => {
+                let bound = getsockname::<SockaddrStorage>(self.socket.as_raw_fd());
+                bound.map_or_else(|_| self.address.to_string(), |bound| bound_address(&bound))
+            }
+            address => address.to_string(),
+        }
     }
 
     /// The address as the configuration writes it.
@@ -340,6 +351,16 @@ pub fn check(listen: &Listen) -> io::Result<()> {
 /// it could bind and listen on a socket.
 pub fn dead() -> io::Result<OwnedFd> {
     Ok(fs::File::open("/dev/null")?.into())
+}
+
+/// An address of the kernel, as the configuration writes it.
+fn bound_address(bound: &SockaddrStorage) -> String {
+    let Some(unix) = bound.as_unix_addr() else { return bound.to_string() };
+    match (unix.path(), unix.as_abstract()) {
+        (Some(path), _) => path.display().to_string(),
+        (None, Some(name)) => format!("@{}", String::from_utf8_lossy(name)),
+        (None, None) => "unix".to_owned(),
+    }
 }
 
 fn bind_unix(address: &UnixAddr) -> io::Result<OwnedFd> {

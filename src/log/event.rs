@@ -93,9 +93,14 @@ macro_rules! events {
 events! {
 Master tells {
     /// A listening socket was bound, or taken over from the service manager. Its pool
-    /// runs as `user`.
+    /// runs as `user`. `socket` is the name of a socket that a socket unit has made.
     Listening = "listening", Info, "09979e0bb28e4323bf2fe52da568d773" {
-        pool: String, address: String, user: String,
+        pool: String, address: String, user: String, socket: Option<String>,
+    }
+    /// The daemon begins to log to a file. The journal alone has this line, and the lines
+    /// about the start, the reloads and the stop of the service.
+    LogElsewhere = "logging to file", Info, "ec4e8755e8ed4a1d9d76fbfe4517d6ea" {
+        version: &'static str, log: String,
     }
     /// The pools accept connections. A pool whose workers could not start is not counted.
     Ready = "ready", Info, "0f93e52066db4b119a6aadaf77420b3d" {
@@ -109,6 +114,11 @@ Master tells {
     /// A changed configuration was refused, and nothing changed.
     ReloadFailed = "reload failed", Error, "50361e2685c54c54ad3e52b64941c8b3" {
         reason: String,
+    }
+    /// A reload is done, and this pool has no worker that lives. The reason is that of the
+    /// last death.
+    PoolDown = "pool down", Warning, "51d0a116e44848378a1e2292fd076e09" {
+        pool: String, reason: String,
     }
     /// A pool has had all the processes that `max_workers` allows for longer than
     /// `kill_timeout`. Its new workers start as the old ones leave.
@@ -134,7 +144,8 @@ Master tells {
     Stopped = "stopped", Info, "00b77a5a0c624c7881256422f5bbc35e" {
         cause: &'static str, connections_cut: Option<u64>,
     }
-    /// No pool could start its workers, and the daemon ends.
+    /// The daemon could not start, and ends: no pool could start its workers, or the
+    /// configuration cannot be applied.
     CouldNotStart = "could not start", Critical, "fb617930ed974422bc0cdf2d88593b5f" {
         reason: String,
     }
@@ -240,14 +251,16 @@ Master tells {
     WorkerExited = "worker exited", Info | Warning, "ee2f814bb8474fd197094a249e6803a1" {
         level: Level, pool: String, slot: u32, pid: Pid, generation: u64,
         code: u8, cause: &'static str, uptime_ms: Duration, served: u64, refused: Option<u64>,
-        cpu_ms: Duration, max_rss_kib: u64, peer: Option<String>, in_hand_ms: Option<Duration>,
+        cpu_ms: Duration, max_rss_kib: u64, in_hand: Option<bool>, peer: Option<String>,
+        in_hand_ms: Option<Duration>,
         reason: Option<String>, held_back: HeldBack,
     }
     /// A signal ended a worker. The level is warning if the master sent the signal.
     WorkerKilled = "worker killed", Error | Warning, "e0fb4a7e16074d27bd3cdef9b994c7bc" {
         level: Level, pool: String, slot: u32, pid: Pid, generation: u64,
         signal: String, core_dumped: bool, cause: &'static str, uptime_ms: Duration, served: u64,
-        refused: Option<u64>, cpu_ms: Duration, max_rss_kib: u64, peer: Option<String>, in_hand_ms: Option<Duration>,
+        refused: Option<u64>, cpu_ms: Duration, max_rss_kib: u64, in_hand: Option<bool>,
+        peer: Option<String>, in_hand_ms: Option<Duration>,
         reason: Option<String>, held_back: HeldBack,
     }
     /// A connection took longer than `request_timeout`.
@@ -367,6 +380,23 @@ impl Event {
         // The tag names the event for the journal. No text shows it.
         let about = RecordStatic { location: &location, tag: entry.id, level };
         log.log(&Record::new(&about, &format_args!("{}", entry.message), BorrowedKV(self)));
+    }
+
+    /// Whether it is about the service as a whole, as a service manager knows it.
+    pub(super) fn is_of_service(&self) -> bool {
+        matches!(
+            self,
+            Event::LogElsewhere { .. }
+                | Event::Ready { .. }
+                | Event::Reloaded { .. }
+                | Event::ReloadFailed { .. }
+                | Event::PoolDown { .. }
+                | Event::Stopping { .. }
+                | Event::StopEscalated { .. }
+                | Event::Stopped { .. }
+                | Event::CouldNotStart { .. }
+                | Event::LogLinesLost { .. }
+        )
     }
 
     fn entry(&self) -> &'static Entry {

@@ -10,6 +10,11 @@ pub(super) fn count() {
     LOST.fetch_add(1, Relaxed);
 }
 
+/// How many losses nobody knows of yet.
+pub fn pending() -> u64 {
+    LOST.load(Relaxed)
+}
+
 /// Forgets the losses of the parent, after a fork.
 pub(super) fn forget() {
     LOST.store(0, Relaxed);

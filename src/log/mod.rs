@@ -5,6 +5,7 @@ pub mod event;
 mod field;
 pub mod journal;
 pub mod losses;
+pub mod mirror;
 pub mod patience;
 mod printable;
 pub mod rate;

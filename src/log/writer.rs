@@ -7,7 +7,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, fcntl};
+use nix::fcntl::{FallocateFlags, FcntlArg, fallocate, fcntl};
 use nix::libc;
 use nix::sys::socket::{self, MsgFlags};
 use nix::sys::stat::fstat;
@@ -23,8 +23,10 @@ const TERMINAL_ROOM_BYTES: usize = 128;
 /// What keeps a call from waiting, once there is any room.
 #[derive(Clone, Copy, Debug)]
 enum Means {
-    /// The call never waits: it writes as much as there is room for, or writes to a file.
+    /// The call never waits: it writes as much as there is room for.
     Whole,
+    /// The call writes to a file, all or nothing: the writer first makes room for the line.
+    File,
     /// The call writes at most this many bytes, for which there is room then.
     Parts(usize),
     /// A flag of the call, for sockets (send(2)).
@@ -38,6 +40,7 @@ impl Means {
         let may_wait = flags & libc::O_NONBLOCK == 0;
         match mode & libc::S_IFMT {
             libc::S_IFSOCK => Means::Flag,
+            libc::S_IFREG => Means::File,
             libc::S_IFIFO if may_wait => Means::Parts(libc::PIPE_BUF),
             _ if may_wait && target.is_terminal() => Means::Parts(TERMINAL_ROOM_BYTES),
             _ => Means::Whole,
@@ -46,7 +49,7 @@ impl Means {
 
     fn write(self, target: &OwnedFd, bytes: &[u8]) -> nix::Result<usize> {
         match self {
-            Means::Whole => nix::unistd::write(target, bytes),
+            Means::Whole | Means::File => nix::unistd::write(target, bytes),
             Means::Parts(most) => nix::unistd::write(target, &bytes[..bytes.len().min(most)]),
             Means::Flag => {
                 let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
@@ -106,6 +109,9 @@ impl Write for LineWriter {
 /// there is room.
 fn write_patiently(target: &OwnedFd, line: &[u8], means: Means) -> usize {
     let mut written = 0;
+    if matches!(means, Means::File) && !make_room(target, line.len()) {
+        return written;
+    }
     while written < line.len() && await_room(target).is_ok() {
         match means.write(target, &line[written..]) {
             Ok(count) => written += count,
@@ -115,6 +121,25 @@ fn write_patiently(target: &OwnedFd, line: &[u8], means: Means) -> usize {
         }
     }
     written
+}
+
+/// Makes the disk keep room for a line at the end of a file, unless the last block of the
+/// file has it. Says whether there is room.
+///
+/// Without it a full disk would take a part of a line, and the line of another process
+/// would follow in the middle of it.
+fn make_room(target: &OwnedFd, length: usize) -> bool {
+    let Ok(file) = fstat(target) else { return true };
+    let (size, block) = (file.st_size, file.st_blksize.clamp(512, 4096));
+    let length = length as i64;
+    if length <= (block - size % block) % block {
+        return true;
+    }
+    // A block more, for what another process writes meanwhile.
+    let kept =
+        fallocate(target, FallocateFlags::FALLOC_FL_KEEP_SIZE, size, length.saturating_add(block));
+    // A file system that cannot do it has to be tried.
+    !matches!(kept, Err(Errno::ENOSPC | Errno::EDQUOT))
 }
 
 #[cfg(test)]

@@ -37,8 +37,7 @@ pub fn listeners(
         }
         match open(pool, listen, inherited, news) {
             Ok(listener) => {
-                let (address, user) = (address.to_string(), blueprint.user());
-                news.push(Event::Listening { pool: pool.name.clone(), address, user });
+                news.push(listening(&listener, &pool.name, blueprint.user()));
                 bound.push(Rc::new(listener));
             }
             Err(problem) => problems.push(problem),
@@ -54,6 +53,14 @@ fn cannot_change(pool: &Pool, listen: &Spanned<Listen>, running: &Listener) -> O
     let message = format!("could not change {key} of listener \"{address}\": it stays bound");
     let problem = problem(pool, listen, &Error::new(Code::CannotCreate, message));
     Some(problem.with_hint("restart the daemon, or leave the listener as it is"))
+}
+
+fn listening(listener: &Listener, pool: &str, user: String) -> Event {
+    let socket = match listener.address() {
+        Address::Systemd(name) => Some(name.clone()),
+        _ => None,
+    };
+    Event::Listening { pool: pool.to_owned(), address: listener.bound(), user, socket }
 }
 
 /// What would keep this address of a pool from being bound, as far as that is known

@@ -23,6 +23,7 @@ use crate::sys::clock::Moment;
 use crate::sys::socket::accept;
 
 use super::Master;
+use super::condition;
 
 /// How many clients may be connected at once.
 const MOST_CLIENTS: usize = 16;
@@ -170,6 +171,17 @@ impl Control {
         }
     }
 
+    /// Answers the clients that ask what a reload waits for.
+    pub fn tell_awaited(&mut self, text: impl Fn() -> String) {
+        self.clients.retain_mut(|client| {
+            let is_asked = matches!(client.state, State::Asked(Action::Awaited));
+            if is_asked {
+                client.answer(&Reply::done(text()));
+            }
+            !is_asked
+        });
+    }
+
     /// Ties the clients of an `earlier`, superseded reload to this one.
     pub fn expect_instead(&mut self, earlier: u64, reload: u64) {
         for client in &mut self.clients {
@@ -225,6 +237,12 @@ impl Master<'_> {
     /// Reads from the control socket.
     pub(super) fn hear(&mut self, callers: &[Caller], now: Moment) {
         let wants_reload = self.control.hear(callers, now);
+        let Master { control, scouts, rollout, pools, .. } = self;
+        control.tell_awaited(|| match (&rollout, scouts.is_out()) {
+            (_, true) => "waiting until the configuration is read".to_owned(),
+            (Some(_), false) => condition::awaited(pools).collect::<Vec<_>>().join("\n"),
+            (None, false) => String::new(),
+        });
         if wants_reload && !self.phase.is_stopping() {
             self.reload(now);
         }

@@ -8,6 +8,7 @@ mod ahead;
 mod answers;
 mod binding;
 mod changes;
+mod condition;
 mod control;
 mod herald;
 mod observer;
@@ -16,9 +17,11 @@ mod phase;
 mod plan;
 mod reap;
 mod reload;
+mod report;
 mod rollout;
 mod scout;
 mod sources;
+mod start;
 mod stop;
 
 use std::fs::File;
@@ -30,11 +33,11 @@ use nix::sys::signal::Signal;
 
 use crate::config::{self, Config};
 use crate::error::{Code, Error, reason};
-use crate::listener::{Inherited, is_stored};
+use crate::listener::{Inherited, abandon, is_stored, stored_name};
 use crate::log;
 use crate::log::event::Event;
+use crate::log::mirror::Mirror;
 use crate::log::sink::Kind;
-use crate::log::{losses, patience};
 use crate::pool::{Asked, Gate, Inheritance, Mending, OomKills, Pool, Standing};
 use crate::service::{Services, panic};
 use crate::sys::clock::Moment;
@@ -47,7 +50,7 @@ use herald::Herald;
 use orphans::Leftovers;
 use phase::{Phase, together};
 use plan::Plan;
-use reload::could_not_start;
+use report::Losses;
 use rollout::Rollout;
 use scout::Scouts;
 
@@ -114,11 +117,18 @@ pub struct Master<'a> {
     scaled: i64,
     /// SIGCHLD has come, or may have come before there was a handler.
     owes_reaping: bool,
+    /// When the daemon was started.
+    started: Moment,
+    /// Why it was not started as the service manager has asked.
+    start_failure: Option<String>,
     /// Why the daemon stops.
     cause: &'static str,
     /// The listeners are kept open over the end of the daemon.
     listeners_stay: bool,
     news: Vec<Event>,
+    /// The journal, where the log is a file.
+    mirror: Mirror,
+    losses: Losses,
 }
 
 impl<'a> Master<'a> {
@@ -140,8 +150,7 @@ impl<'a> Master<'a> {
         ahead::look_up(&config);
         plan::number_ports(&mut config)?;
         let mut plan = Plan::make(config, &services, &[], &inherited, None)?;
-        // What no pool wants of what was stored for us is closed.
-        inherited.retain(|socket| !is_stored(&socket.name));
+        let stored: Vec<_> = inherited.extract_if(.., |socket| is_stored(&socket.name)).collect();
         plan.news.extend(binding::unserved(&plan.pools, &inherited));
         plan.news.extend(ahead::strays(&file));
         let sink = match plan.sink.take() {
@@ -180,15 +189,20 @@ impl<'a> Master<'a> {
             cannot_wait: false,
             scaled: 0,
             owes_reaping: true,
+            started: Moment::now(),
+            start_failure: None,
             cause: "",
             listeners_stay: false,
             news: plan.news,
+            mirror: Mirror::new(),
+            losses: Losses::default(),
         };
         let epoch = master.epoch;
         master.pools.iter_mut().for_each(|pool| pool.set_epoch(epoch));
         master.keep_listeners();
         // From here on nothing of the start can fail.
         master.pools.iter().flat_map(Pool::listeners).for_each(|listener| listener.own());
+        master.abandon(stored);
         Ok(master)
     }
 
@@ -256,7 +270,10 @@ impl<'a> Master<'a> {
                     self.enter(Phase::Failed);
                 }
             },
-            Phase::Running => self.look_who_is_ready(),
+            Phase::Running => {
+                self.look_who_is_ready();
+                self.give_up_start(now);
+            }
             Phase::Delaying(_)
             | Phase::Draining { .. }
             | Phase::Asking(_)
@@ -265,26 +282,6 @@ impl<'a> Master<'a> {
                 self.advance_stop(now);
             }
             Phase::Stopped | Phase::Failed => {}
-        }
-    }
-
-    fn begin_service(&mut self) {
-        let accept = || self.pools.iter().filter(|pool| pool.standing() == Standing::Ready);
-        let (pools, workers) = (accept().count(), accept().map(Pool::target).sum());
-        self.news.push(Event::Ready { pools, workers });
-        if let Some(warning) = tell_failed(&self.pools) {
-            self.herald.warn(warning);
-        }
-        self.enter(Phase::Running);
-        self.look_who_is_ready();
-    }
-
-    /// Takes note of when every pool accepts for the first time.
-    fn look_who_is_ready(&mut self) {
-        if !self.herald.is_ready()
-            && self.pools.iter().all(|pool| pool.standing() == Standing::Ready)
-        {
-            self.herald.begin();
         }
     }
 
@@ -332,38 +329,19 @@ impl<'a> Master<'a> {
         self.news.extend(events);
     }
 
-    /// Tells the log what has happened, after it was dealt with: a worker is
-    /// replaced before its death is written down.
-    fn report(&mut self, now: Moment) {
-        patience::renew(patience::MASTER_MS);
-        losses::tell(|count| Event::LogLinesLost { count }.tell(&self.inheritance.log));
-        for event in self.news.drain(..) {
-            event.tell(&self.inheritance.log);
-        }
-        let Master { pools, removed, phase, scouts, rollout, answers, herald, .. } = self;
-        let is_waiting = !herald.is_ready() && *phase == Phase::Running;
-        herald.observer.turn(now, &mut || {
-            let phase = match rollout {
-                None if scouts.is_out() && *phase == Phase::Running => "reloading".to_owned(),
-                Some(_) if *phase == Phase::Running => "reloading".to_owned(),
-                _ => phase.to_string(),
-            };
-            let failed = is_waiting.then(|| tell_failed(pools)).flatten();
-            let remarks = failed.into_iter().chain(answers.remark()).collect();
-            let mut status = Status { phase, pools: pools.len(), remarks, ..Status::default() };
-            pools.iter().chain(removed.iter()).for_each(|pool| status.add(pool.census()));
-            if pools.iter().chain(removed.iter()).any(Pool::runs_programs) {
-                status.leftovers = Leftovers::count();
-            }
-            status
-        });
-    }
-
     /// Tells the observer which listeners there are, and leaves the files of
     /// those in place that live on with it.
     fn keep_listeners(&mut self) {
         let mut listeners = self.pools.iter().flat_map(Pool::listeners).map(|listener| &**listener);
         self.listeners_stay = self.herald.observer.keep(&mut listeners);
+    }
+
+    /// Lets go of what no pool wants of the sockets that were stored over a restart.
+    fn abandon(&self, stored: Vec<Inherited>) {
+        let listeners = self.pools.iter().flat_map(Pool::listeners);
+        let wanted: Vec<_> = listeners.map(|it| stored_name(it.address())).collect();
+        let unwanted = stored.into_iter().filter(|socket| !wanted.contains(&socket.name));
+        unwanted.for_each(abandon);
     }
 
     fn scale(&mut self, step: i64, now: Moment) {
@@ -407,13 +385,14 @@ impl<'a> Master<'a> {
     }
 
     fn end(mut self) -> Result<(), Error> {
-        if self.phase == Phase::Stopped {
-            return Ok(());
-        }
-        let reason = tell_failed(&self.pools).unwrap_or_default();
+        let reason = match (self.phase, self.start_failure.take()) {
+            (Phase::Stopped, None) => return Ok(()),
+            (_, Some(reason)) => reason,
+            (_, None) => condition::not_started(&self.pools).unwrap_or_default(),
+        };
         self.news.push(Event::CouldNotStart { reason: reason.clone() });
         self.report(Moment::now());
-        Err(Error::new(Code::Unavailable, reason))
+        Err(Error::new(Code::Unavailable, reason).logged())
     }
 }
 
@@ -427,11 +406,4 @@ fn become_supervisor() -> Result<Waiting, Error> {
     let null = File::open("/dev/null").map_err(failed("open file \"/dev/null\""))?;
     descriptor::replace(&null, 0).map_err(failed("set standard input"))?;
     Ok(signals)
-}
-
-/// The pools that have not started, and why, in words.
-fn tell_failed(pools: &[Pool]) -> Option<String> {
-    let failed = pools.iter().filter(|pool| pool.standing() == Standing::Failed);
-    let told: Vec<_> = failed.map(could_not_start).collect();
-    (!told.is_empty()).then(|| told.join("\n"))
 }

@@ -21,6 +21,11 @@ pub trait Observer {
     /// A reload was asked for, after `ready`. It may be refused.
     fn reloading(&mut self) {}
 
+    /// Whether it waits until every pool accepts, and nothing less.
+    fn waits_for_all(&self) -> bool {
+        false
+    }
+
     /// The daemon stops, and takes no longer than this.
     fn stopping(&mut self, _within: Duration) {}
 

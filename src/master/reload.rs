@@ -13,6 +13,7 @@ use crate::sys::clock::Moment;
 use crate::sys::unshared::Unshared;
 
 use super::Master;
+use super::condition::{self, could_not_start};
 use super::plan::{self, Plan};
 use super::rollout::{Reloaded, Rollout, Stage, Target, stage};
 use super::scout::Findings;
@@ -109,11 +110,21 @@ impl Master<'_> {
         let Some((number, ended)) = ended else { return };
         self.keep_listeners();
         let reply = match &ended {
-            Ok(reloaded) => Reply::done(reloaded),
+            Ok(reloaded) => Reply::done(self.with_warnings(reloaded)),
             Err(error) => Reply::from(error),
         };
         self.answers.end(number, reply);
+        let is_done = ended.is_ok();
         self.tell_reload(ended);
+        if is_done {
+            self.news.extend(condition::down_events(&self.pools));
+        }
+    }
+
+    /// What to answer to a reload that is done: it may have left a pool without workers.
+    fn with_warnings(&self, reloaded: &Reloaded) -> String {
+        let down = condition::down(&self.pools);
+        down.fold(reloaded.to_string(), |told, pool| format!("{told}\nwarning: {pool}"))
     }
 
     fn commit_reload(&mut self, now: Moment) -> Option<(u64, Ended)> {
@@ -162,10 +173,4 @@ impl Master<'_> {
             news: &mut self.news,
         }
     }
-}
-
-/// Why a pool does not work, in words.
-pub fn could_not_start(pool: &Pool) -> String {
-    let reason = pool.last_failure().unwrap_or("no worker got as far as accepting");
-    format!("could not start pool \"{}\": {reason}", pool.name())
 }

@@ -85,6 +85,8 @@ impl Master<'_> {
         let others = [
             self.oom_kills.deadline(now),
             self.phase.deadline(),
+            self.start_deadline(),
+            self.losses_deadline(),
             self.scouts.deadline(),
             self.control.deadline(),
             self.herald.observer.deadline(),

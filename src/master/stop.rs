@@ -18,30 +18,24 @@ use super::phase::Phase;
 /// uninterruptible sleep may take for ever, and we do not.
 const KERNEL_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How a stop begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Haste {
+    /// Connections are finished.
+    None,
+    /// Connections are ended.
+    AtOnce,
+}
+
 impl Master<'_> {
     /// Begins to stop; each further signal goes one step further.
     pub(super) fn stop(&mut self, signal: Signal, now: Moment) {
         let cause = signal.as_str();
         match (self.phase, signal) {
-            (Phase::Starting | Phase::Running, _) => {
-                self.cause = cause;
-                self.scouts.recall();
-                self.undo_reload(now);
-                self.news.push(Event::Stopping { cause });
-                self.pools.append(&mut self.removed);
-                self.control.close();
-                self.leave_listeners();
-                let config::Daemon { stop_delay, stop_timeout, .. } = self.daemon;
-                if signal != Signal::SIGTERM {
-                    self.herald.observer.stopping(self.kill_timeout());
-                    return self.hurry(now + self.kill_timeout(), now);
-                }
-                self.herald.observer.stopping(stop_delay + stop_timeout);
-                match stop_delay {
-                    Duration::ZERO => self.drain(now),
-                    delay => self.enter(Phase::Delaying(now + delay)),
-                }
+            (Phase::Starting | Phase::Running, Signal::SIGTERM) => {
+                self.begin_stop(cause, Haste::None, now);
             }
+            (Phase::Starting | Phase::Running, _) => self.begin_stop(cause, Haste::AtOnce, now),
             (Phase::Delaying(until) | Phase::Draining { until, .. } | Phase::Asking(until), _) => {
                 self.news.push(Event::StopEscalated {
                     step: "no longer waiting for connections",
@@ -55,6 +49,27 @@ impl Master<'_> {
             }
             (Phase::Ending(_), _) => self.kill(cause, now),
             (Phase::Killing(_) | Phase::Stopped | Phase::Failed, _) => {}
+        }
+    }
+
+    /// Begins to stop, for this cause.
+    pub(super) fn begin_stop(&mut self, cause: &'static str, haste: Haste, now: Moment) {
+        self.cause = cause;
+        self.scouts.recall();
+        self.undo_reload(now);
+        self.news.push(Event::Stopping { cause });
+        self.pools.append(&mut self.removed);
+        self.control.close();
+        self.leave_listeners();
+        if haste == Haste::AtOnce {
+            self.herald.observer.stopping(self.kill_timeout());
+            return self.hurry(now + self.kill_timeout(), now);
+        }
+        let config::Daemon { stop_delay, stop_timeout, .. } = self.daemon;
+        self.herald.observer.stopping(stop_delay + stop_timeout);
+        match stop_delay {
+            Duration::ZERO => self.drain(now),
+            delay => self.enter(Phase::Delaying(now + delay)),
         }
     }
 

@@ -86,7 +86,11 @@ impl Pool {
             Some(deadline) => return self.agenda.add(deadline, Task::Worker(pid)),
             None => return,
         }
-        let in_hand = worker.seat.look().in_hand;
+        let look = worker.seat.look();
+        let in_hand = look.in_hand;
+        if worker.late.take_if(|late| *late <= now).is_some() && !look.is_accepting {
+            worker.kill(Asked::Late);
+        }
         let program = self.serving.blueprint.service.program();
         let pool = &self.serving.blueprint.config.name;
         let rates = &mut self.rates;

@@ -15,6 +15,8 @@ pub enum Asked {
     Stop,
     /// Nothing; the worker was killed because its connection took too long.
     TimeOut,
+    /// Nothing; the worker was killed because it did not accept within `start_timeout`.
+    Late,
     /// Nothing; the worker was killed because somebody had suspended it.
     Suspended,
 }
@@ -37,7 +39,8 @@ pub enum Cause {
     Retired,
     /// The worker had served its quota.
     Recycled,
-    /// Its connection took too long, and the worker did not end it.
+    /// Its connection took too long, and the worker did not end it; or its start took too
+    /// long.
     TimedOut,
     /// The daemon stopped.
     Stopped,
@@ -61,7 +64,7 @@ impl Cause {
         let asked_for = asked.map(|asked| match asked {
             Asked::Retire => Cause::Retired,
             Asked::Stop => Cause::Stopped,
-            Asked::TimeOut => Cause::TimedOut,
+            Asked::TimeOut | Asked::Late => Cause::TimedOut,
             Asked::Suspended => Cause::Suspended,
         });
         match exit {
@@ -135,6 +138,7 @@ mod tests {
             (Exit::Code(0), None, Killer::Unknown, None, Cause::Unknown),
             (Exit::Code(3), Some(Asked::Retire), Killer::Unknown, None, Cause::Crashed),
             (signal(libc::SIGKILL), Some(Asked::TimeOut), Killer::Master, None, Cause::TimedOut),
+            (signal(libc::SIGKILL), Some(Asked::Late), Killer::Master, None, Cause::TimedOut),
             (signal(libc::SIGKILL), Some(Asked::Stop), Killer::Master, None, Cause::Stopped),
             (signal(libc::SIGKILL), Some(Asked::Stop), Killer::Unknown, None, Cause::Killed),
             (signal(libc::SIGKILL), None, Killer::Unknown, None, Cause::Killed),

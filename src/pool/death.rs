@@ -65,6 +65,9 @@ impl Death {
         if left && look.leaving == Some(Leaving::Recycled) && terms.max_requests > 0 {
             return End::Recycled;
         }
+        if self.cause == Cause::TimedOut && !look.is_accepting {
+            return End::Late;
+        }
         // A worker that somebody has ended did not fail.
         let failed = matches!(self.cause, Cause::Crashed | Cause::OutOfMemory | Cause::Unknown);
         // A worker that failed before its first accept died young, however long that took.
@@ -87,6 +90,8 @@ impl Death {
         let (cause, uptime_ms, cpu_ms) = (self.cause.as_str(), self.uptime, self.usage.cpu);
         let max_rss_kib = self.usage.max_rss_kib;
         let refused = Some(self.refused).filter(|&refused| refused > 0);
+        // Where nothing is wrong, nobody asks whose connection is lost.
+        let in_hand = (self.in_hand.is_none() && level != Level::Info).then_some(false);
         let (peer, in_hand_ms) = self.in_hand.map(|it| (it.peer, it.elapsed)).unzip();
         match self.exit {
             Exit::Code(code) => Event::WorkerExited {
@@ -102,6 +107,7 @@ impl Death {
                 refused,
                 cpu_ms,
                 max_rss_kib,
+                in_hand,
                 peer,
                 in_hand_ms,
                 reason,
@@ -121,6 +127,7 @@ impl Death {
                 refused,
                 cpu_ms,
                 max_rss_kib,
+                in_hand,
                 peer,
                 in_hand_ms,
                 reason,
@@ -146,6 +153,7 @@ mod tests {
     use crate::sys::clock::Moment;
 
     const CRASH: Exit = Exit::Signal { number: 11, core_dumped: false };
+    const KILLED: Exit = Exit::Signal { number: 9, core_dumped: false };
     const LATE: Duration = Duration::from_secs(1);
     const EARLY: Duration = Duration::from_millis(999);
 
@@ -191,6 +199,8 @@ mod tests {
             ("never accepted", death(CRASH, Cause::Crashed, LATE, 0), starting, terms, End::Young),
             ("killed late", death(CRASH, Cause::Killed, LATE, 0), starting, terms, End::Lived),
             ("after some", death(CRASH, Cause::Crashed, EARLY, 3), idle, terms, End::Lived),
+            ("too late", death(KILLED, Cause::TimedOut, LATE, 0), starting, terms, End::Late),
+            ("cut", death(KILLED, Cause::TimedOut, LATE, 0), busy, terms, End::AtWork),
             ("at work", death(CRASH, Cause::Crashed, EARLY, 0), busy, terms, End::AtWork),
             (
                 "its quota",

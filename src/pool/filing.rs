@@ -32,7 +32,8 @@ impl Pool {
         let look = worker.seat.look();
         let death = self.explain(*worker, look, reaped, now, oom_kills);
         let end = death.end(look, terms);
-        if end == End::Young && place != Place::Leaving {
+        let is_failure = matches!(end, End::Young | End::Late);
+        if is_failure && place != Place::Leaving {
             let reason = death.reason.as_ref().map_or_else(String::new, |it| format!(": {it}"));
             self.last_failure = Some(format!("its worker {}{reason}", death.exit));
         }
@@ -44,7 +45,7 @@ impl Pool {
             if look.is_accepting {
                 generation.accepts(slot);
             }
-            is_retry = end == End::Young && generation.backs_off(slot);
+            is_retry = is_failure && generation.backs_off(slot);
             delay = generation.vacate(slot, end, now, random);
             let id = generation.id;
             if let Some(delay) = delay {
@@ -100,7 +101,10 @@ impl Pool {
             refused: look.refused,
             in_hand: look.in_hand.map(unfinished),
             usage: reaped.usage,
-            reason: worker.seat.reason(),
+            reason: match worker.asked {
+                Some(Asked::Late) => Some("it did not accept within start_timeout".to_owned()),
+                _ => worker.seat.reason(),
+            },
         }
     }
 }

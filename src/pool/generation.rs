@@ -94,6 +94,12 @@ impl Generation {
         self.slots.iter().any(|slot| matches!(slot, Slot::Serving(..)))
     }
 
+    /// The workers of its slots, if every slot backs off.
+    pub fn failing(&self) -> Option<impl Iterator<Item = Pid>> {
+        let all_fail = !self.slots.is_empty() && self.slots.iter().all(Slot::backs_off);
+        all_fail.then(|| self.pids())
+    }
+
     /// How many slots back off.
     pub fn backing_off(&self) -> usize {
         self.slots.iter().filter(|slot| slot.pid().is_none() && slot.backs_off()).count()

@@ -146,6 +146,13 @@ impl Pool {
         self.serving.standing(self.room())
     }
 
+    /// Whether it is down: every slot backs off, and no worker accepts.
+    pub fn is_down(&self) -> bool {
+        let accepts =
+            |pid| self.workers.get(&pid).is_some_and(|worker| worker.seat.look().is_accepting);
+        self.serving.failing().is_some_and(|mut workers| !workers.any(accepts))
+    }
+
     /// How the last worker that died young ended.
     pub fn last_failure(&self) -> Option<&str> {
         self.last_failure.as_deref()
@@ -246,6 +253,7 @@ impl Pool {
     pub fn note_arrival(&mut self, pid: Pid) {
         let Some(worker) = self.workers.get_mut(&pid) else { return };
         let (place, slot) = (worker.place, worker.slot);
+        worker.late = None;
         if worker.untold == Untold::Starting {
             let until = worker.started + worker.terms.min_uptime;
             worker.untold = Untold::Until(until);
@@ -302,6 +310,9 @@ impl Pool {
                 for (worker, kind) in workers.into_iter().zip(kinds) {
                     generation.fill(worker.slot, worker.pid);
                     started.push((worker.pid, kind));
+                    if let Some(late) = worker.late {
+                        self.agenda.add(late, Task::Worker(worker.pid));
+                    }
                     self.workers.insert(worker.pid, Box::new(worker));
                 }
                 done?;

@@ -85,6 +85,7 @@ pub fn spawn(
             suspended: None,
             watch: Watch::default(),
             terms,
+            late: terms.start_timeout.map(|timeout| started + timeout),
             untold: Untold::No,
         });
     (workers.collect(), children.failure().map_or(taken.and(entered), Err))

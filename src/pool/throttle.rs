@@ -21,6 +21,8 @@ const STOCK: Duration = Duration::from_secs(1);
 pub enum End {
     /// The worker failed before its first accept, or died idle and young.
     Young,
+    /// The worker did not accept within `start_timeout`. Another try would take as long.
+    Late,
     /// The worker died while it served a connection.
     AtWork,
     /// The worker had served its quota, and left by itself.
@@ -59,13 +61,17 @@ impl Throttle {
     /// Gives the slot's delay, if any.
     pub fn died(&mut self, end: End, now: Moment, random: u64) -> Option<Delay> {
         let cost = match end {
-            End::Young | End::AtWork | End::Lived => SPACING,
+            End::Young | End::Late | End::AtWork | End::Lived => SPACING,
             End::Recycled => RECYCLED_SPACING,
         };
         self.whole = self.whole.max(now) + cost;
         let spent = self.whole - now;
         let paced = spent.saturating_sub(STOCK);
-        self.deaths = if end == End::Young { self.deaths.saturating_add(1) } else { 0 };
+        self.deaths = match end {
+            End::Young => self.deaths.saturating_add(1),
+            End::Late => self.deaths.saturating_add(1).max(2),
+            End::AtWork | End::Recycled | End::Lived => 0,
+        };
         let back_off = back_off(self.deaths, random);
         let time = back_off.unwrap_or_default().max(paced);
         self.until = (!time.is_zero()).then(|| now + time);

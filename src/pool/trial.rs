@@ -17,6 +17,10 @@ impl Pool {
         blueprint.inherit_ledger(&self.serving.blueprint);
         self.next = Some(Generation::new(self.generations, blueprint, listeners, Gate::Shut));
         self.generations += 1;
+        if self.serving.failing().is_none() {
+            // What ended a worker long ago explains nothing of this one.
+            self.last_failure = None;
+        }
         self.keep_pace(now);
     }
 

@@ -39,6 +39,8 @@ pub struct Worker {
     pub(super) suspended: Option<Moment>,
     pub(super) watch: Watch,
     pub(super) terms: Terms,
+    /// When it is killed if it does not accept by then.
+    pub(super) late: Option<Moment>,
     /// Whether the log still waits to hear of it: the worker may die as those before it did.
     pub(super) untold: Untold,
 }
@@ -67,6 +69,8 @@ pub enum Untold {
 /// comes later does not change it.
 #[derive(Clone, Copy, Debug)]
 pub struct Terms {
+    /// The longest that the worker may take until it accepts.
+    pub start_timeout: Option<Duration>,
     /// The longest that one connection may take.
     pub request_timeout: Option<Duration>,
     /// From the polite signal to SIGKILL.
@@ -83,6 +87,7 @@ impl Terms {
     /// Those of this configuration.
     pub fn of(config: &config::Pool) -> Self {
         Terms {
+            start_timeout: config.start_timeout,
             request_timeout: config.request_timeout,
             kill_timeout: config.kill_timeout,
             retire_timeout: config.retire_timeout,
@@ -123,6 +128,7 @@ impl Worker {
         self.killed = true;
         self.retirement = None;
         self.suspended = None;
+        self.late = None;
         self.signal(Signal::SIGKILL);
     }
 
@@ -154,7 +160,8 @@ impl Worker {
             Untold::No | Untold::Starting => None,
         };
         let retirement = self.retirement.map(Retirement::deadline);
-        [self.watch.deadline(), retirement, self.suspended, untold].into_iter().flatten().min()
+        let of_life = [self.watch.deadline(), retirement, self.suspended];
+        of_life.into_iter().chain([untold, self.late]).flatten().min()
     }
 
     pub(super) fn bounds(&self) -> Bounds {

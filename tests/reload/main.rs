@@ -9,6 +9,7 @@ mod pools;
 mod sizes;
 mod snapshot;
 mod trial;
+mod waiting;
 
 use support::Address;
 

@@ -61,12 +61,14 @@ fn a_death_names_the_client_whose_connection_was_in_hand() {
         let peer = end.text("peer").unwrap_or_default();
         assert!(peer.starts_with("127.") && peer.contains(':'), "{end}");
         assert!(end.number("in_hand_ms").is_some_and(|millis| millis >= 0), "{end}");
+        assert!(!end.has("in_hand"), "{end}");
     }
     let mark = daemon.log().mark();
     let idle = daemon.wait_for_idle("command", 1)[0];
     procfs::send(idle, Signal::SIGKILL);
     let end = daemon.log().wait_since(mark, "worker killed", |event| event.pid() == idle);
     assert!(!end.has("peer") && !end.has("in_hand_ms"), "{end}");
+    assert_eq!(end.flag("in_hand"), Some(false), "{end}");
 }
 
 #[test]

@@ -95,4 +95,13 @@ fn a_stop_lets_go_of_the_listeners(suite: &'static str) {
     lab.sh("systemctl reload preforkd");
     lab.wait_for("NFileDescriptorStore", |count| count == "1");
     assert!(!lab.has(SOCKET), "its file is removed");
+    // Nor is one that the configuration has lost when the daemon starts again.
+    lab.configure(CONFIG);
+    lab.sh("systemctl reload preforkd");
+    lab.wait_for("NFileDescriptorStore", |count| count == "2");
+    lab.configure("[pool.echo]\nlisten = \"127.0.0.1:7007\"\nservice = \"echo\"\nworkers = 4\n");
+    lab.sh("systemctl restart preforkd");
+    lab.wait_for("NFileDescriptorStore", |count| count == "1");
+    assert!(!lab.has(SOCKET), "its file is left");
+    lab.inside(|| assert_serves(&shipped_address()));
 }

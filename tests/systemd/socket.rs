@@ -42,6 +42,8 @@ fn the_socket_unit_starts_the_service_and_outlives_it(suite: &'static str) {
     lab.inside(|| assert_serves(&addresses[1]));
     lab.wait_for("ActiveState", |state| state == "active");
     assert_eq!(lab.show("NFileDescriptorStore"), "0", "they are systemd's already");
+    lab.wait_for_entry("listening", "POOL=echo ADDRESS=127.0.0.1:7007 SOCKET=echo");
+    lab.wait_for_entry("listening", "POOL=files ADDRESS=/run/files.sock SOCKET=files");
 
     let loads = [0, 1].map(|at| lab.inside(|| Load::start(&addresses[at], 2, usize::MAX)));
     loads.iter().for_each(|load| load.wait_for(50));
