@@ -40,6 +40,48 @@ fn lintian_has_nothing_to_say() {
     assert_eq!(run(&mut lintian), "");
 }
 
+// On a bare Debian there is no dpkg-shlibdeps, which would tell what the program needs.
+#[test]
+fn the_package_depends_on_the_c_library_whoever_builds_it() {
+    let can = is_installed("objdump") && package::tool("cargo-deb").is_some();
+    if !provided(can, "binutils and cargo-deb") {
+        return;
+    }
+    let place = Directory::new();
+    let tools = place.join("bin");
+    std::fs::create_dir(&tools).expect("make a directory");
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    for directory in std::env::split_paths(&path) {
+        for file in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+            let name = file.file_name();
+            if !name.to_string_lossy().starts_with("dpkg-shlib") {
+                // The first one of a name is the one that a shell would take.
+                let _ = std::os::unix::fs::symlink(file.path(), tools.join(name));
+            }
+        }
+    }
+    let (target, deb) = (package::target(), place.join("preforkd.deb"));
+    let mut build = Command::new(package::tool("cargo-deb").expect("cargo-deb"));
+    build.args(["deb", "--no-build", "--fast", "--output"]).arg(&deb);
+    run(build.env("PATH", &tools).env("CARGO_TARGET_DIR", target.path()));
+    let depends = run(Command::new("dpkg-deb").arg("--field").arg(&deb).arg("Depends"));
+    assert!(depends.contains("libc6 (>= 2.34)") && depends.contains("libgcc-s1"), "{depends}");
+
+    // That is what the program needs, and all of it.
+    let program = env!("CARGO_BIN_EXE_preforkd");
+    let needed = run(Command::new("objdump").args(["-p", program]));
+    let libraries = needed.lines().filter_map(|line| line.trim().strip_prefix("NEEDED"));
+    for library in libraries.map(str::trim) {
+        let is_known = ["libc.so.", "libm.so.", "libgcc_s.so.", "ld-linux"];
+        assert!(is_known.iter().any(|known| library.starts_with(known)), "{library}");
+    }
+    let symbols = run(Command::new("objdump").args(["-T", program]));
+    let versions = symbols.split("GLIBC_2.").skip(1).filter_map(|rest| {
+        rest.split(|c: char| !c.is_ascii_digit()).next().and_then(|minor| minor.parse().ok())
+    });
+    assert!(versions.max().is_some_and(|newest: u32| newest <= 34), "{symbols}");
+}
+
 /// The RPM of this build, in a directory that goes with it; None if it cannot be
 /// built here.
 #[track_caller]
@@ -65,6 +107,7 @@ fn the_rpm_has_the_same_files() {
     assert_eq!(
         files.lines().collect::<Vec<_>>(),
         [
+            "/etc/logrotate.d/preforkd",
             "/etc/preforkd/pool.d/README",
             "/etc/preforkd/preforkd.toml",
             "/usr/lib/preforkd/check-as-service",

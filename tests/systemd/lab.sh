@@ -18,8 +18,8 @@ set -u -o pipefail
 
 LAB=${PREFORKD_LAB:-/var/tmp/preforkd-lab}
 STATE=/run/preforkd-lab             # of running containers
-RECIPE=2                            # raise it when build() changes
-PACKAGES=systemd,systemd-sysv,dbus,libnss-systemd,util-linux,procps,libgcc-s1,man-db
+RECIPE=3                            # raise it when build() changes
+PACKAGES=systemd,systemd-sysv,dbus,libnss-systemd,util-linux,procps,libgcc-s1,man-db,logrotate
 PROGRAMS=openssh-server,rsync,vsftpd,popa3d,exim4-daemon-light,openbsd-inetd,inetutils-telnetd,login
 # A pool is to run them.
 SERVICES="ssh.service ssh.socket rsync.service vsftpd.service popa3d.service exim4.service
@@ -53,8 +53,11 @@ need() {
   return $missing
 }
 
+# Each recipe has its own: containers of another one may still run on theirs.
+root_of() { echo "$LAB/$1-$RECIPE"; }
+
 build() (
-  suite=${1%-programs} root=$LAB/$1 packages=$PACKAGES hook=:
+  suite=${1%-programs} root=$(root_of "$1") packages=$PACKAGES hook=:
   if [ "$suite" != "$1" ]; then
     packages+=,$PROGRAMS hook="chroot \"\$1\" systemctl mask -q $(echo $SERVICES)"
   fi
@@ -110,7 +113,7 @@ spawn() {
       systemd-nspawn --directory="$2/root" --machine="$4" --boot --quiet --register=no --keep-unit \
         --private-network --console=pipe --resolv-conf=off --timezone=off --link-journal=no
       exit 0
-    '\'' - "$@"' - "$CGROUP" "$STATE/$NAME/fs" "$LAB/$SUITE" "$NAME" </dev/null >"$STATE/$NAME/console" 2>&1 9>&-
+    '\'' - "$@"' - "$CGROUP" "$STATE/$NAME/fs" "$(root_of "$SUITE")" "$NAME" </dev/null >"$STATE/$NAME/console" 2>&1 9>&-
 }
 
 boot() {

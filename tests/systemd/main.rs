@@ -23,6 +23,7 @@ mod hardening;
 mod instances;
 mod journal;
 mod lab;
+mod log_file;
 mod package;
 mod page;
 mod privileges;

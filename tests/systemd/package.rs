@@ -36,6 +36,8 @@ fn it_installs_a_service_that_serves(suite: &'static str) {
         "/usr/share/doc/preforkd/examples/full.toml",
         "/usr/share/doc/preforkd/from-inetd.md",
         "/usr/share/doc/preforkd/operating.md",
+        "/usr/lib/preforkd/check-as-service",
+        "/etc/logrotate.d/preforkd",
     ] {
         assert!(lab.has(file), "no {file}");
     }
