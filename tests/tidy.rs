@@ -13,7 +13,7 @@ use support::source::{Source, source, sources};
 const MAY_KNOW: [(&str, &[&str]); 22] = [
     ("sys", &[]),
     ("error", &[]),
-    ("accounts", &[]),
+    ("accounts", &["sys"]),
     ("unit", &[]),
     // A name, which is the same for all of the process.
     ("program", &[]),
