@@ -28,7 +28,18 @@ pub enum Service {
         /// Where the daemon sends what the program writes to stderr: the configuration's
         /// `stderr`, or its default.
         stderr: Option<&'static str>,
+        /// How the bare loop starts it.
+        floor: Floor,
     },
+}
+
+/// How a bare loop starts a program.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Floor {
+    /// By posix_spawn(3), as a program of ordinary care does.
+    PosixSpawn,
+    /// By vfork(2) and execve(2): the least that the kernel lets anybody do.
+    Vfork,
 }
 
 impl Job {
@@ -85,7 +96,7 @@ fn describe(text: &mut String, job: &Job, pool: u8, address: SocketAddrV4, gener
     let _ = writeln!(text, "env = {{ GENERATION = \"{generation}\" }}");
     match &job.service {
         Service::Echo => text.push_str("service = \"echo\"\n"),
-        Service::Exec { program, stderr } => {
+        Service::Exec { program, stderr, floor: _ } => {
             let _ = writeln!(text, "service.exec.command = [{program:?}]");
             if let Some(stderr) = stderr {
                 let _ = writeln!(text, "service.exec.stderr = \"{stderr}\"");

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::Result;
 use crate::cores::Cores;
-use crate::daemon::{Job, Service};
+use crate::daemon::Job;
 use crate::load::{self, Arrived, Manner};
 use crate::samples::{Rounds, Samples};
 use crate::server::Server;
@@ -29,7 +29,12 @@ pub const FIGURES: &[Figure] = &[
     Figure { name: "connection", what: "a connection per request, 8 workers", measure: connection },
     Figure { name: "thousand", what: "a connection per request, 1,000 workers", measure: thousand },
     Figure { name: "persistent", what: "one connection for all requests", measure: persistent },
-    Figure { name: "exec", what: "a program per connection", measure: exec },
+    Figure { name: "exec", what: "a program per connection", measure: program::exec },
+    Figure {
+        name: "close",
+        what: "a program's end, until its client sees it",
+        measure: program::close,
+    },
     Figure { name: "respawn", what: "from a worker's death to its successor", measure: respawn },
     Figure { name: "reload", what: "latency while generations change", measure: reload },
     Figure { name: "start", what: "1,000 workers started", measure: start },
@@ -40,7 +45,7 @@ pub const FIGURES: &[Figure] = &[
 ];
 
 /// The workers of a pool of ordinary size.
-const WORKERS: usize = 8;
+pub const WORKERS: usize = 8;
 /// The workers of a pool that is large for one machine.
 const MANY_WORKERS: usize = 1000;
 
@@ -166,21 +171,6 @@ fn persistent(bench: &Bench) -> Result<Vec<Row>> {
     Ok(vec![
         outcome.rate("persistent connection, 64 bytes to and fro", Target::RatioAtLeast(0.99)),
         outcome.cpu("  CPU of the server", Target::Told),
-    ])
-}
-
-/// On all cores: a program runs beside the client that waits for it, and starting one is
-/// so much work that the scheduler's share is small.
-fn exec(bench: &Bench) -> Result<Vec<Row>> {
-    let program = program::build(&bench.directory)?;
-    let load = |stderr| {
-        let service = Service::Exec { program: program.clone(), stderr };
-        let load = Load { manner: Manner::Once, clients: 8, cores: Cores::All };
-        Outcome::measure(bench, &Job { service, ..Job::echo(WORKERS) }, load)
-    };
-    Ok(vec![
-        load(None)?.rate("exec of a static program, 8 clients", Target::RatioAtLeast(1.0)),
-        load(Some("null"))?.rate("  with stderr = \"null\"", Target::RatioAtLeast(1.0)),
     ])
 }
 

@@ -39,6 +39,8 @@ const ARRIVAL_CLIENTS: u32 = 16;
 pub enum Manner {
     /// A connection for each message.
     Once,
+    /// The same, but the client does not say that it is done: the end is the server's word.
+    UntilClosed,
     /// One connection for all.
     Persistent,
 }
@@ -73,7 +75,8 @@ pub fn closed_loop(
                     start.wait();
                     start.wait();
                     match manner {
-                        Manner::Once => client.once(stop),
+                        Manner::Once => client.once(stop, Exchange::finish),
+                        Manner::UntilClosed => client.once(stop, Exchange::wait_for_end),
                         Manner::Persistent => client.persistently(stop),
                     }
                 })
@@ -184,10 +187,14 @@ impl Client {
         SockaddrIn::from(SocketAddrV4::new(Ipv4Addr::new(127, 0, third, fourth), 0))
     }
 
-    fn once(&self, stop: &AtomicBool) -> nix::Result<u64> {
+    fn once(
+        &self,
+        stop: &AtomicBool,
+        end: impl Fn(Exchange) -> nix::Result<()>,
+    ) -> nix::Result<u64> {
         let mut turn = 0;
         while !stop.load(Ordering::Relaxed) {
-            self.connect(turn)?.finish()?;
+            end(self.connect(turn)?)?;
             turn += 1;
         }
         Ok(u64::from(turn))
@@ -233,9 +240,19 @@ impl Exchange {
         self.close()
     }
 
+    /// Reads the message back, and waits for the server to end the connection.
+    fn wait_for_end(self) -> nix::Result<()> {
+        self.receive()?;
+        self.read_end()
+    }
+
     /// Takes the connection to its orderly end.
     pub fn close(self) -> nix::Result<()> {
         shutdown(self.0.as_raw_fd(), Shutdown::Write)?;
+        self.read_end()
+    }
+
+    fn read_end(&self) -> nix::Result<()> {
         match read(&self.0, &mut [0])? {
             0 => Ok(()),
             _ => Err(Errno::EBADMSG),
