@@ -286,8 +286,11 @@ fn set_program(attributes: &Attributes<'_>, draft: &mut Draft) {
     }
 }
 
-/// What has no counterpart.
+/// What has no counterpart, or one that depends.
 fn note_others(attributes: &Attributes<'_>, draft: &mut Draft) {
+    if attributes.has("flags", "NODELAY") {
+        draft.note("flags = NODELAY: write listen as a table with nodelay = true.");
+    }
     for (name, values) in &attributes.0 {
         let is_known = READ.contains(name)
             || OF_NO_MATTER.contains(name)

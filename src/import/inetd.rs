@@ -194,7 +194,9 @@ fn set_addresses(line: &Line<'_>, ports: &Ports<'_>, draft: &mut Draft) {
         }
     }
     if protocol == "tcp6" {
-        draft.note("The original accepts IPv6 alone; this accepts IPv4, too.");
+        draft.note(
+            "The original accepts IPv6 alone; this accepts IPv4, too, unless listen has ipv6_only.",
+        );
     }
 }
 
