@@ -192,8 +192,9 @@ fn press(
         retirement::Step::Cut(connection) => {
             let peer = worker.seat.peer().to_string();
             worker.retirement = None;
+            let (pid, named) = who_serves(worker, program.clone());
             cut(worker, connection, program.as_deref());
-            let (pid, program) = who_serves(worker, program);
+            let program = named;
             worker.watch.alarm(connection, now, worker.terms.kill_timeout);
             let (elapsed_ms, reason) = (now - connection.began, "retire_timeout".to_owned());
             Some(Event::ConnectionCut {

@@ -32,12 +32,14 @@ impl Pool {
     pub fn cut(&mut self, why: &str, now: Moment, events: &mut Vec<Event>) {
         let program = self.serving.blueprint.service.program();
         for (pid, connection) in self.in_hand() {
-            let Some(worker) = self.workers.get(&pid) else { continue };
-            cut(worker, connection, program.as_deref());
+            // First, for a program that has ended is no longer named by the page.
             if program.is_some() {
                 self.tell_cut(pid, connection, why, now, events);
             }
-            self.closing.cut.insert(pid);
+            if let Some(worker) = self.workers.get(&pid) {
+                cut(worker, connection, program.as_deref());
+                self.closing.cut.insert(pid);
+            }
         }
     }
 
@@ -48,10 +50,10 @@ impl Pool {
         }
         for (pid, connection) in self.in_hand() {
             let family = Family::of_connection(pid, connection.serial);
-            // What we may not signal is killed with its worker.
-            let asked = family.signal(Signal::SIGTERM, |_| true);
-            if !matches!(asked, Ok(0)) {
+            if !family.is_empty() {
                 self.tell_cut(pid, connection, why, now, events);
+                // What we may not signal is killed with its worker.
+                let _ = family.signal(Signal::SIGTERM, |_| true);
                 self.closing.cut.insert(pid);
             }
         }
