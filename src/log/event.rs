@@ -109,7 +109,7 @@ Master tells {
     /// A changed configuration is in force.
     Reloaded = "reloaded", Info, "e4eb9cc716a343a4803bc35efae2bd64" {
         generation: u64, added: Option<String>, removed: Option<String>,
-        renewed: Option<String>, resized: Option<String>,
+        renewed: Option<String>, resized: Option<String>, unchanged: Option<&'static str>,
     }
     /// A changed configuration was refused, and nothing changed.
     ReloadFailed = "reload failed", Error, "50361e2685c54c54ad3e52b64941c8b3" {

@@ -129,7 +129,7 @@ impl Rollout {
     /// All of it is put in force. Gives the pools that go, and what has changed.
     pub fn commit(self, target: &mut Target<'_>, now: Moment) -> (Vec<Pool>, Reloaded) {
         let Target { pools, daemon, epoch, news, .. } = target;
-        let reloaded = Reloaded::new(**epoch, &self.changes);
+        let reloaded = Reloaded::new(**epoch, &self.changes, [&**daemon, &self.config.daemon]);
         let change = |pool: &Pool| self.changes.get(pool.name()).copied();
         let gone = pools.extract_if(.., |pool| change(pool) == Some(Change::Remove)).collect();
         **daemon = self.config.daemon;
@@ -183,7 +183,10 @@ pub fn stage<'a>(tried: impl Iterator<Item = (&'a str, Standing)>) -> Stage {
     }
 }
 
-/// A changed configuration that is in force; the pools by name, with spaces.
+/// What a reload says of a configuration that says what it said before.
+const EVERYTHING: &str = "everything";
+
+/// A configuration that is in force; the pools by name, with spaces.
 #[derive(Debug)]
 pub struct Reloaded {
     /// Its epoch.
@@ -196,20 +199,30 @@ pub struct Reloaded {
     pub renewed: String,
     /// The pools with more workers or fewer.
     pub resized: String,
+    /// What is as it was, if nothing at all has changed.
+    pub unchanged: Option<&'static str>,
 }
 
 impl Reloaded {
-    fn new(generation: u64, changes: &BTreeMap<String, Change>) -> Self {
+    fn new(
+        generation: u64,
+        changes: &BTreeMap<String, Change>,
+        daemon: [&config::Daemon; 2],
+    ) -> Self {
         let named = |wanted| {
             let names = changes.iter().filter(|(_, change)| **change == wanted);
             names.map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(" ")
         };
+        // A change of the log has renewed all pools.
+        let is_same =
+            daemon[0] == daemon[1] && changes.values().all(|change| *change == Change::Keep);
         Reloaded {
             generation,
             added: named(Change::Add),
             removed: named(Change::Remove),
             renewed: named(Change::Renew),
             resized: named(Change::Resize),
+            unchanged: is_same.then_some(EVERYTHING),
         }
     }
 
@@ -222,15 +235,24 @@ impl Reloaded {
             removed: some(self.removed),
             renewed: some(self.renewed),
             resized: some(self.resized),
+            unchanged: self.unchanged,
         }
     }
 }
 
 impl fmt::Display for Reloaded {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Reloaded { generation, added, removed, renewed, resized } = self;
+        let Reloaded { generation, added, removed, renewed, resized, unchanged } = self;
+        let unchanged = unchanged.unwrap_or_default().to_owned();
         write!(f, "reloaded, generation: {generation}")?;
-        [("added", added), ("removed", removed), ("renewed", renewed), ("resized", resized)]
+        let names = [
+            ("added", added),
+            ("removed", removed),
+            ("renewed", renewed),
+            ("resized", resized),
+            ("unchanged", &unchanged),
+        ];
+        names
             .into_iter()
             .filter(|(_, names)| !names.is_empty())
             .try_for_each(|(what, names)| write!(f, ", {what}: {names}"))

@@ -303,7 +303,7 @@ fn a_daemon_answers_for_its_own_configuration() {
     let link = daemon.directory().join("link.toml");
     symlink(daemon.config_path(), &link).expect("make a link");
     let asked = finish(preforkd().arg("-c").arg(&link).arg("reload"));
-    assert_eq!(asked, done("reloaded, generation: 2"));
+    assert_eq!(asked, done("reloaded, generation: 2, unchanged: everything"));
 }
 
 #[test]
@@ -380,10 +380,10 @@ fn strange_clients_disturb_nobody() {
     assert_serves(&address);
     client.send(&format!("oad {}\n", file.display()));
     client.half_close().expect("close one half");
-    assert_eq!(client.rest(), "0 reloaded, generation: 3");
+    assert_eq!(client.rest(), "0 reloaded, generation: 3, unchanged: everything");
     let mut client = Client::connect(&control(&daemon));
     client.send(&format!("reload {}\nreload\n", file.display()));
-    assert_eq!(client.rest(), "0 reloaded, generation: 4");
+    assert_eq!(client.rest(), "0 reloaded, generation: 4, unchanged: everything");
     drop(silent);
     until("they are forgotten", || (procfs::descriptors(daemon.pid()) == before).then_some(()));
     // Nothing keeps it awake.

@@ -141,3 +141,16 @@ fn a_worker_more_that_is_asked_for_during_a_reload_is_there_after_it() {
     daemon.wait_for_idle("echo", 5);
     daemon.wait_for_idle("slow", 2);
 }
+
+#[test]
+fn a_reload_that_changes_nothing_says_so() {
+    let config = echo("echo", &Address::fresh(), 1);
+    let daemon = Daemon::start(&config);
+    let event = daemon.reload(&format!("# A comment more.\n{config}"));
+    assert_eq!(event.text("unchanged"), Some("everything"), "{event}");
+    // What concerns no pool is a change, too.
+    let event = daemon.reload(&format!("{config}[daemon]\nstop_timeout = \"7s\"\n"));
+    assert!(!event.has("unchanged"), "{event}");
+    let event = daemon.reload(&config.replace("workers = 1", "workers = 2"));
+    assert!(!event.has("unchanged"), "{event}");
+}

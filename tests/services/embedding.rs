@@ -65,7 +65,7 @@ fn a_client_that_stays_does_not_keep_a_worker_past_a_reload() {
     let worker = super::the_worker(&daemon, "lines");
     let mut client = Client::connect(&address);
     client.ping("one\n");
-    daemon.reload(&lines(&address, "nice = 1", ""));
+    daemon.reload(&lines(&address, "umask = \"0027\"", ""));
     assert_eq!(client.rest(), "", "the connection ends");
     let end = end_of(&daemon, worker);
     assert_eq!((end.number("code"), end.text("cause")), (Some(0), Some("retired")), "{end}");

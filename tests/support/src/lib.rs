@@ -15,6 +15,7 @@ pub mod load;
 pub mod log;
 pub mod procfs;
 pub mod random;
+pub mod skipped;
 pub mod source;
 
 pub use address::Address;
@@ -53,7 +54,7 @@ pub fn until<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
 }
 
 /// True if the test can go on, because `it_can`. Otherwise says on stderr why
-/// the test is skipped.
+/// the test is skipped, and notes it for the end of `cargo test`.
 ///
 /// # Panics
 ///
@@ -64,6 +65,7 @@ pub fn provided(it_can: bool, need: &str) -> bool {
         let ci = std::env::var("CI").is_ok_and(|value| value == "true");
         assert!(!ci, "this test needs {need}, and CI has to run it");
         eprintln!("skipped: this test needs {need}");
+        skipped::note(need);
     }
     it_can
 }
