@@ -111,6 +111,10 @@ Master tells {
         generation: u64, added: Option<String>, removed: Option<String>,
         renewed: Option<String>, resized: Option<String>, unchanged: Option<&'static str>,
     }
+    /// What a reload has made of a pool, and how many workers the pool keeps now.
+    PoolReloaded = "pool reloaded", Info, "1329be414a214f71a6fecbac3cb8fdcc" {
+        pool: String, change: &'static str, workers: u32,
+    }
     /// A changed configuration was refused, and nothing changed.
     ReloadFailed = "reload failed", Error, "50361e2685c54c54ad3e52b64941c8b3" {
         reason: String,
@@ -241,14 +245,15 @@ Master tells {
     PoolRunsAsRoot = "pool runs as root", Warning, "67cf35e0cb136ce7307960adbda8a3de" {
         pool: String,
     }
-    /// A worker was forked. While a slot backs off, most of these lines are held back. A
+    /// A worker was forked. The level is info if it replaces a worker, and debug at a start or
+    /// a reload. While a slot backs off, most of these lines are held back. A
     /// worker that survives `min_uptime` is always logged.
-    WorkerStarted = "worker started", Info, "7915a8a9c7b842ebb08acdc476073b97" {
-        pool: String, slot: u32, pid: Pid, generation: u64, held_back: HeldBack,
+    WorkerStarted = "worker started", Info | Debug, "7915a8a9c7b842ebb08acdc476073b97" {
+        level: Level, pool: String, slot: u32, pid: Pid, generation: u64, held_back: HeldBack,
     }
-    /// A worker ended with an exit code. The level is info if the end was asked for and
-    /// the code is 0.
-    WorkerExited = "worker exited", Info | Warning, "ee2f814bb8474fd197094a249e6803a1" {
+    /// A worker ended with an exit code. If the code is 0, the level is debug after a reload
+    /// or at a stop, and info after `max_requests`.
+    WorkerExited = "worker exited", Info | Debug | Warning, "ee2f814bb8474fd197094a249e6803a1" {
         level: Level, pool: String, slot: u32, pid: Pid, generation: u64,
         code: u8, cause: &'static str, uptime_ms: Duration, served: u64, refused: Option<u64>,
         cpu_ms: Duration, max_rss_kib: u64, in_hand: Option<bool>, peer: Option<String>,

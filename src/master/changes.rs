@@ -20,6 +20,19 @@ pub enum Change {
     Remove,
 }
 
+impl Change {
+    /// What the log says of a pool that has changed.
+    pub fn word(self) -> Option<&'static str> {
+        match self {
+            Change::Add => Some("added"),
+            Change::Keep => None,
+            Change::Resize => Some("resized"),
+            Change::Renew => Some("renewed"),
+            Change::Remove => Some("removed"),
+        }
+    }
+}
+
 /// What happens to each pool, by name, when the configuration of the `running` pools is
 /// replaced by that of the `wanted` ones. `size` gives how many workers a running pool has,
 /// which may differ from its configuration. `must_renew` says whether an unchanged pool is

@@ -149,6 +149,7 @@ impl Rollout {
             adjust(pool, news);
         }
         pools.sort_by(|one, other| one.name().cmp(other.name()));
+        news.extend(told_of_pools(&self.changes, pools));
         (gone, reloaded)
     }
 
@@ -163,6 +164,16 @@ impl Rollout {
         let is_new = |pool: &Pool| self.changes.get(pool.name()) == Some(&Change::Add);
         pools.extract_if(.., |pool| is_new(pool)).collect()
     }
+}
+
+/// A line for each pool that has changed.
+fn told_of_pools(changes: &BTreeMap<String, Change>, pools: &[Pool]) -> Vec<Event> {
+    let size = |name: &str| pools.iter().find(|pool| pool.name() == name).map_or(0, Pool::target);
+    let told = changes.iter().filter_map(|(name, change)| {
+        let change = change.word()?;
+        Some(Event::PoolReloaded { pool: name.clone(), change, workers: size(name) })
+    });
+    told.collect()
 }
 
 /// What comes next, from how the pools stand that a reload tries.

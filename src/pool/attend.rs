@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use nix::unistd::Pid;
+use slog::Level;
 
 use crate::log::event::Event;
 use crate::log::rate::HeldBack;
@@ -109,8 +110,8 @@ impl Pool {
             worker.untold = Untold::No;
             if let Some(held_back) = rates.recovery(now) {
                 let Worker { slot, generation, .. } = **worker;
-                let pool = pool.clone();
-                events.push(Event::WorkerStarted { pool, slot, pid, generation, held_back });
+                let (level, pool) = (Level::Info, pool.clone());
+                events.push(Event::WorkerStarted { level, pool, slot, pid, generation, held_back });
             }
         }
         if let Some(at) = worker.deadline() {

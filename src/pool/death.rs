@@ -138,6 +138,10 @@ impl Death {
 
     fn level(&self) -> Level {
         match (self.exit, self.killer) {
+            // A reload or a stop has a line of its own.
+            (Exit::Code(0), _) if matches!(self.cause, Cause::Retired | Cause::Stopped) => {
+                Level::Debug
+            }
             (Exit::Code(0), _) if self.cause.is_wanted() => Level::Info,
             (Exit::Code(_), _) | (Exit::Signal { .. }, Killer::Master) => Level::Warning,
             (Exit::Signal { .. }, Killer::Kernel | Killer::Unknown) => Level::Error,

@@ -37,6 +37,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
+use slog::Level;
 
 use crate::config;
 use crate::listener::Listener;
@@ -283,7 +284,7 @@ impl Pool {
         let filled = self.fork_all(now, inheritance, &mut started);
         for &(pid, kind) in &started {
             match self.rates.start(kind, now) {
-                Some(held_back) => events.extend(self.started(pid, held_back)),
+                Some(held_back) => events.extend(self.started(pid, kind, held_back)),
                 None => self.leave_untold(pid),
             }
         }
@@ -321,10 +322,12 @@ impl Pool {
         Ok(())
     }
 
-    fn started(&self, pid: Pid, held_back: HeldBack) -> Option<Event> {
+    fn started(&self, pid: Pid, kind: StartKind, held_back: HeldBack) -> Option<Event> {
+        // Of a start or a reload a line for the pool is enough.
+        let level = if kind == StartKind::First { Level::Debug } else { Level::Info };
         let Worker { slot, generation, .. } = **self.workers.get(&pid)?;
         let pool = self.name().to_owned();
-        Some(Event::WorkerStarted { pool, slot, pid, generation, held_back })
+        Some(Event::WorkerStarted { level, pool, slot, pid, generation, held_back })
     }
 
     fn leave_untold(&mut self, pid: Pid) {

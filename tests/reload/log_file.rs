@@ -123,7 +123,7 @@ fn the_level_of_the_log_changes_with_a_reload() {
         format!("[log]\nformat = \"json\"\nlevel = \"{level}\"\n{}", echo("echo", &address, 2))
     };
     let daemon = Daemon::start(&config("info"));
-    daemon.wait_for_idle("echo", 2);
+    daemon.wait_for_children(2);
     let quiet: Mark = daemon.log().mark();
     daemon.rewrite_config(&config("error"));
     daemon.signal(Signal::SIGHUP);

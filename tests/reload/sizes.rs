@@ -5,7 +5,7 @@ use nix::sys::signal::Signal;
 use super::echo;
 use super::snapshot::Snapshot;
 use support::client::{assert_refuses, assert_serves};
-use support::{Address, Daemon, Event, Setup};
+use support::{Address, Daemon, Event, Setup, procfs};
 
 #[test]
 fn a_hundred_reloads_that_succeed_leak_nothing() {
@@ -69,7 +69,7 @@ fn a_reload_that_changes_only_workers_keeps_the_others_pids() {
         assert_eq!(end.message(), "worker exited", "{end}");
         assert_eq!(end.text("cause"), Some("retired"), "{end}");
         assert_eq!(end.number("code"), Some(0), "{end}");
-        assert_eq!(end.level(), "info", "{end}");
+        assert_eq!(end.level(), "debug", "{end}");
     }
     let mut slots: Vec<_> = ends.iter().map(|end| end.number("slot")).collect();
     slots.sort_unstable();
@@ -153,4 +153,33 @@ fn a_reload_that_changes_nothing_says_so() {
     assert!(!event.has("unchanged"), "{event}");
     let event = daemon.reload(&config.replace("workers = 1", "workers = 2"));
     assert!(!event.has("unchanged"), "{event}");
+}
+
+// 64 workers wrote 128 lines.
+#[test]
+fn a_start_a_reload_and_a_stop_have_a_line_for_a_pool_at_info() {
+    let address = Address::fresh();
+    let log = "[log]\nlevel = \"info\"\nformat = \"json\"\n";
+    let config = |keys: &str| format!("{log}{}{keys}\n", echo("echo", &address, 64));
+    let daemon = Daemon::start(&config(""));
+    let pids = daemon.wait_for_children(64);
+    let mark = daemon.log().mark();
+    daemon.reload(&config("umask = \"0027\""));
+    let after = daemon.wait_for_children(64);
+    assert!(after.iter().all(|pid| !pids.contains(pid)), "all are new");
+    let mut told = daemon.log().since(mark);
+    // The harness asks for that where it is root itself.
+    told.retain(|event| event.message() != "pool runs as root");
+    let lines: Vec<_> = told.iter().map(|event| (event.message(), event.text("change"))).collect();
+    assert_eq!(lines, [("pool reloaded", Some("renewed")), ("reloaded", None)]);
+    assert_eq!((told[0].text("pool"), told[0].number("workers")), (Some("echo"), Some(64)));
+    // A death that nobody asked for has its line, and so has the successor.
+    let mark = daemon.log().mark();
+    daemon.expect(&["worker killed"]);
+    procfs::send(after[0], Signal::SIGKILL);
+    daemon.log().wait_since(mark, "worker killed", |event| event.pid() == after[0]);
+    daemon.log().wait_since(mark, "worker started", |event| event.level() == "info");
+    daemon.stop();
+    let ends = daemon.log().events().iter().filter(|event| event.is_end()).count();
+    assert_eq!(ends, 1, "a stop has a line of its own");
 }

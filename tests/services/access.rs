@@ -164,8 +164,8 @@ fn unix_clients_are_served_by_allow_and_refused_by_deny() {
 fn a_refusal_is_told_at_level_debug_alone() {
     let address = Address::fresh();
     let config = echo(&address, 1, "deny = [\"127.0.0.0/8\"]");
-    let daemon = Daemon::start(&config);
-    daemon.wait_for_idle("echo", 1);
+    let daemon = Daemon::start(&format!("[log]\nlevel = \"info\"\nformat = \"json\"\n{config}"));
+    daemon.wait_for_children(1);
     let mark = daemon.log().mark();
     for _ in 0..20 {
         assert!(!is_served(Client::connect(&address)));

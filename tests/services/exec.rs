@@ -485,7 +485,8 @@ fn a_client_that_leaves_its_program_is_no_warning() {
 #[test]
 fn a_program_that_succeeds_is_not_told_at_info() {
     let address = Address::fresh();
-    let daemon = Daemon::start(&exec(&address, 2, &["true"], ""));
+    let config = "[log]\nlevel = \"info\"\nformat = \"json\"\n".to_owned();
+    let daemon = Daemon::start(&(config + &exec(&address, 2, &["true"], "")));
     let mark = daemon.log().mark();
     for _ in 0..20 {
         assert_eq!(ask(&address, ""), "");
@@ -498,7 +499,8 @@ fn a_program_that_succeeds_is_not_told_at_info() {
 #[test]
 fn programs_that_fail_in_a_row_are_folded() {
     let address = Address::fresh();
-    let mut daemon = Daemon::start(&exec(&address, 1, &["false"], ""));
+    let config = "[log]\nlevel = \"info\"\nformat = \"json\"\n".to_owned();
+    let mut daemon = Daemon::start(&(config + &exec(&address, 1, &["false"], "")));
     let mark = daemon.log().mark();
     let began = Instant::now();
     for _ in 0..400 {

@@ -156,7 +156,7 @@ pub fn stop_and_read(daemon: &Daemon, mark: Mark) -> Vec<Event> {
     assert_eq!(daemon.stop().code(), Some(0));
     let mut told = daemon.log().since(mark);
     told.retain(|event| match event.message() {
-        "stopping" | "stopped" => false,
+        "stopping" | "stopped" | "phase changed" => false,
         "worker exited" => event.text("cause") != Some("stopped"),
         _ => true,
     });

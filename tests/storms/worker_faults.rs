@@ -53,7 +53,7 @@ fn live(service: &str, fault: Option<&Fault>) -> Seen {
     let address = Address::fresh();
     // Workers that die young come back soon.
     let mut daemon = Daemon::start(&format!(
-        "[pool.subject]\nlisten = \"{address}\"\nworkers = 1\nmin_uptime = \"0s\"\n{service}"
+        "[log]\nlevel = \"info\"\nformat = \"json\"\n[pool.subject]\nlisten = \"{address}\"\nworkers = 1\nmin_uptime = \"0s\"\n{service}"
     ));
     // What a fault makes of a worker is up to it. What it must not leave is looked for below.
     daemon.expect_anything();

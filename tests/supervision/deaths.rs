@@ -230,5 +230,5 @@ fn a_worker_that_is_stopped_and_goes_on_is_not_taken_for_dead() {
     }
     assert_eq!(daemon.wait_for_idle("echo", 2), pids);
     assert_serves(&address);
-    assert_eq!(daemon.log().since(mark).iter().filter(|event| !event.is_bad()).count(), 0);
+    assert_eq!(daemon.log().since(mark).iter().filter(|event| event.level() == "info").count(), 0);
 }

@@ -105,7 +105,7 @@ fn a_stop_tells_its_cause() {
             assert_eq!(end.message(), "worker exited", "{end}");
             assert_eq!(end.text("cause"), Some("stopped"), "{end}");
             assert_eq!(end.number("code"), Some(0), "{end}");
-            assert_eq!(end.level(), "info", "{end}");
+            assert_eq!(end.level(), "debug", "{end}");
             assert_explained(end, "echo");
         }
     }

@@ -181,6 +181,8 @@ impl Drop for Strace {
 
 fn the_status_tells_how_the_pools_are(suite: &'static str) {
     let config = "
+        [log]
+        level = \"debug\"
         [pool.echo]
         listen = \"127.0.0.1:7007\"
         service = \"echo\"

@@ -251,6 +251,10 @@ fn complete(text: &str, directory: &Path, additions: Additions) -> String {
     if !text.contains("[log]") {
         text.push_str("\n[log]\nformat = \"json\"\n");
     }
+    // The harness follows each worker.
+    if !text.contains("level =") {
+        text = text.replacen("[log]\n", "[log]\nlevel = \"debug\"\n", 1);
+    }
     let mut lines = String::new();
     if !text.contains("control =") {
         lines.push_str(&format!("control = \"{}\"\n", directory.join("control.sock").display()));
