@@ -2,7 +2,8 @@
 #![forbid(unsafe_code)]
 
 use std::fmt::Write;
-use std::fs;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Read};
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
@@ -11,6 +12,9 @@ use crate::config::Address;
 /// How many descriptors are looked at: a machine with many processes must not keep the
 /// master.
 const MOST_DESCRIPTORS: usize = 20_000;
+
+/// How much of the table of Unix sockets is read, for the same reason.
+const MOST_BYTES: u64 = 1024 * 1024;
 
 /// The process that listens on this address: `process 812 (nginx)`.
 pub fn of(address: &Address) -> Option<String> {
@@ -30,25 +34,28 @@ pub fn of(address: &Address) -> Option<String> {
 fn internet_sockets(address: SocketAddr) -> Vec<String> {
     ["/proc/net/tcp", "/proc/net/tcp6"]
         .iter()
-        .filter_map(|table| fs::read_to_string(table).ok())
-        .flat_map(|table| listening(&table, address))
+        .filter_map(|table| File::open(table).ok())
+        .flat_map(|table| listening(BufReader::new(table), address))
         .collect()
 }
 
-/// Those of one table.
-fn listening(table: &str, wanted: SocketAddr) -> Vec<String> {
+/// Those of one table. Sockets that listen come first in it. What follows may be a hundred
+/// thousand lines, for which the master has no time.
+fn listening(table: impl BufRead, wanted: SocketAddr) -> Vec<String> {
     const LISTEN: &str = "0A";
     let port = format!("{:04X}", wanted.port());
     let of_line = |line: &str| {
         let fields: Vec<_> = line.split_whitespace().collect();
-        let (&local, &state, inode) = (fields.get(1)?, fields.get(3)?, fields.get(9)?);
+        let (&local, inode) = (fields.get(1)?, fields.get(9)?);
         let (ip, its_port) = local.split_once(':')?;
         let clashes = ip.bytes().all(|byte| byte == b'0')
             || wanted.ip().is_unspecified()
             || ip == in_hex(wanted.ip());
-        (state == LISTEN && its_port == port && clashes).then(|| (*inode).to_owned())
+        (its_port == port && clashes).then(|| (*inode).to_owned())
     };
-    table.lines().skip(1).filter_map(of_line).collect()
+    let lines = table.lines().skip(1).map_while(Result::ok);
+    let listening = lines.take_while(|line| line.split_whitespace().nth(3) == Some(LISTEN));
+    listening.filter_map(|line| of_line(&line)).collect()
 }
 
 /// An IP address as those tables write it: words of four bytes in the order of the machine.
@@ -70,14 +77,15 @@ fn in_hex(ip: IpAddr) -> String {
 fn unix_sockets(path: &str) -> Vec<String> {
     /// __SO_ACCEPTCON of the kernel: the socket listens.
     const LISTENS: &str = "00010000";
-    let table = fs::read_to_string("/proc/net/unix").unwrap_or_default();
-    let of_line = |line: &str| {
+    let Ok(table) = File::open("/proc/net/unix") else { return Vec::new() };
+    let table = BufReader::new(table.take(MOST_BYTES));
+    let of_line = |line: String| {
         // Num, RefCount, Protocol, Flags, Type, St, Inode, Path.
         let fields: Vec<_> = line.split_whitespace().collect();
         let (&flags, &inode) = (fields.get(3)?, fields.get(6)?);
         (flags == LISTENS && fields[7..].join(" ") == path).then(|| inode.to_owned())
     };
-    table.lines().skip(1).filter_map(of_line).collect()
+    table.lines().skip(1).map_while(Result::ok).filter_map(of_line).collect()
 }
 
 /// The first process that has one of these open. What this process may not see is left out.
@@ -119,7 +127,8 @@ mod tests {
             )
         };
         let found = |local: &str, state: &str, wanted: &str| {
-            !listening(&(head.to_owned() + &line(local, state)), wanted.parse().unwrap()).is_empty()
+            let table = head.to_owned() + &line(local, state);
+            !listening(table.as_bytes(), wanted.parse().unwrap()).is_empty()
         };
         let loopback = in_hex("127.0.0.1".parse().unwrap());
         assert_eq!(loopback.len(), 8);
@@ -129,7 +138,8 @@ mod tests {
         assert!(!found(&format!("{loopback}:1B5F"), "01", "127.0.0.1:7007"), "a client's");
         assert!(!found(&format!("{loopback}:1B60"), "0A", "127.0.0.1:7007"));
         assert!(!found(&format!("{loopback}:1B5F"), "0A", "127.0.0.2:7007"));
-        assert!(listening("", "127.0.0.1:1".parse().unwrap()).is_empty());
-        assert!(listening("x\ny z\n", "127.0.0.1:1".parse().unwrap()).is_empty());
+        for table in ["", "x\ny z\n"] {
+            assert!(listening(table.as_bytes(), "127.0.0.1:1".parse().unwrap()).is_empty());
+        }
     }
 }
