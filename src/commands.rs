@@ -45,7 +45,7 @@ pub fn obey(cli: Cli, services: Services) -> ExitCode {
             }
             ExitCode::from(error.code() as u8)
         }
-        // A bug of ours, which the panic has told.
+        // A bug of ours. The panic has printed its message.
         Err(_) => ExitCode::from(Code::Software as u8),
     }
 }
@@ -87,7 +87,7 @@ fn run(file: PathBuf, services: Services) -> Result<ExitCode, Error> {
     }
 }
 
-/// What a daemon without a log is told about.
+/// The warning to the user of a daemon without a log.
 const NO_LOG: &str = "warning: the log goes to /dev/null, for a daemon has no standard error; \
                       set \"file\" in [log]";
 

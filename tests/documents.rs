@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
+use support::words::banned_in;
+
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
@@ -68,24 +70,8 @@ fn the_readme_is_short() {
     assert!(lines <= 35, "etc/preforkd.toml has {lines} lines");
 }
 
-// Old or rare words, and phrases that readers stopped at.
 #[test]
 fn what_users_read_is_in_plain_words() {
-    const BANNED: [&str; 13] = [
-        "told",
-        "no more",
-        "beside",
-        "but for",
-        "for want of",
-        "lest",
-        "anew",
-        "to be had",
-        "whoever",
-        "henceforth",
-        "thereof",
-        "live on",
-        "lives on",
-    ];
     let folders =
         ["packaging/man", "packaging/catalog", "packaging/doc", "packaging/deb", "systemd"];
     let mut files: Vec<_> = [
@@ -107,17 +93,8 @@ fn what_users_read_is_in_plain_words() {
     let mut found = Vec::new();
     for file in files {
         let text = fs::read_to_string(&file).expect("read the document");
-        // As one line a sentence may be broken at any blank.
-        let words: Vec<_> = text
-            .split(|c: char| !(c.is_alphanumeric() || c == '_'))
-            .filter(|word| !word.is_empty())
-            .map(str::to_lowercase)
-            .collect();
-        let words = format!(" {} ", words.join(" "));
-        for banned in BANNED {
-            if words.contains(&format!(" {banned} ")) {
-                found.push(format!("{}: {banned:?}", file.display()));
-            }
+        for banned in banned_in(&text) {
+            found.push(format!("{}: {banned:?}", file.display()));
         }
     }
     assert!(found.is_empty(), "say it in plain words: {found:#?}");

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use support::source::{Source, source, sources};
+use support::words::banned_in;
 
 /// What each part may know. What a row leaves out is as important as what it
 /// holds: the arrow of life is master, pool, worker, service, and none of them
@@ -415,6 +416,25 @@ fn every_file_says_what_it_is_for() {
     }
 }
 
+#[test]
+fn comments_are_in_plain_words() {
+    let mut found = Vec::new();
+    let mut looked_at = 0;
+    for source in sources() {
+        looked_at += source.comments.len();
+        // The comments of neighbouring lines are one text.
+        let blocks = source.comments.chunk_by(|(line, _), (next, _)| line + 1 == *next);
+        for block in blocks {
+            let text: Vec<_> = block.iter().map(|(_, text)| text.as_str()).collect();
+            for banned in banned_in(&text.join("\n")) {
+                found.push(format!("src/{}:{}: {banned:?}", source.path, block[0].0));
+            }
+        }
+    }
+    assert!(looked_at > 3000, "only {looked_at} lines of comments were found");
+    assert!(found.is_empty(), "say it in plain words: {found:#?}");
+}
+
 // These tests read code with their own eyes; what they see is tested too.
 #[test]
 fn the_tests_see_what_is_there() {
@@ -429,6 +449,10 @@ fn the_tests_see_what_is_there() {
     let strings: Vec<_> =
         source.strings.iter().map(|(line, text)| (*line, text.as_str())).collect();
     assert_eq!(strings, [(4, "\"crate::cli\""), (5, "r#\"unsafe \" crate::cli\"#")]);
+    let comments: Vec<_> =
+        source.comments.iter().map(|(line, text)| (*line, text.as_str())).collect();
+    assert_eq!(comments, [(1, "//! Doc with crate::master."), (4, "// crate::log")]);
+    assert_eq!(banned_in("It is no\n/// more, as I told."), ["told", "no more"]);
 
     let text = "mod a;\n#[cfg(test)]\nmod tests;\nuse crate::log::X;\n";
     let source = self::source("pool/mod.rs".to_owned(), text.to_owned());

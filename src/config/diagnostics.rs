@@ -1,4 +1,4 @@
-//! What is wrong with a configuration, told with its line and a caret under it.
+//! The problems of a configuration, each with its line and a caret under the fault.
 #![forbid(unsafe_code)]
 
 use std::fmt;

@@ -11,8 +11,8 @@ use serde::de::{Deserializer, Error, MapAccess, Visitor};
 use super::fault::Fault;
 use super::units::{Unit, Within, in_quotes, not, optional, plain};
 
-/// The highest rate, and the largest burst: above that a worker is busy with turning clients
-/// away whatever it is told.
+/// The highest rate, and the largest burst. Above that, turning clients away keeps a worker
+/// busy whatever the limit is.
 const MOST: u32 = 1_000_000;
 
 /// How many connections may begin in a span of time.
@@ -186,8 +186,8 @@ impl<'de> Deserialize<'de> for PerSource {
     }
 }
 
-/// What a client is told that is turned away. Longer than this it would not fit into one
-/// segment, and be cut.
+/// The text for a client that is turned away. A longer text would not fit into one segment,
+/// and be cut.
 pub(super) struct Refusal;
 
 const MOST_BYTES: usize = 512;

@@ -73,8 +73,8 @@ fn include(path: &Path, main: &[u8]) -> Vec<Included> {
     included
 }
 
-/// What the key `include` of a file says, and where; nothing if it is wrong, which
-/// whoever parses the file finds, too.
+/// The values of the key `include` of a file, with their places. A wrong value gives
+/// nothing here, and the parser of the file reports it.
 pub(super) fn includes(main: &[u8]) -> Vec<(Range<usize>, String)> {
     let Ok(text) = std::str::from_utf8(main) else { return Vec::new() };
     let (values, errors) = DeTable::parse_recoverable(text);

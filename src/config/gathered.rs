@@ -61,7 +61,7 @@ impl Unread {
 pub(super) const MAX_BYTES: usize = 1024 * 1024;
 /// The most that all files hold together.
 pub(super) const MAX_TOTAL: usize = 32 * MAX_BYTES;
-/// The most files that are included; one more is told.
+/// The most files that are included; one more is a problem.
 pub(super) const MAX_FILES: usize = 8192;
 
 // What stands before the content of a file.
@@ -70,8 +70,8 @@ const MISSING: u8 = 1;
 const WRONG: u8 = 2;
 
 impl Gathered {
-    /// The most bytes that [`Gathered::to_bytes`] gives. Whoever reads from a pipe may
-    /// stop after one more. A path has 4096 bytes at most, and a message holds one.
+    /// The most bytes that [`Gathered::to_bytes`] gives. The reader of a pipe may stop
+    /// after one more. A path has 4096 bytes at most, and a message holds one.
     pub const MAX_ENCODED: usize = MAX_TOTAL + (MAX_FILES + 2) * 16 * 1024;
 
     /// The same in bytes. Each number is 32 bits, little endian; each text has its

@@ -11,7 +11,7 @@ use super::units::{Unit, not};
 /// What becomes of the processes that a program leaves running when it ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Leftovers {
-    /// They live on, without a worker.
+    /// They go on running, without a worker.
     Leave,
     /// The worker waits for their end.
     Wait,

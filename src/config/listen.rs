@@ -195,7 +195,7 @@ impl<'de> Visitor<'de> for ListenVisitor {
     }
 }
 
-/// `listen` as a table; an absent key is told from one with the default value.
+/// `listen` as a table. An absent key differs from a key with the default value.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ListenTable {

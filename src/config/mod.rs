@@ -1,9 +1,9 @@
 //! 1 configuration: from the files that the user writes to checked values.
 //!
-//! `gather` reads the files, and all else is pure. Everything that is wrong is told
-//! at once, with its line and the nearest key. What only the system knows, such as whether a
-//! user exists, is checked where it is used, and told as a [`Problem`] at the
-//! place where it was written.
+//! `gather` reads the files, and all else is pure. All problems are reported at once, each
+//! with its line and the nearest key. Facts that only the system knows, such as whether a
+//! user exists, are checked where they are used. Their problems, too, are a [`Problem`] at
+//! the place in the file.
 #![forbid(unsafe_code)]
 
 mod address;
@@ -165,7 +165,7 @@ pub fn control(path: &Path) -> Result<PathBuf, Problems> {
     Ok(control.map_or_else(|| program::control(path), Path::to_owned))
 }
 
-/// The main file but for its pools.
+/// The main file without its pools.
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct Root {
@@ -338,7 +338,7 @@ fn shared_addresses(pools: &[Pool]) -> Vec<Problem> {
         pool.listen.iter().map(move |listen| (&listen.get_ref().address, (pool, listen)))
     });
     repeated(addresses)
-        // Of a name that two pools have is told elsewhere.
+        // Another check reports a name that two pools have.
         .filter(|((first, _), (pool, _))| first.name != pool.name || ptr::eq(*first, *pool))
         .map(|((first, _), (pool, listen))| {
             let address = &listen.get_ref().address;

@@ -42,8 +42,8 @@ impl FromStr for Peers {
                 Fault::new(format_args!("{text:?} has bits set behind its prefix")).with_hint(hint)
             );
         }
-        // A client by IPv4 is told as such on every listener, and its network is
-        // written in one way.
+        // An IPv4 client has an IPv4 address on every listener, so its network has one
+        // form.
         if let Some(ipv4) = mapped(net) {
             let fault = Fault::new(format_args!("{text:?} is IPv4 in the form of IPv6"));
             return Err(fault.with_hint(format_args!(r#"write "{}""#, Peers::Net(ipv4))));

@@ -1,4 +1,4 @@
-//! From a TOML table to a type, with everything that is wrong told at once.
+//! From a TOML table to a type, with all problems reported at once.
 #![forbid(unsafe_code)]
 
 use std::ops::Range;
@@ -52,14 +52,15 @@ impl Table<'_> {
             if let Some(key) = fault.key.take() {
                 let listed = lookup(&values, &trail).and_then(|(_, list)| in_list(list, &span));
                 if let Some((_, value)) = listed.and_then(|table| table.get_key_value(&*key)) {
-                    // What is in a list is told and taken out as the list.
+                    // A fault in a list is reported at the list, and the whole list is
+                    // removed.
                     span = value.span();
                 } else {
                     trail.push(key);
                     span = lookup(&values, &trail).map_or(span, |(_, value)| value.span());
                 }
             }
-            // A wrong value that was taken out is not to be told as missing too.
+            // A wrong value was removed, and must not be reported as missing, too.
             let follows = matches!(&wrong, Wrong::Missing(key)
                 if removed.iter().any(|gone| gone.split_last() == Some((key, &trail))));
             if !follows {
@@ -229,8 +230,8 @@ fn lookup<'t, 'i>(
 
 /// Takes out what `trail` leads to, and shortens it to what is gone.
 ///
-/// A table that becomes empty goes too: it was not, and is not to be told as such.
-/// False if there is nothing to take out, or only the whole table.
+/// A table that becomes empty is removed, too: it was not empty in the file, and must not
+/// be reported as empty. False if there is nothing to remove except the whole table.
 fn remove(table: &mut DeTable<'_>, trail: &mut Vec<String>) -> bool {
     while let Some((last, parents)) = trail.split_last() {
         let parent = descend(table, parents);

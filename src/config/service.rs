@@ -241,7 +241,7 @@ mod tests {
         pool(&text).service.options
     }
 
-    /// The problems, each as it is told but for the path of the file.
+    /// The problems as they are printed, without the path of the file.
     fn problems(lines: &str) -> Vec<String> {
         let problems = options(lines).parse::<Exec>().unwrap_err();
         let told = problems.iter().map(|p| {

@@ -33,8 +33,8 @@ const LEFT_BEHIND: [&str; 16] = [
 ];
 
 /// The files next to those that the configuration `path` includes by patterns, in which
-/// pools stand, and which no pattern matches. Nothing if the file cannot be read: whoever
-/// loads it finds that, too.
+/// pools stand, and which no pattern matches. Nothing if the file cannot be read, because
+/// loading the file reports that.
 pub fn strays(path: &Path) -> Vec<PathBuf> {
     let Ok(main) = main_file(path, MainFile::Regular).content else { return Vec::new() };
     let names: Vec<_> = includes(&main).into_iter().map(|(_, name)| name).collect();

@@ -8,7 +8,7 @@ use toml::de::DeTable;
 use super::diagnostics::{Problem, Source};
 use super::wording;
 
-/// After so many syntax errors the rest is not told.
+/// After this many syntax errors the rest is not reported.
 const MAX_SYNTAX_PROBLEMS: usize = 32;
 
 /// The TOML of a file, or what breaks its syntax.
@@ -30,8 +30,8 @@ pub(super) fn parse(source: &Source) -> Result<DeTable<'_>, Vec<Problem>> {
     Err(problems.collect())
 }
 
-/// The errors that are told, in the order of the text. They are chosen before
-/// problems are made of them: each problem reads its line, and all may be on one.
+/// The errors to report, in the order of the text. They are chosen before they become
+/// problems: each problem reads its line, and all errors may be on one line.
 fn told<'e>(text: &str, errors: &'e [toml::de::Error]) -> Vec<(Range<usize>, &'e str)> {
     let mut errors: Vec<_> =
         errors.iter().map(|error| (error.span().unwrap_or_default(), error.message())).collect();

@@ -240,7 +240,7 @@ pub struct Pool {
     /// Which variables of the daemon the workers have, too, beyond PATH, LANG and TZ.
     #[serde(default, deserialize_with = "passed")]
     pub pass_env: Vec<String>,
-    /// The name of this host, as programs are told of it.
+    /// The name of this host, as programs get it.
     #[serde(default, deserialize_with = "optional::<HostName, _>")]
     pub hostname: Option<String>,
     /// The resource limits of a worker.
@@ -295,7 +295,7 @@ pub struct Pool {
     /// How often connections may begin, from all sources together.
     #[serde(default)]
     pub rate: Option<Rate>,
-    /// What a client is told that is over one of these limits.
+    /// The text for a client that is over one of these limits.
     #[serde(default, deserialize_with = "optional::<Refusal, _>")]
     pub refusal: Option<String>,
 }

@@ -226,7 +226,7 @@ fn broken_files_never_panic() {
     }
 }
 
-// Whoever reads for a daemon that runs sends it what was read through a pipe.
+// The child that reads for a running daemon sends the content through a pipe.
 #[test]
 fn what_crosses_a_pipe_means_the_same() {
     let main = format!("include = [\"d/*\", \"none\", \"d/*[\"]\n{POOL}");
@@ -238,7 +238,7 @@ fn what_crosses_a_pipe_means_the_same() {
         let sent = gather(&path, MainFile::Regular).to_bytes();
         assert!(sent.len() < Gathered::MAX_ENCODED);
         assert_eq!(parse(Gathered::from_bytes(&sent).unwrap()), files.load());
-        // And something that was broken on its way is told, or means something.
+        // Damaged bytes are an error, or still have a meaning.
         for at in 0..sent.len().min(300) {
             let mut broken = sent.clone();
             broken[at] ^= 0x81;
@@ -262,7 +262,7 @@ fn what_is_wrong_in_a_list_of_addresses_is_told_at_its_place() {
     let told = |list: &str| {
         let text = format!("[pool.a]\nlisten = {list}\nservice = \"echo\"\nnice = 99\n");
         let told = problems(&text);
-        // What is wrong beyond it is told, too.
+        // Faults beyond it are reported, too.
         assert!(told.contains("main.toml:4:8: pool.a.nice: "), "{told}");
         told.lines().next().unwrap_or_default().to_owned()
     };

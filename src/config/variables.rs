@@ -107,7 +107,7 @@ impl Unit for VariableValue {
     }
 }
 
-/// The name of a host, as a program is told of it; nobody looks it up.
+/// The name of a host, as a program gets it; nobody looks the name up.
 pub(super) struct HostName;
 
 impl Unit for HostName {

@@ -1,8 +1,8 @@
 //! Moving over: pools for what the files of inetd and xinetd have.
 //!
-//! From text to text, and pure but for `files.rs`. What has no counterpart becomes a
-//! comment; a service that would be open to more clients than before becomes a pool that is
-//! commented out. Only a file that cannot be read as what it is fails.
+//! From text to text, and pure except `files.rs`. A setting without a counterpart becomes a
+//! comment. A service that would be open to more clients than before becomes a pool that is
+//! commented out. Only a file that cannot be read, or not in its format, is a failure.
 #![forbid(unsafe_code)]
 
 mod attributes;

@@ -247,7 +247,7 @@ fn names_and_addresses_are_there_once() {
     }
 }
 
-/// Lines that are wrong, or that only look so: what is told names the file and the line.
+/// Lines that are wrong, or that only look so. The message names the file and the line.
 #[test]
 fn odd_lines_are_told_with_their_place() {
     let cases: [(&str, Option<&str>); 26] = [

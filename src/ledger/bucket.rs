@@ -94,11 +94,12 @@ mod tests {
         assert_eq!(taken(quota(50, 5), each_millisecond.clone()), 5 + 499);
         assert_eq!(taken(quota(50, 1), each_millisecond.clone()), 500);
         assert_eq!(taken(quota(5_000, 1), each_millisecond), 10_000, "all of them");
-        // A pause fills the bucket, and no more.
+        // A pause only fills the bucket.
         assert_eq!(taken(quota(1, 3), [1, 1, 1, 1, 1 + 60 * SECOND].map(|at| at + SECOND)), 4);
     }
 
-    // In any span of time there are no more than the burst and what the span brings.
+    // In any span of time there are at most the burst and the clients that the rate allows
+    // in the span.
     #[test]
     fn no_span_has_more_than_its_share() {
         let mut random = 88_172_645_463_325_252_u64;

@@ -98,8 +98,8 @@ impl OwnEntry {
         }
     }
 
-    /// Draws the number of a claim. The source is there first: whoever draws a later number
-    /// sees it.
+    /// Draws the number of a claim. The source is written first, so every claim with a
+    /// later number sees the source.
     fn draw(&self, source: Mark) -> u64 {
         self.number().store(DRAWING, SeqCst);
         self.entered().store(source.0, SeqCst);

@@ -117,8 +117,8 @@ impl SocketFile {
     }
 }
 
-/// Finds what would keep a socket from being made at `path`, but for a daemon that
-/// listens there and for an owner that does not exist.
+/// Checks that a socket can be made at `path`. A daemon that listens there and an owner
+/// that does not exist are not checked.
 pub fn check(path: &Path, listen: &Listen) -> io::Result<()> {
     let Ok(owner) = Owner::find(listen) else { return Ok(()) };
     // Only root gives files away.
@@ -289,7 +289,7 @@ fn lock(file: &File) -> nix::Result<()> {
     fcntl(file, FcntlArg::F_OFD_SETLK(&whole)).map(drop)
 }
 
-/// A file of ours next to a socket file, hidden from whoever lists the sockets.
+/// A file of ours next to a socket file, hidden from a list of the sockets.
 fn next_to(socket: &Path, what: &str) -> PathBuf {
     let name = socket.file_name().unwrap_or_default().to_string_lossy();
     socket.with_file_name(format!(".{name}.preforkd-{what}"))

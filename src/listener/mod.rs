@@ -98,7 +98,7 @@ impl Listener {
         Listener { socket, address, file, made_by: getpid(), stays: Cell::new(false) }
     }
 
-    /// Lets the socket live on when this listener goes: somebody else keeps it.
+    /// Leaves the socket open when this listener goes, because another process keeps it.
     pub fn leave_open(&self) {
         self.stays.set(true);
     }
@@ -192,8 +192,8 @@ impl Listener {
         match getsockopt(&self.socket, sockopt::AcceptConn) {
             Ok(true) if ready.is_ok_and(|ready| ready.is_shut_down) => Mended::MustBindAnew,
             Ok(true) => Mended::Sound,
-            // A worker may even have connected it, or another process may have taken
-            // the port: then only binding anew can tell.
+            // A worker may even have connected it, or another process may have taken the
+            // port. Then only a new bind can find out.
             _ => match listen_on(&self.socket, listen.backlog) {
                 Ok(()) => Mended::ListenedAgain,
                 Err(_) => Mended::MustBindAnew,
@@ -251,10 +251,10 @@ impl Listener {
     /// Binds the address of this listener again, for one that [`Listener::mend`] could
     /// not mend.
     ///
-    /// The path of a Unix socket is not missing meanwhile: the new socket listens
-    /// first, and then takes the name (but for one near the greatest length). An
-    /// abstract name is free only once every process has closed the old socket, this
-    /// listener included.
+    /// The path of a Unix socket is not missing meanwhile. The new socket listens first,
+    /// and then gets the name, unless the name is almost as long as possible. An abstract
+    /// name is free only once every process has closed the old socket, this listener
+    /// included.
     ///
     /// # Errors
     ///
@@ -373,8 +373,8 @@ fn bind_to(socket: &OwnedFd, address: &dyn SockaddrLike) -> io::Result<()> {
     Ok(bind(socket.as_raw_fd(), address)?)
 }
 
-/// Listens, or changes the length of the backlog of one that does. The kernel takes
-/// no more than net.core.somaxconn.
+/// Listens, or changes the backlog of a listening socket. The kernel limits the backlog to
+/// net.core.somaxconn.
 fn listen_on(socket: &OwnedFd, backlog: u32) -> io::Result<()> {
     let backlog =
         Backlog::new(i32::try_from(backlog).unwrap_or(i32::MAX)).unwrap_or(Backlog::MAXCONN);

@@ -52,7 +52,7 @@ fn ask(config: &Config) -> io::Result<String> {
 fn answer(config: &Config, mut master: io::PipeWriter) -> ! {
     accounts::remember(Found::default());
     config.pools.iter().for_each(Blueprint::look_up);
-    // What is wrong is told when the master does the same.
+    // The master repeats this, and then reports faults.
     let _ = plan::number_ports(&mut config.clone());
     let answer = toml::to_string(&accounts::found()).unwrap_or_default();
     // If this fails, the end of the pipe says enough.

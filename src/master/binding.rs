@@ -14,7 +14,7 @@ use crate::listener::{self, BoundBy, Inherited, Listener, could_not_bind, stored
 use crate::log::event::Event;
 use crate::pool::{self, Blueprint, Listeners};
 
-/// The listeners of a pool. What is to be told about them goes to `news`.
+/// The listeners of a pool. Events about them go to `news`.
 ///
 /// # Errors
 ///

@@ -329,8 +329,8 @@ impl<'a> Master<'a> {
         self.news.extend(events);
     }
 
-    /// Tells the observer which listeners there are, and leaves the files of
-    /// those in place that live on with it.
+    /// Gives the listeners to the observer, and leaves the files of those in place that the
+    /// observer keeps.
     fn keep_listeners(&mut self) {
         let mut listeners = self.pools.iter().flat_map(Pool::listeners).map(|listener| &**listener);
         self.listeners_stay = self.herald.observer.keep(&mut listeners);
@@ -371,7 +371,7 @@ impl<'a> Master<'a> {
         self.pools.iter().chain(&self.removed).any(Pool::runs_programs)
     }
 
-    /// Leaves those listeners open that live on with the observer.
+    /// Leaves those listeners open that the observer keeps.
     fn leave_listeners(&self) {
         if self.listeners_stay {
             self.pools.iter().flat_map(Pool::listeners).for_each(|listener| listener.leave_open());

@@ -1,8 +1,8 @@
 //! What programs have left when they or their worker ended. It becomes our child, as the
 //! orphans of all our descendants do; as PID 1 we get what anybody leaves, too.
 //!
-//! What belonged to the connection of a dead worker ends with it. What an earlier connection
-//! has left running lives on until the daemon stops.
+//! The processes of a dead worker's connection end with the worker. Processes that an
+//! earlier connection has left running go on until the daemon stops.
 #![forbid(unsafe_code)]
 
 use std::collections::VecDeque;
@@ -149,9 +149,9 @@ fn is_program(claimed: Pid, worker: Pid) -> bool {
         && getsid(Some(claimed)).is_ok_and(|session| getsid(Some(worker)) == Ok(session))
 }
 
-/// The process group of an orphan, if that can be one of a program. What has made a
-/// session of its own was meant to live on, or was never of ours; what is in our own
-/// group was not started as a program.
+/// The process group of an orphan, if the group can belong to a program. A process with a
+/// session of its own was meant to survive, or was never ours. A process in our own group
+/// was not started as a program.
 fn group_of_program(orphan: Pid) -> Option<Pid> {
     let session = getsid(None).ok()?;
     // 0 is one that is outside of our PID namespace, which says nothing.

@@ -47,7 +47,7 @@ pub fn number_ports(config: &mut Config) -> Result<(), Problems> {
 ///
 /// # Errors
 ///
-/// All that is wrong with it, told at once.
+/// All problems at once.
 pub fn check(
     mut config: Config,
     services: &Services,

@@ -143,7 +143,7 @@ impl Scouts {
         self.children.contains(&pid)
     }
 
-    /// A child has ended. Says whether it was one of these.
+    /// A child has ended. Gives whether it was one of these.
     pub fn note_end(&mut self, pid: Pid) -> bool {
         let before = self.children.len();
         self.children.retain(|&child| child != pid);

@@ -46,7 +46,7 @@ impl Blueprint {
     ///
     /// # Errors
     ///
-    /// All that is wrong with the pool, told at once.
+    /// All problems of the pool at once.
     pub fn draw(config: Pool, services: &Services) -> Result<Self, Problems> {
         let mut problems = check_owners(&config);
         let profile = Profile::resolve(&config);
@@ -67,10 +67,10 @@ impl Blueprint {
         }
     }
 
-    /// Looks up whom a pool names, and no more. What is found is remembered.
+    /// Only looks up the users and groups that a pool names. The results are remembered.
     pub fn look_up(config: &Pool) {
         drop(check_owners(config));
-        // Its other problems are told when the blueprint is drawn.
+        // Its other problems are reported when the blueprint is drawn.
         if let Ok(profile) = Profile::resolve(config) {
             drop(profile.user());
         }
@@ -163,8 +163,8 @@ fn check_leftovers(config: &Pool, service: &dyn Service) -> Option<Problem> {
     Some(config.problem("leftovers", key.span(), message))
 }
 
-/// The names of whom the sockets are to belong to, where nobody has them: told at their
-/// places, which the listeners do not know.
+/// Checks that the owners of the sockets exist. The problems have the places of the names,
+/// which the listeners do not know.
 fn check_owners(config: &Pool) -> Vec<Problem> {
     config.listen.iter().flat_map(|listen| check_owner(config, listen.get_ref())).collect()
 }

@@ -1,5 +1,5 @@
-//! Connections that the master ends: what is told of them, and what becomes of the
-//! processes that were started for them.
+//! Connections that the master ends: their events, and the end of the processes that were
+//! started for them.
 #![forbid(unsafe_code)]
 
 use nix::sys::signal::Signal;
@@ -116,8 +116,8 @@ pub fn cut(worker: &Worker, connection: InHand, program: Option<&str>) {
     }
 }
 
-/// Kills what was started for a connection whose time is over. What we may not kill is told
-/// when its worker ends.
+/// Kills the processes that were started for a connection whose time is over. If the master
+/// may not kill one, the log says so when its worker ends.
 pub fn kill_rest(worker: Pid, serial: u64) {
     let _ = kill_connection(worker, serial, None);
 }

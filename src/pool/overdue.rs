@@ -43,8 +43,8 @@ pub enum Watch {
 }
 
 impl Watch {
-    /// Takes note of the connection in hand, at a look. Gives the number of one that was
-    /// alarmed and has ended, if it gives way to the next: [`Step::Rest`] is due to it.
+    /// Notes the connection in hand, at a look. Gives the number of one that was alarmed
+    /// and has ended, if it gives way to the next: [`Step::Rest`] is due to it.
     pub fn look(&mut self, in_hand: Option<InHand>, request_timeout: Duration) -> Option<u64> {
         let known = match *self {
             Watch::Killed => return None,

@@ -1,4 +1,4 @@
-//! How many processes a pool may have, and when the log is told that they are too few.
+//! How many processes a pool may have, and when the log reports that they are too few.
 #![forbid(unsafe_code)]
 
 use crate::log::event::Event;
@@ -12,7 +12,7 @@ use super::agenda::Task;
 pub struct Shortage {
     /// The number of the generation.
     generation: u64,
-    /// When the log is told, unless it was.
+    /// When the log reports it; None after that.
     tell: Option<Moment>,
 }
 

@@ -27,7 +27,7 @@ pub struct Worker {
     pub generation: u64,
     pub(super) place: Place,
     pub(super) seat: Seat,
-    /// Its entry in the ledger, which is cleared when the worker is no more.
+    /// Its entry in the ledger, which is cleared when the worker has ended.
     pub(super) _entry: Option<Entry>,
     pub(super) started: Moment,
     /// What it was asked to do, if anything.
@@ -57,7 +57,7 @@ pub enum Place {
 /// Whether the log waits before it tells of a new worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Untold {
-    /// It was told.
+    /// The event was logged.
     No,
     /// It waits for the worker to accept.
     Starting,

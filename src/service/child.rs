@@ -1,4 +1,4 @@
-//! A program that serves a connection: started, watched, ended, and told of.
+//! A program that serves a connection: its start, watch, end, and log lines.
 #![forbid(unsafe_code)]
 
 use std::ffi::CStr;
@@ -83,7 +83,7 @@ impl Child {
         self.started.pidfd.as_fd()
     }
 
-    /// Whether its client is still there, as far as was told.
+    /// Whether its client is still there, as far as this process knows.
     pub fn has_client(&self) -> bool {
         self.ending == Ending::Serving
     }
@@ -145,8 +145,9 @@ impl Child {
     }
 }
 
-/// What fails while a program runs does not leave it behind. One that this process may not
-/// kill is left to the master, which is told of it as long as this process lives.
+/// A fault while a program runs does not leave the program behind. If this process may not
+/// kill the program, the master does, which sees it on the page as long as this process
+/// lives.
 impl Drop for Child {
     fn drop(&mut self) {
         if !self.is_reaped && kill(self.pid(), Signal::SIGKILL) != Err(Errno::EPERM) {

@@ -36,10 +36,10 @@ const MOST_BUFFERS: usize = 1024;
 /// A read or a write that a signal interrupts goes on. One that waits longer than
 /// `idle_timeout` for the client fails with [`ErrorKind::TimedOut`].
 ///
-/// The descriptor itself (`as_fd`, `as_raw_fd`) has the bare socket's ways. Where the pool
-/// has an `idle_timeout`, a read or a write on it fails with EINTR when a signal comes,
-/// for Linux does not restart one that has a time limit (signal(7)), and with EAGAIN when
-/// the limit is over. Whoever uses the descriptor tries again after EINTR.
+/// The descriptor itself (`as_fd`, `as_raw_fd`) behaves like the bare socket. If the pool
+/// has an `idle_timeout`, a read or a write fails with EINTR when a signal comes, because
+/// Linux does not restart a call that has a time limit (signal(7)). It fails with EAGAIN
+/// when the limit is over. Code that uses the descriptor must try again after EINTR.
 #[derive(Debug)]
 pub struct Connection {
     socket: OwnedFd,
@@ -290,7 +290,7 @@ impl Connection {
     /// There is no descriptor or no memory for the set.
     pub(crate) fn release(&self) -> io::Result<()> {
         let set = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        // A hang-up is told unasked.
+        // The kernel always reports a hang-up.
         set.add(&self.socket, EpollEvent::new(EpollFlags::empty(), 0))?;
         descriptor::replace(&set.0, self.socket.as_raw_fd())?;
         self.is_released.store(true, Ordering::Relaxed);
@@ -300,7 +300,7 @@ impl Connection {
     /// What to wait for: it has any event once the client has hung up. A client that closed
     /// only its sending side has not.
     pub(crate) fn hang_up(&self) -> PollFd<'_> {
-        // A hang-up of the socket is told unasked; a set of epoll has something to read.
+        // The kernel always reports a hang-up of the socket; an epoll set becomes readable.
         match self.is_released.load(Ordering::Relaxed) {
             true => PollFd::new(self.socket.as_fd(), PollFlags::POLLIN),
             false => PollFd::new(self.socket(), PollFlags::empty()),

@@ -146,7 +146,7 @@ impl<'a> Context<'a> {
         if matches!(self.asked, Asked::Worker) {
             notice.attach();
         }
-        // Whoever asked before it was there did not find it.
+        // A request to leave from before the notice was attached did not reach it.
         if self.is_asked_to_leave() {
             notice.give();
         }

@@ -2,8 +2,8 @@
 //!
 //! A socket that is closed with unread data, or that gets data later, makes the kernel send
 //! a reset and drop what it has not sent yet of the reply (RFC 2525, section 2.17). So the
-//! client is told that nothing more will come, and what it sends is dropped until it
-//! closes, too.
+//! worker shuts down its side, and drops what the client sends until the client closes,
+//! too.
 #![forbid(unsafe_code)]
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};

@@ -45,8 +45,8 @@ pub fn catch<T>(body: impl FnOnce() -> T) -> Result<T, String> {
         .map_err(|_| LAST.take().unwrap_or_else(|| "no reason given".to_owned()))
 }
 
-/// The same where panics are otherwise printed: what this one says is not, for it is
-/// told by the caller.
+/// The same in a process that prints panics. This panic is not printed, because the caller
+/// reports it.
 pub fn catch_quietly<T>(body: impl FnOnce() -> T) -> Result<T, String> {
     let hook = panic::take_hook();
     panic::set_hook(Box::new(keep));

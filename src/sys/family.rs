@@ -139,7 +139,7 @@ impl Family {
 
     /// Signals a member, if it still is one: its parent is, or the one to whom it has gone.
     fn send(&self, pid: Pid, signal: Signal) -> nix::Result<()> {
-        // From here on the handle means one process, whoever gets its number.
+        // From here on the handle means this process, even if its number is used again.
         let process = Process::open(pid)?;
         match parent_of(pid) {
             Some(now) if now == getpid() || self.parents.contains(&now) => process.signal(signal),
@@ -212,7 +212,7 @@ fn kill(eldest: impl Fn() -> Vec<Member>) -> io::Result<usize> {
         // What has lost its parent in the last round has another one in this.
         let late = family.members.iter().flat_map(|&pid| children_of(pid));
         let all = late.chain(eldest()).collect();
-        // What is stopped makes no more children.
+        // A stopped process makes no children.
         family.extend(all, |family, pid| {
             let _ = family.send(pid, Signal::SIGSTOP);
         });

@@ -225,7 +225,7 @@ pub fn begin_accepting() {
     ACCEPTING.store(true, Relaxed);
 }
 
-/// Whether this process is to take no more connections.
+/// Whether this process must not accept further connections.
 pub fn retiring() -> bool {
     RETIRING.load(Relaxed)
 }
@@ -331,10 +331,10 @@ fn retire() {
     }
     RETIRING.store(true, Relaxed);
     for listener in LISTENERS.iter().map(Descriptor::number).take_while(|&number| number >= 0) {
-        // SAFETY: integers; dup3 is the system call, like dup2. The number stays
-        // owned by whoever owned the listener. It is closed only where dup3 refuses
-        // it, because it is beyond limits.nofile: nothing can get that number again,
-        // and its owner is an object of the parent, which is never dropped here.
+        // SAFETY: integers; dup3 is the system call, like dup2. The owner of the listener
+        // still owns the number. The number is closed only if dup3 refuses it, because it
+        // is beyond limits.nofile. Then nothing can get that number again, and its owner is
+        // an object of the parent, which is never dropped here.
         unsafe {
             if libc::dup3(DEAD.number(), listener, libc::O_CLOEXEC) < 0 {
                 libc::close(listener);
@@ -397,7 +397,7 @@ extern "C" fn handle_overdue(_: c_int) {
         if serial == 0 || serial != read(&OVERDUE) {
             return;
         }
-        // The second time for the same connection, ask no more.
+        // The second time for the same connection, kill instead of asking.
         let signal =
             if ALARMED.swap(serial, Relaxed) == serial { libc::SIGKILL } else { libc::SIGTERM };
         let (connection, program) = (CONNECTION.number(), PROGRAM.load(Relaxed));

@@ -91,7 +91,7 @@ const MOST_DIGITS: usize = 10;
 
 /// A program that was started, the leader of a process group of its own.
 ///
-/// It is a child of this process: whoever holds this reaps it.
+/// The program is a child of this process. The holder of this value reaps it.
 #[derive(Debug)]
 pub struct Started {
     /// Its pid, which is its process group's number too.

@@ -31,7 +31,7 @@ pub struct Visit {
 }
 
 impl Visit {
-    /// Where the connection writes what is told of it.
+    /// The record into which the connection writes its figures.
     pub fn record(&self) -> SharedRecord {
         self.record.clone()
     }

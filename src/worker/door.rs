@@ -18,8 +18,8 @@ use crate::service::{Context, Peer};
 use super::access::{self, Refusal};
 use super::access_log::AccessLog;
 
-/// How much of what a client has sent is read before its connection is closed. Data that
-/// nobody reads would make the kernel take back what the client is told.
+/// How much data of a client is read before its connection is closed. A close with unread
+/// data would make the kernel discard the text for the client.
 const MOST_BYTES: usize = 64 << 10;
 
 /// Whom a pool serves.
@@ -28,7 +28,7 @@ pub struct Admission {
     deny: Vec<Peers>,
     per_source: Option<Share>,
     in_all: Option<Quota>,
-    /// What a client is told that is turned away because of the last two.
+    /// The text for a client that is turned away because of the last two.
     refusal: Option<String>,
 }
 
@@ -91,8 +91,8 @@ impl<'a> Door<'a> {
         Door { admission, entry, page, refused: 0 }
     }
 
-    /// Whether this client is served. One that is not is told what the pool says, the log is
-    /// told why, and only the close is left to do.
+    /// Whether this client is served. Otherwise the client has got the text of the pool,
+    /// the log has the reason, and only the close is left to do.
     pub fn admits(
         &mut self,
         socket: BorrowedFd<'_>,
@@ -155,8 +155,9 @@ impl<'a> Door<'a> {
     }
 }
 
-/// Tells a client why it is turned away. It is not waited for: whoever is over a limit must
-/// not get more of the worker's time. A client that goes on sending may miss the text.
+/// Writes to a client why it is turned away, and does not wait for the client: a client
+/// over a limit must not get more of the worker's time. A client that goes on sending may
+/// miss the text.
 #[cold]
 #[inline(never)]
 fn dismiss(socket: BorrowedFd<'_>, text: &str) {

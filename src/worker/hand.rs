@@ -8,7 +8,7 @@ use crate::service::Peer;
 use crate::sys::clock::Moment;
 use crate::sys::handler;
 
-/// What the worker has in hand, as its signal handlers and its master are told.
+/// The connection in hand, as reported to the worker's signal handlers and its master.
 pub struct Hand {
     page: OwnPage,
     /// How many connections were taken so far; the last one has this number.

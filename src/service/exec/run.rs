@@ -315,9 +315,9 @@ fn reap(child: Child, connection: &Connection) -> io::Result<Ended> {
     Ok(ended)
 }
 
-/// Closes the connection of a program that has ended, as its own end of it was closed. If a
-/// reset could cut the reply and nobody goes on with it, the client is told that the reply is
-/// complete, and the connection is given back.
+/// Closes the connection of a program that has ended, as its own end was closed. If a reset
+/// could cut the reply and no other process goes on with it, this shuts down the sending
+/// side and gives the connection back.
 fn close(ended: &Ended, connection: Connection) -> Option<Connection> {
     let connection = connection.close_if_safe()?;
     // One that is overdue is shut down already.

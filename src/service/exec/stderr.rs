@@ -37,9 +37,9 @@ const TURN_BYTES: usize = 64 * 1024;
 /// does to its standard error (O_NONBLOCK, F_SETPIPE_SZ of fcntl(2)) is not the next one's,
 /// and what one has left running writes no line of another.
 ///
-/// While the program runs, the worker holds both ends: the end of a program is told by its
-/// pidfd and not by the end of this file, which a process that the program left behind could
-/// delay for ever.
+/// While the program runs, the worker holds both ends. The pidfd reports the end of a
+/// program. The end of this file would not: a process that the program left behind could
+/// delay it for ever.
 pub struct LogPipe {
     reader: File,
     /// None once the program has ended: the end of the file is then the end of all that the
@@ -78,9 +78,9 @@ impl LogPipe {
         self.reader.as_fd()
     }
 
-    /// Logs the lines that are in the pipe now, as those of this program. What
-    /// is written meanwhile has to wait: whoever writes faster than its lines
-    /// are logged would keep us here for ever.
+    /// Logs the lines that are in the pipe now, as those of this program. Lines that are
+    /// written meanwhile must wait. Otherwise a program that writes faster than its lines
+    /// are logged would keep the worker here for ever.
     pub fn take(&mut self, log: &Logger, program: &str, pid: Pid) -> io::Result<Stream> {
         self.take_up_to(TURN_BYTES, log, program, pid)
     }
@@ -129,8 +129,8 @@ impl LogPipe {
         self.take_up_to(most, log, program, pid)
     }
 
-    /// Logs what comes until the end of the stream, in a process that does nothing else.
-    /// Whoever writes more than may be logged is slowed down by that.
+    /// Logs the lines until the end of the stream, in a process that does nothing else. A
+    /// program that writes more than may be logged is slowed down.
     pub fn follow(&mut self, log: &Logger, program: &str, pid: Pid) -> io::Result<()> {
         self.rate = Rate::new(LINES_FOLLOWED);
         loop {

@@ -1,4 +1,4 @@
-//! What a program is told of its connection, in its environment.
+//! The variables by which a program learns of its connection.
 #![forbid(unsafe_code)]
 
 use std::ffi::{CString, OsStr};
@@ -10,8 +10,8 @@ use nix::unistd::{getgid, getuid};
 
 use crate::service::{Connection, LOCAL_HOST, Peer};
 
-/// The environment of this process, which is the one promised to programs, but for what
-/// concerns connections over TCP alone; and that.
+/// The environment of this process, which is the one promised to programs, in two parts:
+/// all variables except the one for TCP connections only, and that one.
 pub fn inherited() -> io::Result<(Vec<CString>, Option<CString>)> {
     let variables = std::env::vars_os().filter(|(name, _)| name != LOCAL_HOST);
     let hostname = std::env::var_os(LOCAL_HOST).map(|name| variable(LOCAL_HOST, name));

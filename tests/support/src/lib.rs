@@ -17,6 +17,7 @@ pub mod procfs;
 pub mod random;
 pub mod skipped;
 pub mod source;
+pub mod words;
 
 pub use address::Address;
 pub use client::Client;

@@ -17,6 +17,8 @@ pub struct Source {
     pub code: String,
     /// Its string literals, each with the line where it begins.
     pub strings: Vec<(usize, String)>,
+    /// Its comments, each with its line.
+    pub comments: Vec<(usize, String)>,
 }
 
 impl Source {
@@ -71,14 +73,15 @@ pub fn source(path: String, text: String) -> Source {
     // A `mod tests;` among the other modules ends nothing.
     let end = text.find("\n#[cfg(test)]\nmod tests {").unwrap_or(text.len());
     let text = text[..end].to_owned() + "\n";
-    let (code, strings) = take_apart(&text);
-    Source { path, text, code, strings }
+    let mut source =
+        Source { path, text, code: String::new(), strings: Vec::new(), comments: Vec::new() };
+    take_apart(&mut source);
+    source
 }
 
-fn take_apart(text: &str) -> (String, Vec<(usize, String)>) {
-    let chars: Vec<char> = text.chars().collect();
-    let mut code = String::with_capacity(text.len());
-    let mut strings = Vec::new();
+fn take_apart(source: &mut Source) {
+    let chars: Vec<char> = source.text.chars().collect();
+    let Source { code, strings, comments, .. } = source;
     let mut line = 1;
     let mut at = 0;
     while at < chars.len() {
@@ -101,6 +104,8 @@ fn take_apart(text: &str) -> (String, Vec<(usize, String)>) {
         let token = &rest[..length];
         if is_string {
             strings.push((line, token.iter().collect()));
+        } else if token.starts_with(&['/', '/']) {
+            comments.push((line, token.iter().collect()));
         }
         // What is left of a string tells that there was one.
         let blanks: String = token.iter().map(|&c| if c == '\n' { '\n' } else { ' ' }).collect();
@@ -108,7 +113,6 @@ fn take_apart(text: &str) -> (String, Vec<(usize, String)>) {
         line += token.iter().filter(|&&c| c == '\n').count();
         at += length;
     }
-    (code, strings)
 }
 
 /// The length of a literal in quotes.
