@@ -43,7 +43,7 @@ pub fn awaited(pools: &[Pool]) -> impl Iterator<Item = String> {
     })
 }
 
-/// How many lines the log has lost and not told of yet.
+/// How many lines the log has lost and not reported yet.
 pub fn lines_lost(count: u64) -> Option<String> {
     (count > 0).then(|| format!("the log has no room, lines lost: {count}"))
 }

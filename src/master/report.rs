@@ -1,4 +1,4 @@
-//! What the log and the observer are told at the end of a turn.
+//! The messages to the log and the observer at the end of a turn.
 #![forbid(unsafe_code)]
 
 use std::time::Duration;
