@@ -1,4 +1,4 @@
-//! What an embedding program makes its daemon of.
+//! The daemon of an embedding program.
 #![forbid(unsafe_code)]
 
 use std::process::ExitCode;
@@ -50,7 +50,7 @@ impl Daemon {
         Daemon { program: Program { name, version }, services: Services::builtin() }
     }
 
-    /// The same daemon with one service more, which `factory` makes from its options: see
+    /// The same daemon with one more service, which `factory` makes from its options: see
     /// [`Services::with`].
     #[must_use]
     pub fn service<S, F>(mut self, name: &'static str, factory: F) -> Self
@@ -62,14 +62,14 @@ impl Daemon {
         self
     }
 
-    /// The same daemon with these services alone.
+    /// The same daemon with only these services.
     #[must_use]
     pub fn services(mut self, services: Services) -> Self {
         self.services = services;
         self
     }
 
-    /// Reads the command line, and does what it says. Gives the exit code of the process.
+    /// Reads the command line and carries it out. Gives the exit code of the process.
     pub fn main(self) -> ExitCode {
         self.program.settle();
         match Cli::from_arguments() {
@@ -83,10 +83,10 @@ impl Daemon {
     }
 }
 
-/// The daemon under its own name with these services: reads the command line, and does
-/// what it says. Gives the exit code of the process.
+/// The daemon under its own name with these services. Reads the command line and carries it
+/// out. Gives the exit code of the process.
 ///
-/// A program of its own says its name, too: see [`Daemon`].
+/// A program with a name of its own uses [`Daemon`].
 pub fn main(services: Services) -> ExitCode {
     let Program { name, version } = program::PREFORKD;
     Daemon::new(name, version).services(services).main()

@@ -1,9 +1,8 @@
 //! preforkd: a prefork worker-pool daemon.
 //!
-//! A master process preforks N workers that each block in `accept` on one
-//! listener; when one dies, the master reaps it, writes down how it died, and
-//! forks its successor. This library is the whole daemon: with a service of
-//! your own it takes a [`Daemon`] with your service.
+//! A master process preforks N workers that each block in `accept` on one listener. When a
+//! worker dies, the master reaps it, logs how it died, and forks its successor. This
+//! library is the whole daemon. To run a service of your own, make a [`Daemon`] with it.
 //!
 //! ```no_run
 //! use std::io::Write;
@@ -69,8 +68,8 @@ mod notify;
 mod request;
 mod unit;
 
-/// Not for an embedding program: `packaging/manual.rs` makes the manual page and the
-/// completions of it, and a test sees nothing that is not public.
+/// Not for an embedding program. `packaging/manual.rs` makes the manual page and the
+/// completions from it, and a test sees only public items.
 #[doc(hidden)]
 pub use cli::Cli;
 pub use config::{Fault, Options, Problem, Problems};

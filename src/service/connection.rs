@@ -33,8 +33,8 @@ const MOST_BUFFERS: usize = 1024;
 
 /// A stream to a client: TCP, or a Unix socket.
 ///
-/// A read or a write that a signal interrupts goes on. One that waits longer than
-/// `idle_timeout` for the client fails with [`ErrorKind::TimedOut`].
+/// A read or a write that a signal interrupts goes on. If a call waits longer than
+/// `idle_timeout` for the client, it fails with [`ErrorKind::TimedOut`].
 ///
 /// The descriptor itself (`as_fd`, `as_raw_fd`) behaves like the bare socket. If the pool
 /// has an `idle_timeout`, a read or a write fails with EINTR when a signal comes, because
@@ -59,8 +59,7 @@ pub struct Connection {
     count: Option<u32>,
 }
 
-/// Whom the process was running as that connected to the Unix socket
-/// (SO_PEERCRED of unix(7)).
+/// The identity of the process that connected to the Unix socket (SO_PEERCRED of unix(7)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Credentials {
     /// Its pid.
@@ -213,8 +212,8 @@ impl Connection {
         Ok((Connection::from(socket), client))
     }
 
-    /// The same connection, with a client that may send or take nothing for so long: what
-    /// the key `idle_timeout` of a pool says.
+    /// The same connection, with this bound on how long its client may be idle, as by the
+    /// key `idle_timeout` of a pool.
     #[must_use]
     pub fn with_idle_timeout(self, longest: Duration) -> Self {
         let _ = socket::set_timeouts(self.socket.as_fd(), longest);
@@ -224,8 +223,8 @@ impl Connection {
     }
 
     /// Waits until there is something to read, the client's end included, or until the
-    /// worker is asked to leave. What is there to be read comes first, so that no request
-    /// is lost. Bytes that a service has read into a buffer of its own are not seen here.
+    /// worker is asked to leave. Input comes first, so that no request is lost. This does
+    /// not see bytes that a service has read into its own buffer.
     ///
     /// ```
     /// use std::io::{BufRead, BufReader, Write};

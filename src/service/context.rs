@@ -18,17 +18,17 @@ pub struct Context<'a> {
     root: &'a Logger,
     pool: &'a str,
     slot: u32,
-    /// Made when the first line is logged: most workers never log one, and it
+    /// Made when the first line is logged. Most workers never log a line, and a logger
     /// would be memory of their own.
     log: OnceLock<Logger>,
     kill_timeout: Duration,
     leftovers: Leftovers,
     asked: Asked,
-    /// Made for the first who waits for it.
+    /// Made for the first wait.
     notice: OnceLock<Notice>,
 }
 
-/// Who knows whether the worker is asked to leave.
+/// The source of the request to leave.
 enum Asked {
     /// The signal handlers of the process.
     Worker,
@@ -94,8 +94,8 @@ impl<'a> Context<'a> {
         self.slot
     }
 
-    /// The log, with the pool and the slot in each line. It is of the crate slog,
-    /// which is here as [`preforkd::slog`](crate::slog):
+    /// The log, with the pool and the slot in each line. Its type is from the crate slog,
+    /// available as [`preforkd::slog`](crate::slog):
     ///
     /// ```
     /// use preforkd::{Connection, Context, Outcome, Service};
@@ -119,8 +119,8 @@ impl<'a> Context<'a> {
         self.kill_timeout
     }
 
-    /// Whether the worker is asked to leave: by a reload, a smaller pool or a stop. It
-    /// leaves when the connection that it serves has ended.
+    /// Whether the worker is asked to leave, by a reload, a smaller pool or a stop. The
+    /// worker leaves when the connection that it serves has ended.
     pub fn is_asked_to_leave(&self) -> bool {
         match &self.asked {
             Asked::Worker => handler::is_asked_to_leave(),
@@ -128,13 +128,13 @@ impl<'a> Context<'a> {
         }
     }
 
-    /// A descriptor that can be read once the worker is asked to leave, for a service that
-    /// waits by poll(2) or epoll(7). There is nothing to be read from it: it is only to be
-    /// waited for. [`Connection::wait`](crate::Connection::wait) does that.
+    /// A descriptor that is readable once the worker is asked to leave, for a service that
+    /// waits by poll(2) or epoll(7). A service only waits for the descriptor, and does not
+    /// read from it. [`Connection::wait`](crate::Connection::wait) does that.
     ///
     /// # Errors
     ///
-    /// There is no descriptor left (eventfd(2)). It is made at the first call.
+    /// There is no descriptor left (eventfd(2)). The descriptor is made at the first call.
     pub fn leave_descriptor(&self) -> io::Result<BorrowedFd<'_>> {
         let notice = match self.notice.get() {
             Some(notice) => notice,
@@ -153,8 +153,8 @@ impl<'a> Context<'a> {
         Ok(notice.as_fd())
     }
 
-    /// Asks the worker to leave, where there is none: see [`Context::for_test`]. For the
-    /// context of a worker it does nothing, since the daemon alone asks a worker to leave.
+    /// Asks to leave in a test: see [`Context::for_test`]. In a worker this does nothing,
+    /// because only the daemon asks a worker to leave.
     pub fn ask_to_leave(&self) {
         if let Asked::Test(asked) = &self.asked {
             asked.store(true, Ordering::SeqCst);

@@ -1,8 +1,8 @@
 //! Services: what a worker does with a connection.
 //!
-//! A service knows neither worker nor pool: it gets a connection and gives
-//! back an outcome. The built-in ones stand in the same registry and implement
-//! the same trait as those of an embedding program.
+//! A service knows neither worker nor pool: it gets a connection and gives back an outcome.
+//! Built-in services stand in the same registry and implement the same trait as those of an
+//! embedding program.
 #![forbid(unsafe_code)]
 
 mod child;
@@ -28,24 +28,23 @@ pub use context::Context;
 pub(crate) use record::{Record, SharedRecord};
 pub use registry::Services;
 
-/// Where programs are looked for that are named without a path, and the PATH of a
-/// worker where the daemon has none.
+/// The search path for programs that are named without a path. It is also the PATH of a
+/// worker if the daemon has none.
 pub(crate) const SEARCH_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// The variable of a worker with the name of this host, if the pool says one.
+/// The variable of a worker with the name of this host, if the pool sets one.
 pub(crate) const LOCAL_HOST: &str = "TCPLOCALHOST";
 
 /// What a worker does with each connection it accepts.
 ///
-/// The master makes one from the configuration, which is the time to find
-/// fault with its options, and forks it into the workers: each worker has a
-/// copy of its own and serves one connection at a time.
+/// The master makes a service from the configuration, and reports faults of its options
+/// then. The fork gives each worker its own copy, which serves one connection at a time.
 ///
-/// Signals: SIGTERM, SIGUSR1 and SIGALRM have handlers with SA_RESTART while a
-/// service runs. The reads and writes of a [`Connection`] never fail with EINTR;
-/// those on its bare descriptor may, see there. A
-/// service that starts threads does it in [`start`](Self::start), in the worker, and
-/// blocks all signals in these; the master must have none, since a fork copies none.
+/// Signals: SIGTERM, SIGUSR1 and SIGALRM have handlers with SA_RESTART while a service
+/// runs. The reads and writes of a [`Connection`] never fail with EINTR; those on its bare
+/// descriptor may, see there. A service must start its threads in [`start`](Self::start),
+/// in the worker, and block all signals in them. The master must have no threads, because a
+/// fork copies none.
 pub trait Service {
     /// Prepares the worker, after it has its user, its limits and its
     /// directory and before it accepts.
@@ -63,23 +62,23 @@ pub trait Service {
         None
     }
 
-    /// Serves one connection to its end. Dropping the connection closes it; if the client
-    /// has sent what was not read, it is given 5 s (or a shorter `idle_timeout`) to get the
+    /// Serves one connection to its end. Dropping the connection closes it. If bytes of the
+    /// client are unread, the client gets 5 s (or a shorter `idle_timeout`) to receive the
     /// reply.
     ///
-    /// A worker that is asked to leave meanwhile is not interrupted; one whose
-    /// connection is overdue (`request_timeout`) finds it shut down.
+    /// A worker that is asked to leave meanwhile is not interrupted. A connection that is
+    /// overdue (`request_timeout`) is shut down.
     ///
-    /// A client that stays connected keeps a worker past a reload. A service whose clients
-    /// do so asks [`Context::is_asked_to_leave`] after each reply, or waits for the next
-    /// request by [`Connection::wait`].
+    /// A client that stays connected keeps a worker past a reload. A service for such
+    /// clients should check [`Context::is_asked_to_leave`] after each reply, or wait for
+    /// the next request by [`Connection::wait`].
     fn serve(&mut self, connection: Connection, context: &Context) -> Outcome;
 
-    /// Ends what [`start`](Self::start) has begun: the worker leaves, because it was asked
-    /// to or has served its quota. It has no connection, and takes none.
+    /// Ends what [`start`](Self::start) has begun. The worker leaves because it was asked
+    /// to, or has served its quota. The worker has no connection, and accepts none.
     ///
-    /// It may take `kill_timeout`, and ends the worker then. It is not called in a worker
-    /// that is killed, that panics, or whose outcome was [`Outcome::Broken`].
+    /// After `kill_timeout` the worker is ended. This is not called in a worker that is
+    /// killed, that panics, or whose outcome was [`Outcome::Broken`].
     ///
     /// # Errors
     ///
@@ -92,12 +91,12 @@ pub trait Service {
 /// How a connection ended.
 #[derive(Debug)]
 pub enum Outcome {
-    /// It was served.
+    /// The connection was served.
     Served,
-    /// It broke off.
+    /// The connection broke off.
     Failed(Failure),
-    /// The worker cannot go on, for this reason: it ends, with all that it has started for
-    /// the connection, and is replaced.
+    /// The worker cannot go on, for this reason. The worker and all that it has started for
+    /// the connection end, and another worker replaces it.
     Broken(io::Error),
 }
 
@@ -117,13 +116,13 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// A failure that its client has caused, or may have. It is logged at level debug.
+    /// A failure that the client may have caused. The log has it at level debug.
     pub fn new(reason: io::Error) -> Self {
         Failure { reason, level: Level::Debug }
     }
 
-    /// The same failure, logged at this level. Above debug each worker logs ten of them in
-    /// ten seconds at most, because a client may be able to repeat what it has caused.
+    /// The same failure, logged at this level. Above debug each worker logs at most ten
+    /// failures in ten seconds, because a client may be able to repeat its failure.
     #[must_use]
     pub fn at(self, level: Level) -> Self {
         Failure { level, ..self }

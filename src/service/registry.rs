@@ -26,13 +26,13 @@ impl Services {
         Services::none().with("echo", Echo::from_options).with("exec", Exec::from_options)
     }
 
-    /// These services and one more, which `factory` makes from the options
-    /// that the configuration gives it. A name that is taken is replaced.
+    /// These services and one more, which `factory` makes from its options in the
+    /// configuration. A service of the same name is replaced.
     ///
-    /// The master itself calls `factory`, at the start and at each reload. One that
-    /// panics makes the start or the reload fail, and so does one that leaves a thread
-    /// behind: a process with threads cannot fork, so after such a reload no worker
-    /// that dies can be replaced until the daemon is restarted.
+    /// The master itself calls `factory`, at the start and at each reload. A factory that
+    /// panics makes the start or the reload fail. So does a factory that leaves a thread
+    /// behind: a process with threads cannot fork. After such a reload no worker that dies
+    /// can be replaced until the daemon is restarted.
     pub fn with<S, F>(mut self, name: &'static str, factory: F) -> Self
     where
         S: Service + 'static,
@@ -47,7 +47,7 @@ impl Services {
     ///
     /// # Errors
     ///
-    /// There is no such service, its options are wrong, or it panicked.
+    /// There is no such service, its options are wrong, or its factory panicked.
     pub(crate) fn build(&self, choice: &ServiceChoice) -> Result<Box<dyn Service>, Problems> {
         match self.factories.get(choice.name.get_ref().as_str()) {
             // What a panic leaves half done is the factory's own. Without it the master

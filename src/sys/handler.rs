@@ -1,20 +1,18 @@
-//! The signal handlers of a worker, and what they have to know of it: the listeners, the
-//! log, the connection in hand and the program that serves it.
+//! The signal handlers of a worker, and their data: the listeners, the log, the connection
+//! in hand and the program that serves it.
 //!
-//! A worker sits in a blocking accept. It cannot test a flag and then call accept:
-//! a signal between the two would be lost until the next connection. So the
-//! handler takes the listeners away. It makes the listener's number mean a *dead*
-//! file, /dev/null. An accept that has not begun fails at once; one that sleeps is
-//! restarted (SA_RESTART) on the dead file and fails; one that already holds a
-//! connection returns it.
+//! A worker sits in a blocking accept. It cannot test a flag and then call accept: a signal
+//! between the two would be lost until the next connection. So the handler takes the
+//! listeners away. It makes the listener's number mean a *dead* file, /dev/null. An accept
+//! that has not begun fails at once. A sleeping accept is restarted (SA_RESTART) on the
+//! dead file, and fails. An accept that already holds a connection returns it.
 //!
 //! SA_RESTART also keeps a service in the middle of a read or a write from
 //! seeing EINTR because of us, except on a socket with a time limit (SO_RCVTIMEO), where
 //! [`Connection`](crate::Connection) goes on by itself.
 //!
-//! Everything here is what signal-safety(7) lists, errno is put back, and the
-//! state is atomics: the handlers run in the one thread, between any two of
-//! its instructions.
+//! The handlers run in the one thread, between any two of its instructions. So they make
+//! only calls that signal-safety(7) lists, put errno back, and keep their state in atomics.
 
 use std::ffi::{CStr, c_char, c_int};
 use std::io;
@@ -29,8 +27,8 @@ use nix::sys::signal::{SigSet, Signal};
 use super::clock::Moment;
 use super::notice;
 
-// All of them begin as zeroes, so that they share a page: each page that a worker writes
-// is one of its own.
+// All of them begin as zeroes, so that they share a page, because each page that a worker
+// writes is copied.
 static LISTENERS: [Descriptor; MOST_LISTENERS] = [const { Descriptor::none() }; MOST_LISTENERS];
 static DEAD: Descriptor = Descriptor::none();
 static RETIRING: AtomicBool = AtomicBool::new(false);
@@ -54,9 +52,9 @@ static ALARMED: AtomicU64 = AtomicU64::new(0);
 static ASKED: AtomicPtr<AtomicU64> = AtomicPtr::new(ptr::null_mut());
 /// Where the master says that the listeners are to be drained, not taken away.
 static DRAINING: AtomicPtr<AtomicU64> = AtomicPtr::new(ptr::null_mut());
-/// Where the master writes the number of a connection that goes if it is unused.
+/// Where the master writes the number of a connection that is to end if it is unused.
 static UNUSED: AtomicPtr<AtomicU64> = AtomicPtr::new(ptr::null_mut());
-/// Where the handler says which connection went for that.
+/// Where the handler writes which connection was ended for that reason.
 static CUT: AtomicPtr<AtomicU64> = AtomicPtr::new(ptr::null_mut());
 /// Something was transferred over the connection in hand, as far as this process knows.
 static USED: AtomicBool = AtomicBool::new(false);
@@ -69,8 +67,8 @@ static OVERDUE: AtomicPtr<AtomicU64> = AtomicPtr::new(ptr::null_mut());
 /// How many listeners the handlers can take away.
 pub const MOST_LISTENERS: usize = 64;
 
-/// What the master writes to a word that says yes. A worker gone wild may have written
-/// anything there, and must not retire any less for that.
+/// The value that the master writes to a word for yes. A misbehaving worker may have
+/// written anything there, and must retire all the same.
 pub const YES: u64 = 1;
 
 /// The number of a descriptor, or none. What is stored is one more, so that none is 0.
@@ -99,7 +97,7 @@ impl Descriptor {
 pub struct Targets<'a> {
     /// The listeners that are taken away at SIGTERM, [`MOST_LISTENERS`] at most.
     pub listeners: &'a mut dyn Iterator<Item = RawFd>,
-    /// What takes their place: /dev/null, on which nobody can listen.
+    /// The file that replaces them: /dev/null, on which nobody can listen.
     pub dead: BorrowedFd<'a>,
     /// The log, reopened at SIGUSR1 if it is a file.
     pub log: RawFd,
@@ -121,9 +119,9 @@ pub struct Targets<'a> {
 
 /// Installs the handlers of a worker.
 ///
-/// SIGTERM retires, SIGUSR1 reopens the log, SIGALRM ends an overdue
-/// connection. What else the master listens to is ignored, so that a signal to
-/// the whole process group (Ctrl-C, `pkill -HUP`) is the master's to obey.
+/// SIGTERM retires, SIGUSR1 reopens the log, SIGALRM ends an overdue connection. The
+/// master's other signals are ignored, so that only the master obeys a signal to the whole
+/// process group (Ctrl-C, `pkill -HUP`).
 pub fn install(targets: Targets<'_>) -> io::Result<()> {
     LISTENERS.iter().zip(targets.listeners).for_each(|(place, number)| place.set(number));
     DEAD.set(targets.dead.as_raw_fd());
@@ -178,9 +176,9 @@ const IGNORED: [Signal; 7] = [
     Signal::SIGXFSZ,
 ];
 
-/// What the master handles and a worker does not; and the signals that Rust's
-/// runtime handles to tell of a stack that overflowed, which makes it swallow
-/// the first such signal that a person sends. A worker dies of them at once.
+/// Signals that only the master handles, and those that Rust's runtime handles to report a
+/// stack overflow. That handler ignores the first such signal that a person sends. A worker
+/// dies of them at once.
 const DEFAULT: [Signal; 3] = [Signal::SIGCHLD, Signal::SIGSEGV, Signal::SIGBUS];
 
 /// What a worker handles.
@@ -191,8 +189,8 @@ const HANDLED: [(Signal, extern "C" fn(c_int)); 4] = [
     (Signal::SIGUSR2, handle_wake),
 ];
 
-/// Every signal that has not its default action after [`install`]: what a
-/// program that this process starts must get it back for.
+/// Every signal without its default action after [`install`]. A program that this process
+/// starts must get the default actions back.
 pub(super) fn changed() -> impl Iterator<Item = Signal> {
     HANDLED.iter().map(|(signal, _)| *signal).chain(IGNORED)
 }
@@ -218,9 +216,8 @@ pub fn watch_children() -> io::Result<()> {
     SigSet::from(Signal::SIGCHLD).thread_block().map_err(io::Error::from)
 }
 
-/// Says that from now on there may be a connection in hand. Until then SIGTERM
-/// ends the process at once: nothing is lost by that, and what it prepares may
-/// take for ever.
+/// From now on there may be a connection in hand. Until then SIGTERM ends the process at
+/// once: nothing is lost by that, and its preparation may never end.
 pub fn begin_accepting() {
     ACCEPTING.store(true, Relaxed);
 }
@@ -369,8 +366,8 @@ extern "C" fn handle_reopen(_: c_int) {
             done
         };
         if !reopened {
-            // We run as somebody who may not open it. The old file is still
-            // written to, so nothing is lost; a successor gets the new one.
+            // Our user may not open the file. This process still writes to the old file, so
+            // nothing is lost; a successor gets the new one.
             LOG_LOST.store(true, Relaxed);
             notice::give_attached();
             retire();
@@ -389,8 +386,8 @@ extern "C" fn handle_overdue(_: c_int) {
             super::fork::leave(LEAVE_CODE.load(Relaxed));
         }
         let serial = SERIAL.load(Relaxed);
-        // The signal may come after the connection that it was meant for has
-        // ended; the next one must not pay for it.
+        // The signal may come after its connection has ended. The next connection must not
+        // suffer for it.
         if serial != 0 && serial == read(&UNUSED) && serial != read(&OVERDUE) {
             end_unused(serial);
         }
@@ -423,7 +420,7 @@ fn end_unused(serial: u64) {
     }
     let is_unused = match super::socket::has_transferred(connection) {
         Some(has_transferred) => !has_transferred,
-        // Not TCP: only this process can tell.
+        // Not TCP: only this process knows.
         None => !USED.load(Relaxed),
     };
     if is_unused {
