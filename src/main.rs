@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use preforkd::{Services, WipingAllocator};
 
-/// What the configuration of one pool leaves behind is not for the workers of another.
+/// Workers must not find the remains of another pool's configuration in freed memory.
 #[global_allocator]
 static ALLOCATOR: WipingAllocator = WipingAllocator;
 

@@ -194,7 +194,7 @@ impl Loader {
         for Included { include, file } in included {
             match source_of(file) {
                 Ok(file) => self.read_included(&file, &source),
-                // Who reads that a file is missing asks who wants it.
+                // The user of a missing file wants to know which entry includes it.
                 Err(problem) => {
                     let is_missing = problem.code() == Code::NoInput;
                     unread += usize::from(is_missing);

@@ -1,4 +1,4 @@
-//! What a pool says that is nobody else's business.
+//! The secret values of a pool.
 #![forbid(unsafe_code)]
 
 use std::fmt;

@@ -58,7 +58,7 @@ fn directory(main: &Path, pattern: &str) -> Option<PathBuf> {
 }
 
 fn files(directory: &Path) -> Vec<PathBuf> {
-    // What is joined with nothing is the working directory.
+    // An empty path means the working directory.
     let place = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
     let entries = fs::read_dir(place).into_iter().flatten().flatten().take(MOST_FILES);
     entries

@@ -192,8 +192,8 @@ pub struct Pool {
     /// What `env` and the options have said, once they are sealed.
     #[serde(skip)]
     sealed: Sealed,
-    /// What `[daemon]` says, if this table has no `user`. To a pool that has one, a change
-    /// of the other is none.
+    /// The user of `[daemon]`, if this table has no `user`. For a pool with its own user, a
+    /// change of the other is no change.
     #[serde(skip)]
     pub default_user: DefaultUser,
 

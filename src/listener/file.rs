@@ -29,7 +29,7 @@ pub struct SocketFile {
 }
 
 impl SocketFile {
-    /// Listens on a new file `path`. One that a dead daemon left there is replaced.
+    /// Listens on a new file `path`. A file that a dead daemon left there is replaced.
     pub fn listen(path: &Path, listen: &Listen) -> io::Result<(OwnedFd, Self)> {
         // Says of a directory what bind would say of the file.
         check(path, listen)?;
@@ -73,7 +73,7 @@ impl SocketFile {
 
     /// Removes the file, unless somebody else has put another in its place.
     pub fn remove(&self) {
-        // Who has the lock is about to listen there, and finds this file stale.
+        // The holder of the lock is about to listen there, and finds this file stale.
         if let Ok(lock) = Lock::take(&self.path) {
             self.unlink(&lock);
         }
@@ -147,7 +147,7 @@ fn is_member(group: Gid) -> bool {
 
 const IN_THE_WAY: &str = "a file that is not a socket is in the way";
 
-/// Whom the file is to belong to, where the configuration says so.
+/// The owner of the file, if the configuration names one.
 struct Owner {
     user: Option<Uid>,
     group: Option<Gid>,
@@ -199,7 +199,7 @@ fn make(
 
 /// Removes the file of a socket that does not listen any more, if that is still there.
 pub fn clear(path: &Path) {
-    // Who has the lock is about to listen there, and clears it himself.
+    // The holder of the lock is about to listen there, and removes the file itself.
     if let Ok(_lock) = Lock::take(path) {
         let _ = remove_stale(path);
     }

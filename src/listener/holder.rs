@@ -88,7 +88,8 @@ fn unix_sockets(path: &str) -> Vec<String> {
     table.lines().skip(1).map_while(Result::ok).filter_map(of_line).collect()
 }
 
-/// The first process that has one of these open. What this process may not see is left out.
+/// The first process that has one of these open. Processes that this one may not inspect
+/// are left out.
 fn process_with(links: &[String]) -> Option<u32> {
     let mut looked_at = 0;
     for process in fs::read_dir("/proc").ok()?.flatten() {

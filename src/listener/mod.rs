@@ -156,7 +156,7 @@ impl Listener {
         self.file.as_ref().is_none_or(SocketFile::is_in_place)
     }
 
-    /// Where clients connect. What a socket unit has bound is asked of the kernel.
+    /// The address for clients. For a socket of a socket unit, the kernel gives it.
     pub fn bound(&self) -> String {
         match &self.address {
             Address::Systemd(_) => {
@@ -201,14 +201,13 @@ impl Listener {
         }
     }
 
-    /// Lets no further client into the queue. Those who are in it can still be
-    /// accepted; at its end accept fails instead of waiting, with EAGAIN on TCP and
-    /// with EINVAL on a Unix socket. What stays open for the next daemon does not
-    /// drain.
+    /// Lets no further client into the queue. Clients in the queue can still be accepted.
+    /// At its end accept fails instead of waiting, with EAGAIN on TCP and with EINVAL on a
+    /// Unix socket. A listener that stays open for the next daemon does not drain.
     ///
-    /// TCP drops the first segment of new connections, and who sent it tries again
-    /// until the listener is closed. A client whose handshake was under way still gets
-    /// into the queue, so it may fill again for as long as a packet travels.
+    /// TCP drops the first segment of new connections, and the client repeats it until the
+    /// listener is closed. A client whose handshake was under way still gets into the
+    /// queue, so it may fill again for as long as a packet travels.
     ///
     /// The path of a Unix socket goes first, and shutdown(2) for reading follows: from
     /// then on a connect is refused, also one that had found the path before. That
@@ -346,9 +345,9 @@ pub fn check(listen: &Listen) -> io::Result<()> {
     }
 }
 
-/// What takes the place of a listener: accept on it fails at once (ENOTSOCK).
-/// Every worker holds it, so it is nothing that one of them could change, as
-/// it could bind and listen on a socket.
+/// The file that replaces a listener: accept on it fails at once (ENOTSOCK). Every worker
+/// holds it, so a worker must not be able to change it. On a socket a worker could bind and
+/// listen.
 pub fn dead() -> io::Result<OwnedFd> {
     Ok(fs::File::open("/dev/null")?.into())
 }

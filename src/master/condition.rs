@@ -1,4 +1,4 @@
-//! How the daemon is, in words: for the status, and for those who wait.
+//! The condition of the daemon in words, for the status and for waiting clients.
 #![forbid(unsafe_code)]
 
 use crate::log::event::Event;

@@ -62,7 +62,7 @@ fn socket_at(path: &Path) -> Listen {
     Listen { mode: 0o600, ..Listen::from(Address::Path(path.to_owned())) }
 }
 
-/// What a daemon says that nobody has given a directory for its control socket.
+/// The event of a daemon without a directory for its control socket.
 fn no_control_socket(path: &Path, directory: &Path) -> Event {
     let reason = format!(
         "there is no directory \"{}\"; {} reload will not work, SIGHUP will",
@@ -91,8 +91,8 @@ pub struct Control {
 }
 
 impl Control {
-    /// Listens at `path` for who asks the daemon of the configuration `file`. If the
-    /// default path cannot be bound, the daemon goes on without, with a word of it in
+    /// Listens at `path` for requests to the daemon of the configuration `file`. If the
+    /// default path cannot be bound, the daemon goes on without a socket, with an event in
     /// `news`.
     ///
     /// # Errors

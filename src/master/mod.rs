@@ -1,7 +1,7 @@
 //! The master: it keeps the pools at size, and obeys signals.
 //!
-//! It waits in one place. What can be decided without acting is decided
-//! elsewhere: [`phase`], [`changes`], and the policies of a pool.
+//! The master waits in one place. Pure decisions are made elsewhere: [`phase`],
+//! [`changes`], and the policies of a pool.
 #![forbid(unsafe_code)]
 
 mod ahead;
@@ -69,8 +69,8 @@ const WANTED: [Signal; 8] = [
     Signal::SIGCHLD,
 ];
 
-/// What would end it and means nothing to it. SIGPIPE is what a log without a
-/// reader causes, SIGXFSZ one that is as large as a file may be (RLIMIT_FSIZE).
+/// Signals that would end the master and have no meaning for it. A log without a reader
+/// causes SIGPIPE, and a log at the size limit of files causes SIGXFSZ (RLIMIT_FSIZE).
 const IGNORED: [Signal; 4] = [Signal::SIGPIPE, Signal::SIGXFSZ, Signal::SIGUSR2, Signal::SIGALRM];
 
 /// How long the master waits after a failed fork. The machine is short of
@@ -103,9 +103,9 @@ pub struct Master<'a> {
     rollout: Option<Rollout>,
     /// What programs have left running.
     leftovers: Leftovers,
-    /// How the reloads have ended, for those who ask.
+    /// The results of the reloads, for the clients that ask.
     answers: Answers,
-    /// The control socket, and who is connected to it.
+    /// The control socket and its clients.
     control: Control,
     /// When fork may be tried again, and how often it has failed.
     fork_pause: Option<Moment>,

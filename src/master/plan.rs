@@ -1,5 +1,5 @@
-//! What a start or a reload is to be: a checked configuration with its sockets
-//! bound, and nothing touched that runs.
+//! The plan of a start or a reload: a checked configuration with its sockets bound. It
+//! touches nothing that runs.
 #![forbid(unsafe_code)]
 
 use std::io;
@@ -105,7 +105,7 @@ pub fn draw_reload(
     })
 }
 
-/// What would keep those addresses from being bound that are `asked` for.
+/// Checks that the addresses that are `asked` for can be bound.
 fn probe(config: &Config, asked: impl Fn(&Address) -> bool) -> Vec<Problem> {
     let all =
         config.pools.iter().flat_map(|pool| pool.listen.iter().map(move |listen| (pool, listen)));

@@ -56,7 +56,7 @@ impl Master<'_> {
         let mut config = config::parse(gathered)?;
         plan::number_ports(&mut config)?;
         self.check_control(&config)?;
-        // What stays of it while workers are forked holds no secret.
+        // The part that stays while workers are forked holds no secret.
         let sealed = config
             .sealed(Unshared::copy_of)
             .map_err(|error| Error::system("keep configuration", &error))?;
@@ -155,8 +155,8 @@ impl Master<'_> {
             Ok(reloaded) => reloaded.told(),
             Err(error) => Event::ReloadFailed { reason: error.to_string() },
         });
-        // One that was begun before this one was refused is still on its way, and so may
-        // be one that was asked for since.
+        // A reload that began before the refusal of this one is still under way, and a
+        // newer one may have been asked for.
         if self.rollout.is_none() && !self.scouts.is_out() {
             self.herald.reloaded();
         }

@@ -1,8 +1,8 @@
 //! A reload under way: one value, from its first fork to its end.
 //!
-//! What can fail without a worker has failed before ([`Plan`]). Here new generations
-//! start next to those that serve, and do not accept. Then all is committed in one turn
-//! of the loop, or all is undone.
+//! Every step that can fail without a worker has already succeeded ([`Plan`]). Here new
+//! generations start next to those that serve, and do not accept. Then all is committed in
+//! one turn of the loop, or all is undone.
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;

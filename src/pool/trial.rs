@@ -18,7 +18,7 @@ impl Pool {
         self.next = Some(Generation::new(self.generations, blueprint, listeners, Gate::Shut));
         self.generations += 1;
         if self.serving.failing().is_none() {
-            // What ended a worker long ago explains nothing of this one.
+            // An old failure of a worker does not explain this trial.
             self.last_failure = None;
         }
         self.keep_pace(now);
@@ -30,7 +30,7 @@ impl Pool {
             self.next.as_ref().or((self.serving.gate == Gate::Shut).then_some(&self.serving));
         let tried = tried?;
         match tried.standing(self.room()) {
-            // Those who got ready have died since: nobody would be there to take over.
+            // All ready workers have died since, so there would be none to take over.
             Standing::Ready if !tried.has_worker() => Some(Standing::Starting),
             standing => Some(standing),
         }

@@ -65,8 +65,8 @@ pub enum Untold {
     Until(Moment),
 }
 
-/// What the configuration that a worker was forked with says of its life. A reload that
-/// comes later does not change it.
+/// The part of a worker's configuration that concerns its life. A later reload does not
+/// change it.
 #[derive(Clone, Copy, Debug)]
 pub struct Terms {
     /// The longest that the worker may take until it accepts.

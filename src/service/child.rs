@@ -28,8 +28,8 @@ const FAILURES_LOGGED: u32 = 100;
 
 /// A running program, the leader of a process group of its own.
 ///
-/// While it is there, the signal handlers know whom to ask when the connection is overdue.
-/// The master knows whom to end should this process die.
+/// While it exists, the signal handlers know which program to end when the connection is
+/// overdue. The master knows which program to end if this process dies.
 pub struct Child {
     started: Started,
     since: Moment,
@@ -67,7 +67,7 @@ impl Child {
         let since = Moment::now();
         let started = program.start(environment, own_pid, stdio)?;
         if handler::is_alarmed() {
-            // The time ran out before the handler knew whom to ask.
+            // The time ran out before the handler knew the program.
             let _ = killpg(started.pid, Signal::SIGTERM);
         }
         Ok(Child { started, since, ending: Ending::Serving, is_reaped: false })
@@ -78,7 +78,7 @@ impl Child {
         self.started.pid
     }
 
-    /// What becomes readable when it has ended.
+    /// The descriptor that becomes readable when the program has ended.
     pub fn end(&self) -> BorrowedFd<'_> {
         self.started.pidfd.as_fd()
     }
@@ -208,7 +208,8 @@ impl Ending {
     }
 }
 
-/// What one worker tells of its programs. What clients cause has a limit.
+/// The log lines of one worker about its programs. Lines that clients can cause have a
+/// limit.
 pub struct Teller {
     name: String,
     success: Rc<Success>,

@@ -148,8 +148,8 @@ impl Connection {
         self.record.iter().for_each(|it| it.change(|it| it.program = Some((pid, exit))));
     }
 
-    /// Takes note of what was transferred until now. What the client sends after the end of
-    /// its service is read by nobody, and does not count.
+    /// Notes the bytes that were transferred until now. Bytes that the client sends after
+    /// the end of its service are not read, and do not count.
     fn note_bytes(&self) {
         let Some(record) = &self.record else { return };
         let end = match self.at_end.load(Ordering::Relaxed) {
@@ -164,8 +164,8 @@ impl Connection {
         }
     }
 
-    /// Takes note that the client is about to see the end. One that could keep the worker
-    /// longer nevertheless, because the end of its reply is in danger, has not gone yet.
+    /// Notes that the client is about to see the end. If the end of its reply is in danger,
+    /// the client can keep the worker longer, and has not gone yet.
     pub(crate) fn note_end(&self) {
         self.note_bytes();
         if self.entry.is_some() && is_safe(self.socket.as_fd()) {
@@ -182,8 +182,8 @@ impl Connection {
         self.idle_timeout
     }
 
-    /// The socket without a time limit, for a program: a call of its own would fail where
-    /// a limit ends it. What is transferred by it is not seen here.
+    /// The socket without a time limit, for a program, because a limit would make the
+    /// program's calls fail. Transfers by the program are not seen here.
     pub(crate) fn socket(&self) -> BorrowedFd<'_> {
         handler::note_transfer();
         self.socket.as_fd()
@@ -296,8 +296,8 @@ impl Connection {
         Ok(())
     }
 
-    /// What to wait for: it has any event once the client has hung up. A client that closed
-    /// only its sending side has not.
+    /// The descriptor to wait for: it has an event once the client has hung up. A client
+    /// that closed only its sending side has not.
     pub(crate) fn hang_up(&self) -> PollFd<'_> {
         // The kernel always reports a hang-up of the socket; an epoll set becomes readable.
         match self.is_released.load(Ordering::Relaxed) {
@@ -336,7 +336,7 @@ impl Connection {
         socket::local_path(self.socket.as_raw_fd()).map_err(io::Error::from)
     }
 
-    /// Whom the client on a Unix socket was running as when it connected.
+    /// The identity of the client on a Unix socket when it connected.
     pub fn credentials(&self) -> io::Result<Credentials> {
         let credentials = getsockopt(&self.socket, sockopt::PeerCredentials)?;
         Ok(Credentials { pid: credentials.pid(), uid: credentials.uid(), gid: credentials.gid() })

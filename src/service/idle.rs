@@ -33,8 +33,8 @@ pub struct IdleWatch<'c> {
 enum Gauge {
     /// The kernel counts the bytes of TCP: what it said at the last look.
     Counters(Option<Traffic>),
-    /// On a Unix socket it counts nothing. But it wakes those who wait for the socket
-    /// when the client sends, and when the client makes room by taking. A set of epoll(7)
+    /// On a Unix socket it counts nothing. But the kernel wakes any waiter on the socket
+    /// when the client sends, and when the client makes room by reading. An epoll(7) set
     /// keeps such a wake-up until the next look (EPOLLET), and wakes nobody.
     WakeUps { set: Epoll, untaken: usize },
 }
@@ -91,7 +91,7 @@ impl Gauge {
         let set = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         let events = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLET;
         set.add(connection.socket(), EpollEvent::new(events, 0))?;
-        // What it has found at once is how the socket is, and no wake-up.
+        // The first event is the present state of the socket, and no wake-up.
         was_woken(&set);
         Ok(Gauge::WakeUps { set, untaken: socket::untaken(connection.socket()) })
     }

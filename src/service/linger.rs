@@ -30,8 +30,8 @@ const CHUNK_BYTES: usize = 4096;
 /// what was not read, or part of the reply has still to be sent. SIGALRM for the connection
 /// ends the wait.
 ///
-/// What is on its way already arrives before a reset does. So the usual short reply to a
-/// request that was read costs two system calls here and no time.
+/// Bytes that are already on their way arrive before a reset does. So the usual short reply
+/// to a request that was read costs two system calls here and no time.
 pub fn linger(socket: BorrowedFd<'_>, idle_timeout: Option<Duration>) {
     if handler::is_alarmed() || is_safe(socket) {
         return;

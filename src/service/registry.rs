@@ -50,8 +50,8 @@ impl Services {
     /// There is no such service, its options are wrong, or its factory panicked.
     pub(crate) fn build(&self, choice: &ServiceChoice) -> Result<Box<dyn Service>, Problems> {
         match self.factories.get(choice.name.get_ref().as_str()) {
-            // What a panic leaves half done is the factory's own. Without it the master
-            // would end, and with it the pools that serve.
+            // A panic leaves only the factory's own data half changed. If the panic were
+            // not caught, the master would end, and with it the pools that serve.
             Some(factory) => {
                 panic::catch_quietly(|| factory(&choice.options)).unwrap_or_else(|reason| {
                     let name = choice.name.get_ref();

@@ -71,7 +71,8 @@ pub const MOST_LISTENERS: usize = 64;
 /// written anything there, and must retire all the same.
 pub const YES: u64 = 1;
 
-/// The number of a descriptor, or none. What is stored is one more, so that none is 0.
+/// The number of a descriptor, or none. The stored value is the number plus one, so that
+/// none is 0.
 struct Descriptor(AtomicI32);
 
 impl Descriptor {
@@ -227,14 +228,14 @@ pub fn retiring() -> bool {
     RETIRING.load(Relaxed)
 }
 
-/// Whether this process is to leave when the connection in hand has ended. One that drains
-/// its listener takes others until then.
+/// Whether this process is to leave when the connection in hand has ended. A process that
+/// drains its listener still accepts others until the queue is empty.
 pub fn is_asked_to_leave() -> bool {
     retiring() || read(&ASKED) != 0
 }
 
 /// From now on SIGALRM ends this process with exit code `code`, if it comes at `until` or
-/// later. One that comes sooner is late for a connection.
+/// later. An earlier signal was meant for a connection.
 pub fn leave_at(until: Moment, code: u8) {
     LEAVE_CODE.store(code, Relaxed);
     LEAVE_AT.store(until.as_nanos(), Relaxed);
@@ -302,7 +303,7 @@ extern "C" fn handle_retire(_: c_int) {
     keep_errno(|| {
         write(&ASKED, 1);
         notice::give_attached();
-        // Who has not got as far as accepting goes at once either way.
+        // A worker leaves at once before its first accept, draining or not.
         if read(&DRAINING) != YES || !ACCEPTING.load(Relaxed) {
             retire();
         }

@@ -22,7 +22,7 @@ use super::access_log::AccessLog;
 /// data would make the kernel discard the text for the client.
 const MOST_BYTES: usize = 64 << 10;
 
-/// Whom a pool serves.
+/// The clients that a pool serves.
 pub struct Admission {
     allow: Vec<Peers>,
     deny: Vec<Peers>,
@@ -64,7 +64,7 @@ impl Admission {
             if share.limit.is_some_and(|limit| !entry.claim(source, limit)) {
                 return Some(Refusal::PerSource);
             }
-            // What the source may not have takes nothing from all others.
+            // A refusal to the source costs the others nothing.
             let is_spent = share.quota.is_some_and(|quota| !entry.spend(source, quota));
             is_spent.then_some(Refusal::SourceRate)
         });

@@ -36,7 +36,7 @@ pub use reception::{Ending, Inlet};
 
 const _: () = assert!(Listens::MOST <= MOST_LISTENERS, "each has its place in the handlers");
 
-/// What a worker is given at its fork. Everything is the child's copy.
+/// The inputs of a worker at its fork. All of them are the child's copies.
 pub struct Assignment<'a> {
     /// The name of its pool.
     pub pool: &'a str,
@@ -50,7 +50,7 @@ pub struct Assignment<'a> {
     pub inlets: &'a [Inlet<'a>],
     /// Whether it may.
     pub entrance: Entrance,
-    /// What takes the place of each listener when it retires.
+    /// The file that replaces each listener when the worker retires.
     pub dead: BorrowedFd<'a>,
     /// The descriptors above 2 that it keeps, in order.
     pub kept: &'a [RawFd],

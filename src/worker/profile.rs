@@ -25,8 +25,8 @@ use super::door::Admission;
 /// What the environment of every worker holds, where the daemon's has it.
 const KEPT_VARIABLES: [&str; 3] = ["PATH", "LANG", "TZ"];
 
-/// What the workers of a pool are, looked up and checked before the first of them is
-/// forked, because a child does not read the user database.
+/// The properties of a pool's workers, looked up and checked before the first fork, because
+/// a child does not read the user database.
 pub struct Profile {
     pub(super) identity: Option<Identity>,
     pub(super) working_directory: Option<PathBuf>,
@@ -44,7 +44,7 @@ pub struct Profile {
     pub(super) max_requests_jitter: u8,
 }
 
-/// Whom a worker runs as.
+/// The user that a worker runs as.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Identity {
     /// What the configuration calls it.
@@ -82,9 +82,8 @@ impl Profile {
     ///
     /// # Errors
     ///
-    /// What would keep the workers from settling, as far as it can be known:
-    /// an unknown user, a directory that is missing, a permission that only
-    /// root has.
+    /// Checks for known faults that would keep the workers from settling: an unknown user,
+    /// a missing directory, a permission that only root has.
     pub fn resolve(pool: &Pool) -> Result<Self, Problems> {
         let mut problems = Vec::new();
         let (identity, account) = match whom(pool) {
@@ -180,7 +179,7 @@ fn find_group(pool: &Pool, name: &Spanned<String>) -> Result<Gid, Problem> {
     })
 }
 
-/// Whom the workers become, if anybody else, and the user that the pool names.
+/// The identity that the workers change to, if any, and the user that the pool names.
 fn whom(pool: &Pool) -> Result<(Option<Identity>, Option<Account>), Problem> {
     let asked = asked_user(pool);
     let user = asked.as_ref().map(find_user).transpose()?;
@@ -216,7 +215,7 @@ fn identity(
     if geteuid().is_root() {
         return Ok(Some(identity));
     }
-    // Who is not root can be nobody else; to be oneself needs no change.
+    // Only root can change identity. The own identity needs no change.
     if identity.uid == geteuid() && identity.gid == getegid() {
         return Ok(None);
     }
@@ -309,8 +308,8 @@ fn limits(asked: &config::Limits) -> impl Iterator<Item = (&'static str, Resourc
     .filter_map(|(name, resource, value)| Some((name, resource, value.as_ref()?)))
 }
 
-/// A clean environment: [`KEPT_VARIABLES`] and what the pool adds. What the pool says of a
-/// variable itself comes first.
+/// A clean environment: [`KEPT_VARIABLES`] and the additions of the pool. A variable that
+/// the pool sets itself comes first.
 fn environment(pool: &Pool, account: Option<&Account>) -> Vec<CString> {
     let mut variables = pool.env.clone();
     let mut add = |name: &str, value: &str| {

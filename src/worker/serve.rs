@@ -105,7 +105,7 @@ pub fn serve<'a>(
             Ok(Outcome::Broken(reason)) => {
                 return Err(Error::system("serve connection", &reason).with_code(Code::Os));
             }
-            // What the service has in memory may be half done.
+            // The service's memory may be half changed.
             Err(reason) => {
                 Event::ServicePanicked { reason }.tell(context.log());
                 let message = "could not serve connection: the service panicked";

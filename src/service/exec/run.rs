@@ -204,14 +204,14 @@ impl Runner {
         let lingering = close(&ended, connection);
         let stream = self.end_stream(ended.pid(), context)?;
         self.teller.ended(ended, peer, log);
-        // What is left of a connection that is overdue ends with it.
+        // The leftovers of an overdue connection end with it.
         if let (Stream::Open, StderrTo::Log(pipe)) = (stream, &mut self.stderr)
             && !handler::is_alarmed()
             && let Err(error) = follow(pipe, log, self.teller.name(), ended.pid())
         {
             self.teller.not_followed(ended.pid(), &error, log);
         }
-        // Who does not read such lines is spared the system call.
+        // If such lines are not logged, the system call is not needed.
         if log.is_enabled(Level::Debug) && (stream == Stream::Open || ended.has_left_group()) {
             self.teller.left_running(ended.pid(), peer, log);
         }
@@ -231,7 +231,7 @@ impl Runner {
         let (leftovers, kill_timeout) = (context.leftovers(), context.kill_timeout());
         let ended = reap(child, &connection)?;
         let lingering = match leftovers {
-            // What is to end would keep the client waiting.
+            // Processes that are about to end would keep the client waiting.
             Leftovers::Kill => shut(connection),
             Leftovers::Wait | Leftovers::Leave => close(&ended, connection),
         };
@@ -320,7 +320,7 @@ fn reap(child: Child, connection: &Connection) -> io::Result<Ended> {
 /// side and gives the connection back.
 fn close(ended: &Ended, connection: Connection) -> Option<Connection> {
     let connection = connection.close_if_safe()?;
-    // One that is overdue is shut down already.
+    // An overdue connection is already shut down.
     if !handler::is_alarmed() && rest::may_hold(ended, &connection) {
         connection.abandon();
         return None;
