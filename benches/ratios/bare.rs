@@ -105,8 +105,8 @@ fn listen_at(address: SocketAddrV4) -> nix::Result<OwnedFd> {
 
 /// The whole of a bare worker.
 fn serve(listener: &OwnedFd, work: &Work) -> ! {
-    // The one thing beside fork, accept, serve and close: without it a bench that is killed
-    // would leave a thousand processes behind.
+    // The one step in addition to fork, accept, serve and close. Without it a bench that is
+    // killed would leave a thousand processes behind.
     // SAFETY: PR_SET_PDEATHSIG takes a signal number and touches no memory of ours.
     unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
     loop {

@@ -48,8 +48,8 @@ impl Drop for Pinned {
 }
 
 fn allowed() -> io::Result<libc::cpu_set_t> {
-    // SAFETY: sched_getaffinity(2) writes at most as many bytes as it is told, which is the
-    // size of the set; all zeroes is a set.
+    // SAFETY: sched_getaffinity(2) writes at most as many bytes as its argument says, which
+    // is the size of the set; all zeroes is a set.
     unsafe {
         let mut set = mem::zeroed();
         Errno::result(libc::sched_getaffinity(0, mem::size_of_val(&set), &raw mut set))?;
@@ -58,8 +58,8 @@ fn allowed() -> io::Result<libc::cpu_set_t> {
 }
 
 fn allow(set: &libc::cpu_set_t) -> io::Result<()> {
-    // SAFETY: sched_setaffinity(2) reads as many bytes as it is told, which is the size of
-    // the set.
+    // SAFETY: sched_setaffinity(2) reads as many bytes as its argument says, which is the
+    // size of the set.
     Errno::result(unsafe { libc::sched_setaffinity(0, mem::size_of_val(set), set) })?;
     Ok(())
 }

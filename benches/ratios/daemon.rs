@@ -69,9 +69,9 @@ pub fn log_file(path: &Path) -> PathBuf {
 /// Writes the configuration of `job` to `path`, whole or not at all: a reload that came in
 /// between would read half a file.
 ///
-/// Everything that is not told stays at its default, the log's level too, since that is what
-/// users run. `generation` goes into the workers' environment, so that another number is a
-/// changed pool.
+/// All other settings stay at their defaults, the log's level too, because users run these.
+/// `generation` goes into the workers' environment, so that another number is a changed
+/// pool.
 pub fn configure(path: &Path, job: &Job, address: SocketAddrV4, generation: u32) -> io::Result<()> {
     let mut text = String::new();
     let _ = writeln!(text, "[log]\nfile = {:?}\n", log_file(path));

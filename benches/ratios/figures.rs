@@ -24,7 +24,7 @@ pub struct Figure {
     pub measure: fn(&Bench) -> Result<Vec<Row>>,
 }
 
-/// Every figure, in the order in which they are measured and told.
+/// Every figure, in the order in which they are measured and printed.
 pub const FIGURES: &[Figure] = &[
     Figure { name: "connection", what: "a connection per request, 8 workers", measure: connection },
     Figure { name: "thousand", what: "a connection per request, 1,000 workers", measure: thousand },

@@ -37,8 +37,8 @@ pub fn death(server: &Server, deaths: usize) -> Result<Duration> {
     Ok((settled_time(master)? - before) / deaths as u32)
 }
 
-/// The time that the master takes for a turn of its loop in which nothing has happened: it
-/// is told of a child that ended, and there is none.
+/// The time that the master takes for a turn of its loop in which nothing has happened: a
+/// signal announces a child that ended, and there is none.
 pub fn turn(server: &Server, turns: u32) -> Result<Duration> {
     let master = server.master();
     let before = (settled_time(master)?, watch::sleeps(master)?);
@@ -65,7 +65,8 @@ pub fn renewal(server: &Server, job: &Job) -> Result<Duration> {
     Ok(begun.elapsed())
 }
 
-/// The processor time of a process that has no more to do: it stays the same for a while.
+/// The processor time of a process that has finished its work: the time stays the same for
+/// a while.
 fn settled_time(process: Pid) -> Result<Duration> {
     let mut seen = watch::cpu_time(&[process])?;
     until(|| {

@@ -11,8 +11,8 @@ use crate::load::Manner;
 use crate::table::{Row, Target};
 use crate::turns::{Load, Outcome};
 
-/// On all cores: a program runs beside the client that waits for it, and starting one is
-/// so much work that the scheduler's share is small.
+/// On all cores: a program runs next to the client that waits for it, and its start is so
+/// much work that the scheduler's share is small.
 fn with_programs(
     bench: &Bench,
     manner: Manner,

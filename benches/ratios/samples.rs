@@ -1,4 +1,4 @@
-//! From what was measured to what is told: medians and ratios.
+//! From the measured samples to the printed figures: medians and ratios.
 
 use crate::table::{Ratio, Row, Target, Unit};
 

@@ -30,8 +30,8 @@ use crate::{bare, daemon, watch};
 /// A server that takes longer than this to start or to stop is broken.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-/// How often the bench looks whether a server has started: short beside the 100 ms that the
-/// fastest start takes, and long beside the cost of a look.
+/// How often the bench looks whether a server has started: short compared with the 100 ms
+/// of the fastest start, and long compared with the cost of a look.
 const LOOK: Duration = Duration::from_millis(1);
 
 /// A master and its workers.

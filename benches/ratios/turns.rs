@@ -29,8 +29,8 @@ pub struct Load {
     pub clients: u32,
     /// Where the servers and the clients run.
     ///
-    /// A ratio is taken on one core. With two, the scheduler's choice of who runs beside
-    /// whom is worth more than what is looked for: a bare loop beside itself then differed
+    /// A ratio is taken on one core. With two, the scheduler's choice of pairs matters more
+    /// than the difference to be measured. A bare loop compared with itself then differed
     /// by 2 to 5 % from round to round, and by 0.2 to 0.9 % on one core.
     pub cores: Cores,
 }

@@ -98,7 +98,7 @@ impl Watched {
     }
 
     /// Waits until the process is dead and its descriptors are closed, `patience` at most;
-    /// false if it lives on.
+    /// false if the process is still alive.
     pub fn ends_within(&self, patience: Duration) -> io::Result<bool> {
         let mut end = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
         let patience = PollTimeout::try_from(patience).unwrap_or(PollTimeout::MAX);

@@ -46,7 +46,7 @@ pub fn listeners(
     if problems.is_empty() { Ok(Listeners::new(bound)) } else { Err(problems) }
 }
 
-/// What keeps a listener that runs from becoming what is said of it.
+/// The reason why a running listener cannot change as configured.
 fn cannot_change(pool: &Pool, listen: &Spanned<Listen>, running: &Listener) -> Option<Problem> {
     let key = running.bound_otherwise(listen.get_ref())?;
     let address = &listen.get_ref().address;
@@ -63,14 +63,13 @@ fn listening(listener: &Listener, pool: &str, user: String) -> Event {
     Event::Listening { pool: pool.to_owned(), address: listener.bound(), user, socket }
 }
 
-/// What would keep this address of a pool from being bound, as far as that is known
-/// without binding it.
+/// Checks that this address of a pool can be bound, as far as possible without binding it.
 pub fn probe(pool: &Pool, listen: &Spanned<Listen>) -> Option<Problem> {
     let error = listener::check(listen.get_ref()).err()?;
     Some(not_bound(pool, listen, &error))
 }
 
-/// What would keep a pool from adopting the sockets that its addresses name, if these were
+/// Checks that a pool could adopt the sockets that its addresses name, if these were
 /// passed.
 pub fn probe_passed(pool: &Pool, passed: &[Inherited]) -> Vec<Problem> {
     let is_passed =

@@ -1,5 +1,6 @@
-//! What programs have left when they or their worker ended. It becomes our child, as the
-//! orphans of all our descendants do; as PID 1 we get what anybody leaves, too.
+//! Processes that programs have left when they or their worker ended. They become our
+//! children, as do the orphans of all our descendants. As PID 1 we get all other orphans,
+//! too.
 //!
 //! The processes of a dead worker's connection end with the worker. Processes that an
 //! earlier connection has left running go on until the daemon stops.
@@ -57,7 +58,7 @@ impl Leftovers {
         let claimed = claimed.filter(|&pid| is_program(pid, worker));
         let mut done = Ok(());
         for &serial in serials {
-            // What dies just now may leave something to us yet.
+            // A process that is dying may still leave children to us.
             self.condemned.push_back((worker, serial));
             if self.condemned.len() > MOST_CONDEMNED {
                 self.condemned.pop_front();

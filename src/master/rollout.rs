@@ -33,7 +33,7 @@ pub struct Rollout {
     config: Config,
     /// What becomes of each pool, by name.
     changes: BTreeMap<String, Change>,
-    /// What it takes to undo it; the pools know the rest.
+    /// The data to undo it; the pools know the rest.
     undo: Undo,
 }
 
@@ -176,7 +176,7 @@ fn told_of_pools(changes: &BTreeMap<String, Change>, pools: &[Pool]) -> Vec<Even
     told.collect()
 }
 
-/// What comes next, from how the pools stand that a reload tries.
+/// The next step, from the standing of the pools that a reload tries.
 pub fn stage<'a>(tried: impl Iterator<Item = (&'a str, Standing)>) -> Stage {
     let mut is_starting = false;
     let mut failed = Vec::new();
@@ -237,7 +237,7 @@ impl Reloaded {
         }
     }
 
-    /// What the log is to tell of it.
+    /// The event for the log.
     pub fn told(self) -> Event {
         let some = |names: String| Some(names).filter(|names| !names.is_empty());
         Event::Reloaded {

@@ -1,4 +1,4 @@
-//! Stopping: serve those who wait, ask for the last time, kill.
+//! Stopping: serve the clients that wait, ask for the last time, kill.
 #![forbid(unsafe_code)]
 
 use std::time::Duration;
@@ -73,7 +73,7 @@ impl Master<'_> {
         }
     }
 
-    /// Serves those who wait, and nobody else.
+    /// Serves the clients that wait, and no others.
     fn drain(&mut self, now: Moment) {
         self.pools.iter_mut().for_each(|pool| pool.drain(now));
         self.enter(Phase::draining(now, self.daemon.stop_timeout, self.kill_timeout()));
@@ -104,7 +104,7 @@ impl Master<'_> {
         let is_delaying = matches!(self.phase, Phase::Delaying(_));
         if !is_delaying && self.pools.iter().all(Pool::is_empty) {
             match self.phase {
-                // What was killed may have left something.
+                // A killed process may have left children.
                 Phase::Killing(_) => self.leftovers.kill(&mut self.news),
                 _ => self.leftovers.ask(&mut self.news),
             }

@@ -1,4 +1,4 @@
-//! What a pool does when a moment has come.
+//! The tasks of a pool that are due.
 #![forbid(unsafe_code)]
 
 use nix::unistd::Pid;
@@ -59,7 +59,7 @@ impl Pool {
     }
 
     fn look_at_connections(&mut self, now: Moment, events: &mut Vec<Event>) {
-        // One that gave way to another stays in the agenda, and would bring a further one.
+        // A replaced look stays in the agenda, and would plan another one.
         if self.next_look.is_none_or(|at| at > now) {
             return;
         }

@@ -30,7 +30,7 @@ pub struct Death {
     pub exit: Exit,
     /// Why.
     pub cause: Cause,
-    /// Who has killed it, if it was killed.
+    /// The killer, if the worker was killed.
     pub killer: Killer,
     /// For how long it had lived.
     pub uptime: Duration,
@@ -83,14 +83,14 @@ impl Death {
         }
     }
 
-    /// What the log is to tell of it.
+    /// The event for the log.
     pub fn told(self, held_back: HeldBack) -> Event {
         let level = self.level();
         let Death { pool, slot, pid, generation, served, reason, .. } = self;
         let (cause, uptime_ms, cpu_ms) = (self.cause.as_str(), self.uptime, self.usage.cpu);
         let max_rss_kib = self.usage.max_rss_kib;
         let refused = Some(self.refused).filter(|&refused| refused > 0);
-        // Where nothing is wrong, nobody asks whose connection is lost.
+        // After a normal end, no field about a lost connection is needed.
         let in_hand = (self.in_hand.is_none() && level != Level::Info).then_some(false);
         let (peer, in_hand_ms) = self.in_hand.map(|it| (it.peer, it.elapsed)).unzip();
         match self.exit {

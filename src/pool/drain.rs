@@ -1,4 +1,4 @@
-//! The end of a pool at a stop: serve those who wait, then close the listeners.
+//! The end of a pool at a stop: serve the clients that wait, then close the listeners.
 #![forbid(unsafe_code)]
 
 use std::collections::HashSet;
@@ -44,8 +44,8 @@ enum Drain {
     Since(Moment, Seen),
 }
 
-/// What is known of queues into which nobody comes any more, where only accept can
-/// tell. Once they were empty, they stay so.
+/// The known state of queues that are closed to new clients, where only accept can find the
+/// end. An empty queue stays empty.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Seen {
     /// Somebody may wait.
@@ -76,8 +76,8 @@ impl Closing {
             self.cut.insert(death.pid);
         }
         if let Drain::Since(_, seen) = &mut self.drain {
-            // One that retires does not look at the queues, nor does one that was asked
-            // before it could accept.
+            // A retiring worker does not look at the queues. Neither does a worker that was
+            // asked before it could accept.
             let has_looked = place != Place::Leaving && look.is_accepting;
             let is_done = death.exit == Exit::Code(0) && look.leaving == Some(Leaving::Asked);
             if has_looked && is_done {
@@ -88,17 +88,18 @@ impl Closing {
 }
 
 impl Pool {
-    /// Stops: serves those who wait in the queues, lets nobody else into them, and closes
-    /// the listeners then. One that stays open for the next daemon is left at once. Where
-    /// all of them do, connections over which nothing was transferred get `idle_stop`.
+    /// Stops: serves the clients in the queues, lets no others in, and then closes the
+    /// listeners. A listener that stays open for the next daemon is left at once. If all of
+    /// them stay open, connections over which nothing was transferred get `idle_stop`.
     pub fn drain(&mut self, now: Moment) {
         // Those that stay have their end with this pool at once. There is none, too, if a
         // worker had shut it down and its name was not free since.
         let has_lost_all = self.serving.listeners.is_empty();
         self.serving.listeners.retain(|listener| !listener.stays_open());
         if !self.serving.listeners.is_empty() {
-            // First, so that a worker which finds the end of a queue knows why. Who was
-            // asked to retire goes by that, though its signal may still be on its way.
+            // This comes first, so that a worker that finds the end of a queue knows why. A
+            // worker that was asked to retire does that, even if its signal is still on its
+            // way.
             let serving = self.workers.values().filter(|worker| worker.place != Place::Leaving);
             serving.for_each(|worker| worker.seat.drain());
         }

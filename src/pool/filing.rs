@@ -81,7 +81,7 @@ impl Pool {
             (true, false) if oom_kills.take_one(now) => Killer::Kernel,
             _ => Killer::Unknown,
         };
-        // A successor that was forked at the stop knows from the start that it is to go.
+        // A successor that was forked during the stop is asked to leave from its start.
         let is_asked = worker.asked.is_none() && self.closing.has_begun();
         let asked = if is_asked { Some(Asked::Stop) } else { worker.asked };
         let unfinished = |it: InHand| Unfinished {

@@ -1,4 +1,4 @@
-//! What every worker inherits of the master, whatever its pool.
+//! The inheritance of every worker from the master, whatever its pool.
 #![forbid(unsafe_code)]
 
 use std::io;
@@ -14,11 +14,11 @@ use crate::worker::Inlet;
 
 use super::arrivals::Arrivals;
 
-/// What each fork needs next to the pool.
+/// The data that each fork needs in addition to the pool.
 pub struct Inheritance {
     /// The scoreboard.
     pub scoreboard: Scoreboard,
-    /// What takes the place of the listener in a worker that retires.
+    /// The file that replaces the listener in a worker that retires.
     pub dead: OwnedFd,
     /// The workers that have got as far as accepting.
     pub arrivals: Arrivals,
@@ -33,7 +33,8 @@ pub struct Inheritance {
 impl Inheritance {
     /// The inheritance of the workers of this process.
     pub fn new(log: Logger, sink: Sink) -> io::Result<Self> {
-        // What a worker keeps comes first: it closes the gaps between what it keeps.
+        // The descriptors that a worker keeps are opened first, because a worker must close
+        // the gaps between them.
         Ok(Inheritance {
             dead: listener::dead()?,
             arrivals: Arrivals::new()?,

@@ -1,4 +1,4 @@
-//! What workers have done to the listeners that they share, put right.
+//! Repairs of what workers have done to their shared listeners.
 #![forbid(unsafe_code)]
 
 use toml::Spanned;

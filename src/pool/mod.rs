@@ -1,9 +1,10 @@
 //! A pool: workers that share listeners and one service, kept at size.
 //!
-//! What decides is pure and apart: [`slot`] what a slot does next, [`throttle`] how
-//! long the slot waits, [`overdue`] when a connection has taken too long, [`retirement`]
-//! what follows when a worker does not go, [`cause`] why a worker ended, [`death`] what
-//! that means for its successor. What acts is here, and in the files named after it.
+//! Pure decisions are apart: [`slot`] decides the next step of a slot, [`throttle`] how
+//! long the slot waits, and [`overdue`] when a connection has taken too long.
+//! [`retirement`] decides what happens when a worker does not leave, [`cause`] why a worker
+//! ended, and [`death`] what that means for its successor. The acting code is here, and in
+//! the files named after its steps.
 #![forbid(unsafe_code)]
 
 mod agenda;
@@ -64,11 +65,11 @@ use slot::StartKind;
 use spawn::spawn;
 use worker::{Place, Untold, Worker};
 
-/// The workers of one `[pool.NAME]`, of the generation that serves, of one that a reload
-/// tries, and of older ones that are on their way out.
+/// The workers of one `[pool.NAME]`: those of the serving generation, of one that a reload
+/// tries, and of older ones that are leaving.
 pub struct Pool {
-    /// All of them, also those on their way out. The table is small without them, because
-    /// each fork copies the mappings of its pages.
+    /// All workers, also leaving ones. The table only points to the workers and so is
+    /// small, because each fork copies the mappings of its pages.
     workers: HashMap<Pid, Box<Worker>>,
     serving: Generation,
     /// The generation that takes over if the reload is committed.
@@ -201,9 +202,8 @@ impl Pool {
         self.retire(surplus, Asked::Retire, now);
     }
 
-    /// Lets go of the listeners, asks every worker to retire, and fills no slot
-    /// again. Clients that come from now on are refused, and not left waiting
-    /// for a worker that will never be.
+    /// Releases the listeners, asks every worker to retire, and fills no slot again. Later
+    /// clients are refused, and do not wait in vain for a worker.
     pub fn close(&mut self, why: Asked, now: Moment) {
         // The listeners go last: until then a worker that has not been asked
         // yet must not find its own broken.
@@ -242,15 +242,15 @@ impl Pool {
         census
     }
 
-    /// When there is something to do without being asked: a moment that has passed if
-    /// a slot may be filled at once.
+    /// When the pool must act without any event. The moment has passed if a slot may be
+    /// filled at once.
     pub fn deadline(&self) -> Option<Moment> {
         let agenda = self.agenda.next();
         if self.may_fill() { Some(Moment::default()) } else { agenda }
     }
 
-    /// The worker `pid` has said that it got as far as accepting. Its page says the same,
-    /// and could not be read if the machine is short of memory.
+    /// The worker `pid` has reported that it accepts. Its page has the same fact, but
+    /// cannot be read if the machine is short of memory.
     pub fn note_arrival(&mut self, pid: Pid) {
         let Some(worker) = self.workers.get_mut(&pid) else { return };
         let (place, slot) = (worker.place, worker.slot);
@@ -323,7 +323,7 @@ impl Pool {
     }
 
     fn started(&self, pid: Pid, kind: StartKind, held_back: HeldBack) -> Option<Event> {
-        // Of a start or a reload a line for the pool is enough.
+        // At a start or a reload, one line for the pool is enough.
         let level = if kind == StartKind::First { Level::Debug } else { Level::Info };
         let Worker { slot, generation, .. } = **self.workers.get(&pid)?;
         let pool = self.name().to_owned();
@@ -364,8 +364,8 @@ impl Pool {
     }
 }
 
-/// So many workers more or less than `workers`, as far as there may be. Within
-/// `max_workers` one place stays free, for the first worker of the next reload.
+/// This many workers more or less than `workers`, within the limits. Within `max_workers`
+/// one place stays free, for the first worker of the next reload.
 fn scaled(config: &config::Pool, workers: u32, step: i64) -> u32 {
     let max_workers = config.max_workers.as_ref();
     let most = max_workers.map_or(config::MOST_WORKERS, |most| most.get_ref() - 1);

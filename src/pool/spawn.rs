@@ -14,9 +14,9 @@ use super::inheritance::Inheritance;
 use super::overdue::Watch;
 use super::worker::{Place, Terms, Untold, Worker};
 
-/// Forks the workers of these slots, in a row: all that has to be written for them is
-/// written before the first fork and after the last. They are in order; a failure leaves
-/// out the last of them.
+/// Forks the workers of these slots in a row. All writes for them happen before the first
+/// fork and after the last. The workers are in order; a failure leaves out the last of
+/// them.
 pub fn spawn(
     generation: &mut Generation,
     slots: &[u32],

@@ -71,7 +71,7 @@ impl Client {
         }
     }
 
-    /// Says that no more will come from this side.
+    /// Ends the stream of this side.
     pub fn half_close(&self) -> io::Result<()> {
         match self {
             Client::Tcp(stream) => stream.shutdown(Shutdown::Write),

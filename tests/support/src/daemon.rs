@@ -191,7 +191,7 @@ impl Setup {
 /// processor: a daemon waits a moment for its reader, and then drops lines.
 fn roomy_pipe() -> (io::PipeReader, io::PipeWriter) {
     let (reader, writer) = io::pipe().expect("make a pipe");
-    // As much as the system allows to whoever runs the tests.
+    // As much as the system allows to the user of the tests.
     let _ = [1 << 24, 1 << 20]
         .into_iter()
         .find(|&bytes| fcntl(&writer, FcntlArg::F_SETPIPE_SZ(bytes)).is_ok());
@@ -432,7 +432,7 @@ impl Daemon {
 
     /// Writes another configuration; a reload reads it.
     pub fn rewrite_config(&self, text: &str) {
-        // Written beside and renamed, so that no reload sees half of it.
+        // Written next to the old file and renamed, so that no reload sees half of it.
         let new = self
             .directory
             .write("preforkd.toml.new", &complete(text, self.directory.path(), self.additions));

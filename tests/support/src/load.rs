@@ -86,7 +86,7 @@ impl Load {
         until("the load goes on", || (self.ended() >= goal || self.is_over()).then_some(()));
     }
 
-    /// Lets the connections in hand end and makes no more.
+    /// Lets the connections in hand end and makes no further ones.
     pub fn stop(&self) {
         self.shared.stop.store(true, Ordering::Relaxed);
     }

@@ -101,8 +101,8 @@ pub fn system_call(pid: i32) -> Option<i64> {
     text.split_whitespace().next()?.parse().ok()
 }
 
-/// Whether a worker sleeps in accept. Only root may see that of a worker; whoever else
-/// runs the tests sees that it sleeps, and that it is settled.
+/// Whether a worker sleeps in accept. Only root may see that of a worker. Another user sees
+/// that the worker sleeps, and that it is settled.
 pub fn is_in_accept(pid: i32) -> bool {
     match system_call(pid) {
         Some(number) => number == libc::SYS_accept4,
@@ -116,8 +116,8 @@ pub fn is_settled(pid: i32) -> bool {
     status(pid, "SigBlk").is_some_and(|mask| mask.chars().all(|digit| digit == '0'))
 }
 
-/// Whether a process waits in ppoll. Only root may see that of a master; whoever else runs
-/// the tests sees that it sleeps, and blocks no signal, as only there.
+/// Whether a process waits in ppoll. Only root may see that of a master. Another user sees
+/// that the master sleeps, and blocks no signal, as only there.
 pub fn is_in_ppoll(pid: i32) -> bool {
     match system_call(pid) {
         Some(number) => number == libc::SYS_ppoll,
@@ -216,8 +216,8 @@ pub fn send_if_there(pid: i32, signal: Signal) {
 }
 
 /// Whether the process has the reading end of a pipe, as the master has while a process
-/// reads the configuration for it. Standard input does not count. Only root may see that;
-/// whoever else runs the tests sees that process.
+/// reads the configuration for it. Standard input does not count. Only root may see that.
+/// Another user looks for that process.
 pub fn reads_a_pipe(pid: i32) -> bool {
     if !super::is_root() {
         let reads = |child: &Process| child.name == "preforkd-reload";
