@@ -170,7 +170,7 @@ pub enum Format {
     /// `Journal` if the standard error is the journal, else `Term`.
     #[default]
     Auto,
-    /// A line of text, with colours on a terminal.
+    /// A line of text, without colours.
     Term,
     /// One JSON object a line.
     Json,

@@ -1,8 +1,8 @@
 //! The only unsafe code: the calls to the kernel that no safe crate wraps.
 //!
-//! Each file is one concept of the kernel. Every `unsafe` block names the
-//! contract it enters and the fact that meets it. Nothing here knows what a
-//! pool is, and only [`handler`] what a worker is.
+//! Each file is one concept of the kernel. Every `unsafe` block names the contract it
+//! enters and the fact that meets it. Nothing here knows what a pool is. Only [`handler`],
+//! [`notice`] and [`family`] are about workers.
 
 pub mod clock;
 pub mod descriptor;

@@ -14,12 +14,12 @@ use crate::service::Service;
 use crate::sys::clock::Moment;
 use crate::sys::handler;
 
-/// Lets the service end what it has begun, within `longest`. Nobody else would end a worker
-/// that leaves because of its quota.
+/// Lets the service end what it has begun, within `longest`. No other process would end a
+/// worker that leaves because of its quota.
 ///
 /// # Errors
 ///
-/// That of the service.
+/// The error of the service.
 pub fn stop(service: &mut dyn Service, page: OwnPage, longest: Duration) -> Result<(), Error> {
     let failed = |error| Error::system("stop service", &error).with_code(Code::Unavailable);
     page.explain("could not stop service: it took longer than kill_timeout");

@@ -1,6 +1,6 @@
 //! The worker: settle after the fork, accept, serve, leave.
 //!
-//! [`run`] is all that a child does, from fork to `_exit`.
+//! [`run`] is the whole life of a child, from fork to `_exit`.
 #![forbid(unsafe_code)]
 
 mod access;
@@ -42,19 +42,19 @@ pub struct Assignment<'a> {
     pub pool: &'a str,
     /// Its place in the pool.
     pub slot: u32,
-    /// What it is to be.
+    /// The properties of the worker.
     pub profile: &'a Profile,
-    /// What it is to do.
+    /// The task of the worker.
     pub service: &'a mut dyn Service,
-    /// Where it accepts.
+    /// The listeners on which the worker accepts.
     pub inlets: &'a [Inlet<'a>],
-    /// Whether it may.
+    /// Whether the worker may accept.
     pub entrance: Entrance,
     /// The file that replaces each listener when the worker retires.
     pub dead: BorrowedFd<'a>,
     /// The descriptors above 2 that it keeps, in order.
     pub kept: &'a [RawFd],
-    /// Written to once, when it has got as far as accepting.
+    /// Written to once, when the worker accepts.
     pub ready: BorrowedFd<'a>,
     /// A stream to the log that becomes its standard error.
     pub stderr: Option<BorrowedFd<'a>>,
@@ -68,7 +68,7 @@ pub struct Assignment<'a> {
     pub log: &'a Logger,
     /// The descriptor of the log.
     pub log_number: RawFd,
-    /// The file behind it, if it is one.
+    /// The path of the log, if the log is a file.
     pub log_path: Option<&'static CStr>,
     /// The master's pid.
     pub master: Pid,
@@ -83,14 +83,14 @@ impl Assignment<'_> {
 /// Whether a worker may accept as soon as it can.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Entrance {
-    /// It may.
+    /// The worker may.
     Open,
-    /// It waits until its master lets it in: the reload that it was forked for may
-    /// still be undone.
+    /// The worker waits until its master lets it in, because its reload may still be
+    /// undone.
     Shut,
 }
 
-/// Lives the life of a worker; signals are blocked when it begins.
+/// Runs a worker from its start to its end. Signals are blocked at the start.
 pub fn run(assignment: Assignment<'_>) -> Infallible {
     let Ok(page) = assignment.seat.map() else { fork::leave(Code::Os as u8) };
     // Above us are the master's frames, which must not be unwound in a child.

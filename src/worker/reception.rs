@@ -1,9 +1,9 @@
 //! Where clients come in: on one listener, or on several.
 //!
-//! On one, a worker sleeps in accept, as long as that blocks. On several it waits in ppoll
-//! for a client of any of them; all idle workers wake up then, and the first takes the
-//! client. So accept on these must not block, or a worker that comes too late would sleep
-//! on one listener while the others have clients.
+//! On one listener, a worker sleeps in accept, as long as that blocks. On several it waits
+//! in ppoll for a client of any of them. All idle workers wake up then, and the first gets
+//! the client. So accept on these must not block, because a late worker would sleep on one
+//! listener while the others have clients.
 #![forbid(unsafe_code)]
 
 use std::os::fd::{BorrowedFd, OwnedFd};

@@ -27,7 +27,7 @@ use super::quota;
 use super::reception::Next;
 use super::settle::Desk;
 
-/// How long a worker waits when the machine lacks what accept needs.
+/// How long a worker waits when the machine has no resources for accept.
 const SHORTAGE_PAUSE_MS: u8 = 100;
 
 /// How many failures above debug are logged in ten seconds.
@@ -38,7 +38,7 @@ const FAILURES_LOGGED: u32 = 10;
 ///
 /// # Errors
 ///
-/// The listener is broken, or the service panicked or says that it cannot go on.
+/// The listener is broken, or the service panicked or reports that it cannot go on.
 pub fn serve<'a>(
     desk: Desk<'a>,
     entry: Option<OwnEntry>,
@@ -129,8 +129,8 @@ fn reason_of(outcome: &Result<Outcome, String>) -> Option<String> {
     }
 }
 
-/// Logs why a connection broke off. Above debug there is a bound, since a client may have
-/// caused it.
+/// Logs why a connection broke off. Above debug there is a bound, because a client may be
+/// the cause.
 fn tell_failure(failure: &Failure, peer: Peer, failures: &mut Rate, context: &Context<'_>) {
     let level = failure.level();
     let admitted = match level {
@@ -155,7 +155,7 @@ enum Refusal {
     Client,
     /// The process or the machine is short of something: wait a little.
     Shortage,
-    /// It will not get better.
+    /// The fault is permanent.
     Broken,
 }
 

@@ -25,7 +25,7 @@ pub struct Desk<'a> {
 
 /// Becomes the worker of this assignment, and begins to work.
 ///
-/// The order matters: what the kernel forgets when the user changes comes after that.
+/// The order matters: a change of the user resets some settings, so these come after it.
 pub fn settle<'a>(assignment: Assignment<'a>, page: OwnPage) -> Result<Desk<'a>, Error> {
     let profile = assignment.profile;
 
@@ -57,7 +57,7 @@ pub fn settle<'a>(assignment: Assignment<'a>, page: OwnPage) -> Result<Desk<'a>,
     descriptor::close_all_but(assignment.kept)
         .map_err(|error| Error::system("close descriptors", &error))?;
 
-    // 4. What the pool says.
+    // 4. The settings of the pool.
     privileges::give_up(profile)?;
 
     // 5. The end of the master ends us. This comes after the user is set,
@@ -68,8 +68,8 @@ pub fn settle<'a>(assignment: Assignment<'a>, page: OwnPage) -> Result<Desk<'a>,
         return Err(Error::new(Code::Unavailable, "could not follow the master: it has gone"));
     }
 
-    // 6. The service, which may use all of that. It may take for ever; SIGTERM
-    // ends it meanwhile.
+    // 6. The service, which may use all of that. Its preparation may never end; SIGTERM
+    //    ends it meanwhile.
     signal::unblock(Signal::SIGTERM).map_err(|error| Error::system("unblock signals", &error))?;
     assignment
         .service
@@ -80,8 +80,8 @@ pub fn settle<'a>(assignment: Assignment<'a>, page: OwnPage) -> Result<Desk<'a>,
     handler::begin_accepting();
     signal::unblock_all().map_err(|error| Error::system("unblock signals", &error))?;
 
-    // 8. Tell the master that we accept, and give up the means to tell it
-    // again: a worker gone wild must not keep it awake.
+    // 8. Report to the master that we accept, and close the socket for that: a misbehaving
+    //    worker must not keep the master awake.
     page.accepting();
     nix::unistd::write(assignment.ready, &1u64.to_ne_bytes())
         .map_err(|errno| Error::system("report to the master", &errno.into()))?;
