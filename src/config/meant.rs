@@ -1,5 +1,5 @@
-//! What was most likely meant by an entry that cannot be: a hint for each slip that
-//! people make. `tests/hints.rs` has the list of them.
+//! The most likely meaning of an impossible entry: a hint for each slip that people make.
+//! `tests/hints.rs` has the list of them.
 #![forbid(unsafe_code)]
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};

@@ -31,7 +31,7 @@ impl FromStr for Peers {
             let fault = Fault::new(format_args!("{text:?} is not a network"));
             return Err(fault.with_hint(r#"write it like "10.0.0.0/8", "fd00::/8" or "unix""#));
         };
-        // What is meant, one address or all of its network, cannot be guessed.
+        // The meaning, one address or its whole network, cannot be guessed.
         if net != net.trunc() {
             let hint = format!(
                 r#"write "{}" for the network, "{}" for the address"#,

@@ -70,7 +70,8 @@ impl Table<'_> {
             if found > MAX_PROBLEMS {
                 break None;
             }
-            // What is right of a list may not be the whole of what is wrong with it.
+            // Only the faulty item of a list is removed, if possible, because other items
+            // may have faults, too.
             if !remove_item(&mut values, &trail, &at) {
                 if !remove(&mut values, &mut trail) {
                     break None;

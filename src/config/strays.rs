@@ -12,7 +12,8 @@ use super::gathered::MAX_BYTES;
 /// How many files of a directory are looked at.
 const MOST_FILES: usize = 1000;
 
-/// What editors and package managers leave behind, and what people put aside.
+/// Endings of files that editors and package managers leave behind, and that people put
+/// aside.
 const LEFT_BEHIND: [&str; 16] = [
     "~",
     ".bak",

@@ -36,7 +36,7 @@ fn told<'e>(text: &str, errors: &'e [toml::de::Error]) -> Vec<(Range<usize>, &'e
     let mut errors: Vec<_> =
         errors.iter().map(|error| (error.span().unwrap_or_default(), error.message())).collect();
     errors.sort_by_key(|(span, _)| span.start);
-    // What follows the first error of a line is mostly an echo of that.
+    // Later errors of a line are mostly echoes of its first one.
     let mut next_line = 0;
     errors.retain(|(span, _)| {
         let is_first = span.start >= next_line;

@@ -1,4 +1,4 @@
-//! What the listener of a TCP address is to be like.
+//! The options of the listener of a TCP address.
 #![forbid(unsafe_code)]
 
 use std::fmt;

@@ -30,7 +30,8 @@ pub const OF_CONNECTIONS: [&str; 16] = [
     "UNIXREMOTEPID",
 ];
 
-/// What the service manager says to the daemon alone, by the beginning of its name.
+/// Variables from the service manager to the daemon alone, by the beginnings of their
+/// names.
 const OF_THE_DAEMON: [&str; 3] = ["NOTIFY_SOCKET", "WATCHDOG_", "LISTEN_"];
 
 /// The name of an environment variable.

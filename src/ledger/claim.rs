@@ -32,8 +32,8 @@ const LOOKS: u32 = 200;
 const SECOND_LOOK: Duration = Duration::from_millis(100);
 const PAUSE: Duration = Duration::from_micros(200);
 /// How many second looks of all workers of a pool may find no room in a second, and at
-/// once. After that there is none: those who come above a limit again and again are not worth
-/// the time.
+/// once. After that there is none, because clients that exceed a limit again and again are
+/// not worth the time.
 const VAIN_LOOKS: (u32, u32) = (2, 4);
 
 /// How often two workers may take from one bucket at the same moment before one of them

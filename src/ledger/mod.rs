@@ -87,8 +87,8 @@ impl Ledger {
         (taken.into_iter().map(entry).collect(), done)
     }
 
-    /// Clears the entries that nobody has, if a worker has died: it may have written to
-    /// them. One that lives and lies goes on doing so, about its own pool.
+    /// Clears the entries without a worker, if a worker has died, because it may have
+    /// written to them. A live worker that writes false entries harms only its own pool.
     pub fn mend(&self) {
         if !self.is_suspect.replace(false) {
             return;

@@ -1,4 +1,5 @@
-//! What the journal gets of a log that is a file: all that concerns the service manager.
+//! The part of a log file that the journal gets, too: all that concerns the service
+//! manager.
 #![forbid(unsafe_code)]
 
 use std::sync::{Arc, Mutex};
@@ -20,7 +21,7 @@ pub struct Mirror {
 }
 
 impl Mirror {
-    /// One that knows of no log yet.
+    /// A mirror without a log.
     pub fn new() -> Self {
         Mirror { kind: None, journal: None }
     }

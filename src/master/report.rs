@@ -16,7 +16,7 @@ use super::{Master, Status, condition};
 /// How long a full disk is left alone before the next line is tried.
 const LOSSES_PAUSE: Duration = Duration::from_secs(1);
 
-/// What the master has done about lines that could not be written.
+/// The state of the master's reports on lost lines.
 #[derive(Default)]
 pub struct Losses {
     /// When the next try is due.

@@ -16,7 +16,8 @@ const HEAD_BYTES: u64 = 256;
 ///
 /// # Errors
 ///
-/// It is missing. What cannot be read is left to the start of the program.
+/// The interpreter is missing. If the file cannot be read, the start of the program reports
+/// that.
 pub fn check(program: &Path) -> Result<(), String> {
     let mut head = Vec::new();
     let read = File::open(program).and_then(|file| file.take(HEAD_BYTES).read_to_end(&mut head));

@@ -6,7 +6,7 @@ use std::panic::{self, AssertUnwindSafe, PanicHookInfo, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 thread_local! {
-    /// What the last panic said, and where it was.
+    /// The message and the place of the last panic.
     static LAST: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 

@@ -1,4 +1,4 @@
-//! What is known of a connection that has ended, for the access log.
+//! The figures of a connection that has ended, for the access log.
 #![forbid(unsafe_code)]
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -7,7 +7,7 @@ use nix::unistd::Pid;
 
 use crate::sys::wait::Exit;
 
-/// What a connection leaves behind.
+/// The figures of a connection.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Record {
     /// How many bytes the client has sent, where the kernel says it.

@@ -62,8 +62,9 @@ pub(super) fn hard_limit() -> libc::rlim_t {
 /// A process and its parent, at the time of a look.
 type Member = (Pid, Pid);
 
-/// What is left running here that is no process of the daemon itself: the children of this
-/// process that are not in its own process group, as the leader of a program never is.
+/// The leftovers here, which are no processes of the daemon itself: the children of this
+/// process that are not in its own process group. The leader of a program never is in that
+/// group.
 pub fn strangers() -> Vec<Pid> {
     strangers_of(getpid())
 }
@@ -78,7 +79,7 @@ fn strangers_of(parent: Pid) -> Vec<Pid> {
 #[derive(Default)]
 pub struct Family {
     members: Vec<Pid>,
-    /// The members and those to whom their orphans go.
+    /// The members and the processes that adopt their orphans.
     parents: HashSet<Pid>,
 }
 
@@ -90,12 +91,12 @@ impl Family {
         family
     }
 
-    /// What is left running here, with its descendants.
+    /// The leftovers here, with their descendants.
     pub fn of_strangers() -> Self {
         Family::of(strangers().into_iter().map(|pid| (pid, getpid())))
     }
 
-    /// What was started for this connection of the child `worker`.
+    /// The processes that were started for this connection of the child `worker`.
     pub fn of_connection(worker: Pid, serial: u64) -> Self {
         Family::of(elders(worker, Mark::of(worker, serial)))
     }
@@ -105,8 +106,8 @@ impl Family {
         Family::of(children(getpid()).into_iter().map(|pid| (pid, getpid())))
     }
 
-    /// What may still have a socket that a program of this worker had: what is below this
-    /// process, and what has gone to its `master`.
+    /// The processes that may still have a socket of a program of this worker: those below
+    /// this process, and those that its `master` has adopted.
     pub fn of_possible_holders(master: Pid) -> Self {
         let below = children(getpid()).into_iter().map(|pid| (pid, getpid()));
         Family::of(below.chain(strangers_of(master).into_iter().map(|pid| (pid, master))))
@@ -137,7 +138,7 @@ impl Family {
         self.members.iter().any(|&pid| may_hold(pid, inode))
     }
 
-    /// Signals a member, if it still is one: its parent is, or the one to whom it has gone.
+    /// Signals a member, if it still is one: its parent is a member, or has adopted it.
     fn send(&self, pid: Pid, signal: Signal) -> nix::Result<()> {
         // From here on the handle means this process, even if its number is used again.
         let process = Process::open(pid)?;
@@ -209,7 +210,7 @@ fn kill(eldest: impl Fn() -> Vec<Member>) -> io::Result<usize> {
     let mut family = Family::default();
     for _ in 0..MOST_ROUNDS {
         let before = family.members.len();
-        // What has lost its parent in the last round has another one in this.
+        // A process that has lost its parent in the last round has another one in this.
         let late = family.members.iter().flat_map(|&pid| children_of(pid));
         let all = late.chain(eldest()).collect();
         // A stopped process makes no children.

@@ -1,4 +1,4 @@
-//! The notice that a worker is asked to leave, for those who wait for descriptors.
+//! The notice that a worker is asked to leave, for code that waits for descriptors.
 //!
 //! A worker makes a notice when its service asks for one: most never do.
 

@@ -42,7 +42,7 @@ pub struct Program {
     stack: NonNull<c_void>,
 }
 
-/// What a started program has as its first three descriptors.
+/// The first three descriptors of a started program.
 #[derive(Clone, Copy)]
 pub struct Stdio<'a> {
     /// Its standard input.
@@ -53,8 +53,8 @@ pub struct Stdio<'a> {
     pub error: BorrowedFd<'a>,
 }
 
-/// A variable whose value is the pid of the program that has it. Nobody knows the pid before
-/// the program does, so the child writes it.
+/// A variable whose value is the pid of the program that has it. The pid is known first in
+/// the child, so the child writes it.
 pub struct PidVariable {
     /// `NAME=`, room for the digits, and a NUL.
     text: Vec<u8>,
@@ -100,7 +100,7 @@ pub struct Started {
     pub pidfd: OwnedFd,
 }
 
-/// What the child needs, and where it leaves word of what failed.
+/// The inputs of the child, and the place for the error of a failed step.
 struct Orders<'a> {
     path: *const c_char,
     argv: *const *const c_char,

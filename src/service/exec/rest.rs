@@ -1,4 +1,4 @@
-//! What a program has left running at its end, where its worker waits for that.
+//! The processes that a program has left running at its end, if its worker waits for them.
 //!
 //! The worker adopts the orphans of its programs (PR_SET_CHILD_SUBREAPER of prctl(2)), so
 //! that all of it is below the worker, and nothing else is.
@@ -50,7 +50,7 @@ pub fn may_hold(ended: &Ended, connection: &Connection) -> bool {
     }
 }
 
-/// What is done to the rest of a program until it has gone.
+/// The steps to end the rest of a program.
 pub struct Rest {
     stage: Stage,
     /// How many processes were asked to end.

@@ -32,7 +32,7 @@ use super::rest::{self, Rest};
 use super::stderr::{LogPipe, Stream};
 use super::{EndOfStream, Stderr, variables};
 
-/// What a worker keeps to run its program again and again.
+/// The data of a worker for running its program again and again.
 pub struct Runner {
     program: Program,
     environment: Vec<CString>,
@@ -196,8 +196,8 @@ impl Runner {
         Outcome::Broken(io::Error::new(error.kind(), text))
     }
 
-    /// Reaps the program, lets its client know, and logs the rest. What the program has left
-    /// running is left to the master.
+    /// Reaps the program, lets its client know, and logs the rest. Leftovers of the program
+    /// are left to the master.
     fn leave(&mut self, child: Child, connection: Connection, context: &Context) -> io::Result<()> {
         let (log, peer) = (context.log(), connection.peer());
         let ended = reap(child, &connection)?;

@@ -1,4 +1,4 @@
-//! What programs write to their standard error, on its way to the log.
+//! The standard error of programs, on its way to the log.
 #![forbid(unsafe_code)]
 
 use std::fs::File;
