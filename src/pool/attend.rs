@@ -124,7 +124,9 @@ impl Pool {
         let Some(worker) = self.workers.get_mut(&pid) else { return };
         match halt {
             Halt::Resumed => worker.suspended = None,
-            Halt::Suspended if worker.killed || worker.suspended.is_some() => {}
+            Halt::Suspended if worker.killed => {}
+            // Also if it was suspended already: the kernel reports each stop once, so it was
+            // resumed in between, and the master was too late to see that.
             Halt::Suspended => {
                 let until = now + worker.terms.kill_timeout;
                 worker.suspended = Some(until);

@@ -136,3 +136,33 @@ fn a_worker_that_goes_on_in_time_stays() {
     }
     assert_eq!(daemon.wait_for_idle("echo", 1), [worker]);
 }
+
+// SIGCHLD and what waitid has to say of a child coalesce: of a worker that goes on and is
+// stopped again, a busy master sees only that it is stopped.
+#[test]
+fn a_stop_that_follows_another_at_once_is_told_and_has_its_own_time() {
+    let address = Address::fresh();
+    let daemon = Daemon::start(&format!("{}kill_timeout = \"1h\"\n", echo(&address, 1)));
+    daemon.expect(&["worker stopped"]);
+    let worker = daemon.wait_for_idle("echo", 1)[0];
+    let state_is = |pid: i32, state: char| {
+        until(&format!("{pid} is in state {state}"), || {
+            procfs::Process::of(pid).filter(|process| process.state == state).map(drop)
+        });
+    };
+    let mark = daemon.log().mark();
+    procfs::send(worker, Signal::SIGSTOP);
+    daemon.log().wait_since(mark, "worker stopped", |_| true);
+    let mark = daemon.log().mark();
+    procfs::send(daemon.pid(), Signal::SIGSTOP);
+    state_is(daemon.pid(), 'T');
+    procfs::send(worker, Signal::SIGCONT);
+    state_is(worker, 'S');
+    procfs::send(worker, Signal::SIGSTOP);
+    state_is(worker, 'T');
+    procfs::send(daemon.pid(), Signal::SIGCONT);
+    daemon.log().wait_since(mark, "worker stopped", |event: &Event| event.pid() == worker);
+    procfs::send(worker, Signal::SIGCONT);
+    assert!(ask(&address, "hello").contains("hello"));
+    assert_eq!(daemon.wait_for_idle("echo", 1), [worker]);
+}
