@@ -123,7 +123,8 @@ impl Session {
             read.map(|line| sender.send(line)).find(Result::is_err)
         });
         let mut session = Session { shell, lines };
-        session.write("ip link set lo up");
+        // And none of the directories that a daemon of this machine has made.
+        session.write("ip link set lo up; mount -t tmpfs none /run");
         session
     }
 

@@ -81,15 +81,22 @@ impl fmt::Display for Status {
         let Status { phase, pools, busy, idle, retiring, throttled, leftovers, remarks } = self;
         write!(
             f,
-            "{phase}; {pools} pools, {busy} workers busy, {idle} idle, {throttled} slots throttled"
+            "{phase}; {pools} {}, {busy} {} busy, {idle} idle, {throttled} {} throttled",
+            plural(*pools, "pool", "pools"),
+            plural(*busy, "worker", "workers"),
+            plural(*throttled, "slot", "slots"),
         )?;
         if *retiring > 0 {
-            write!(f, ", {retiring} workers retiring")?;
+            write!(f, ", {retiring} {} retiring", plural(*retiring, "worker", "workers"))?;
         }
         if *leftovers > 0 {
-            write!(f, ", {leftovers} processes left running")?;
+            write!(f, ", {leftovers} {} left running", plural(*leftovers, "process", "processes"))?;
         }
         // A status is one line.
         remarks.iter().try_for_each(|remark| write!(f, "; {}", remark.replace('\n', " ")))
     }
+}
+
+fn plural(count: usize, one: &'static str, more: &'static str) -> &'static str {
+    if count == 1 { one } else { more }
 }

@@ -202,7 +202,7 @@ fn the_status_tells_how_the_pools_are(suite: &'static str) {
     client.ping("hello");
     // The master sleeps, and is woken by whatever comes next.
     procfs::send(lab.master(), Signal::SIGUSR1);
-    status(["2 pools", "1 workers busy", "3 idle", "0 slots throttled"]);
+    status(["2 pools", "1 worker busy", "3 idle", "0 slots throttled"]);
 
     // The worker of the second pool dies young until its slot backs off for long.
     let weak = Address::Tcp("127.0.0.1:7008".parse().expect("an address"));
@@ -215,7 +215,7 @@ fn the_status_tells_how_the_pools_are(suite: &'static str) {
     until("a slot backs off", || {
         let new: Vec<_> = lab.workers().into_iter().filter(|pid| !all.contains(pid)).collect();
         new.iter().for_each(|&pid| procfs::send_if_there(pid, Signal::SIGKILL));
-        lab.show("StatusText").contains("1 slots throttled").then_some(())
+        lab.show("StatusText").contains("1 slot throttled").then_some(())
     });
     // It recovers by itself.
     lab.inside(|| assert_serves(&weak));
