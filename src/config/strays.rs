@@ -76,6 +76,26 @@ fn is_left_behind(file: &Path) -> bool {
 }
 
 fn holds_pools(file: &Path) -> bool {
-    let content = read(file, MAX_BYTES).unwrap_or_default();
-    content.split(|&byte| byte == b'\n').any(|line| line.trim_ascii_start().starts_with(b"[pool."))
+    read(file, MAX_BYTES).unwrap_or_default().split(|&byte| byte == b'\n').any(begins_pool)
+}
+
+/// Whether a line is the head of a pool's table, and not a sentence that mentions one.
+fn begins_pool(line: &[u8]) -> bool {
+    let line = line.split(|&byte| byte == b'#').next().unwrap_or_default().trim_ascii();
+    line.starts_with(b"[pool.") && line.ends_with(b"]")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::begins_pool;
+
+    #[test]
+    fn a_sentence_about_pools_is_no_pool() {
+        for line in ["[pool.a]", "  [pool.a.service.exec] # a program"] {
+            assert!(begins_pool(line.as_bytes()), "{line}");
+        }
+        for line in ["[pool.NAME] tables alone; see preforkd.toml(5).", "#[pool.a]", "", "pool.a"] {
+            assert!(!begins_pool(line.as_bytes()), "{line}");
+        }
+    }
 }

@@ -59,9 +59,9 @@ fn the_journal_still_gets_what_concerns_the_service(suite: &'static str) {
     assert_eq!(messages(&lab), expected);
     let first = &entries(&lab)[0];
     assert_eq!((text(first, "LOG"), text(first, "PRIORITY")), (LOG, "6"), "{first}");
-    // The file has all of it, and what concerns the workers.
+    // The file has all of it, and what concerns the pools.
     let file = lab.read(LOG);
-    for message in ["worker started", "ready", "reload failed", "stopped"] {
+    for message in ["listening", "pool reloaded", "reload failed", "stopped"] {
         assert!(file.contains(&format!("\"msg\":\"{message}\"")), "{message}: {file}");
     }
 }

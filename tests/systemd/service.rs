@@ -93,7 +93,8 @@ fn without_a_control_socket_it_serves_and_says_so(suite: &'static str) {
 fn what_a_restart_cannot_mend_is_not_restarted(suite: &'static str) {
     let Some(lab) = Lab::with_package(suite) else { return };
     let good = lab.read("/etc/preforkd/preforkd.toml");
-    let other_user = good.replace("#user = \"nobody\"", "user = \"nobody\"");
+    // The file ends in the table of its only pool.
+    let other_user = format!("{good}user = \"nobody\"\n");
     for (config, code) in [("[pool", "78"), (other_user.as_str(), "77")] {
         lab.configure(config);
         assert_ne!(lab.try_sh("systemctl restart preforkd").code, 0);
