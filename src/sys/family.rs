@@ -14,6 +14,7 @@ use nix::libc;
 use nix::sys::signal::Signal;
 use nix::unistd::{Pid, getpgid, getpgrp, getpid};
 
+use super::handler;
 use super::process::Process;
 use super::wait::is_child;
 
@@ -106,11 +107,15 @@ impl Family {
         Family::of(children(getpid()).into_iter().map(|pid| (pid, getpid())))
     }
 
-    /// The processes that may still have a socket of a program of this worker: those below
-    /// this process, and those that its `master` has adopted.
+    /// The processes that may still have the socket of the connection in hand: those below
+    /// this process, and those of it that the `master` has adopted. Anybody may read the mark
+    /// of a process; one without a mark may be of any connection.
     pub fn of_possible_holders(master: Pid) -> Self {
+        let mark = Mark::of(getpid(), handler::serial());
         let below = children(getpid()).into_iter().map(|pid| (pid, getpid()));
-        Family::of(below.chain(strangers_of(master).into_iter().map(|pid| (pid, master))))
+        let adopted = strangers_of(master).into_iter();
+        let suspects = adopted.filter(|&pid| Mark::on(pid).is_none_or(|it| it == mark));
+        Family::of(below.chain(suspects.map(|pid| (pid, master))))
     }
 
     /// Whether nobody belongs to it.
