@@ -92,17 +92,16 @@ impl Pool {
         if worker.late.take_if(|late| *late <= now).is_some() && !look.is_accepting {
             worker.kill(Asked::Late);
         }
-        let program = self.serving.blueprint.service.program();
         let pool = &self.serving.blueprint.config.name;
         let rates = &mut self.rates;
-        if let Some(connection) = watch(worker, in_hand, program.as_deref(), now)
+        if let Some(connection) = watch(worker, in_hand, now)
             && let Some(held_back) = rates.time_out(now)
         {
             let (pool, slot, peer) = (pool.clone(), worker.slot, worker.seat.peer().to_string());
             let elapsed_ms = now - connection.began;
             events.push(Event::WorkerTimedOut { pool, slot, pid, elapsed_ms, peer, held_back });
         }
-        events.extend(press(worker, in_hand, pool, program, now));
+        events.extend(press(worker, in_hand, pool, now));
         if worker.suspended.is_some_and(|until| until <= now) {
             worker.kill(Asked::Suspended);
         }
@@ -142,26 +141,21 @@ impl Pool {
 }
 
 /// Does what is due to an overdue connection. Gives the one whose time has just run out.
-fn watch(
-    worker: &mut Worker,
-    in_hand: Option<InHand>,
-    program: Option<&str>,
-    now: Moment,
-) -> Option<InHand> {
+fn watch(worker: &mut Worker, in_hand: Option<InHand>, now: Moment) -> Option<InHand> {
     match worker.watch.step(in_hand, now, worker.terms.kill_timeout)? {
         overdue::Step::Alarm(connection) => {
-            cut(worker, connection, program);
+            cut(worker, connection);
             Some(connection)
         }
         overdue::Step::AlarmAgain(connection) => {
             worker.cut(connection);
-            if program.is_some() {
+            if worker.program.is_some() {
                 kill_rest(worker.pid, connection.serial);
             }
             None
         }
         overdue::Step::Rest(serial) => {
-            if program.is_some() {
+            if worker.program.is_some() {
                 kill_rest(worker.pid, serial);
             }
             None
@@ -174,13 +168,7 @@ fn watch(
 }
 
 /// Does what is due to a worker that was asked to retire.
-fn press(
-    worker: &mut Worker,
-    in_hand: Option<InHand>,
-    pool: &str,
-    program: Option<String>,
-    now: Moment,
-) -> Option<Event> {
+fn press(worker: &mut Worker, in_hand: Option<InHand>, pool: &str, now: Moment) -> Option<Event> {
     let bounds = worker.bounds();
     let retirement = worker.retirement.as_mut()?;
     let step = retirement.step(in_hand, now, bounds)?;
@@ -195,9 +183,8 @@ fn press(
         retirement::Step::Cut(connection) => {
             let peer = worker.seat.peer().to_string();
             worker.retirement = None;
-            let (pid, named) = who_serves(worker, program.clone());
-            cut(worker, connection, program.as_deref());
-            let program = named;
+            let (pid, program) = who_serves(worker);
+            cut(worker, connection);
             worker.watch.alarm(connection, now, worker.terms.kill_timeout);
             let (elapsed_ms, reason) = (now - connection.began, "retire_timeout".to_owned());
             Some(Event::ConnectionCut {

@@ -22,22 +22,22 @@ pub struct Doomed {
 }
 
 impl Pool {
-    /// Whether its workers start processes.
+    /// Whether its workers start processes, or those of an earlier generation do.
     pub fn runs_programs(&self) -> bool {
-        self.serving.blueprint.service.program().is_some()
+        self.generations().any(|it| it.blueprint.service.program().is_some())
+            || self.workers.values().any(|worker| worker.program.is_some())
     }
 
     /// Ends the connections in hand, as when their time is over, so that their
     /// workers can leave and their programs are asked to.
     pub fn cut(&mut self, why: &str, now: Moment, events: &mut Vec<Event>) {
-        let program = self.serving.blueprint.service.program();
         for (pid, connection) in self.in_hand() {
             // First, for a program that has ended is no longer named by the page.
-            if program.is_some() {
+            if self.runs_program(pid) {
                 self.tell_cut(pid, connection, why, now, events);
             }
             if let Some(worker) = self.workers.get(&pid) {
-                cut(worker, connection, program.as_deref());
+                cut(worker, connection);
                 self.closing.cut.insert(pid);
             }
         }
@@ -45,10 +45,10 @@ impl Pool {
 
     /// Asks the programs of the connections in hand to end.
     pub fn ask_programs(&mut self, why: &str, now: Moment, events: &mut Vec<Event>) {
-        if !self.runs_programs() {
-            return;
-        }
         for (pid, connection) in self.in_hand() {
+            if !self.runs_program(pid) {
+                continue;
+            }
             let family = Family::of_connection(pid, connection.serial);
             if !family.is_empty() {
                 self.tell_cut(pid, connection, why, now, events);
@@ -63,12 +63,17 @@ impl Pool {
     pub fn doomed(&self, pid: Pid) -> Option<Doomed> {
         let worker = self.workers.get(&pid)?;
         let program = worker.seat.program();
-        if program.is_none() && !self.runs_programs() {
+        if program.is_none() && worker.program.is_none() {
             return None;
         }
         let in_hand = worker.seat.look().in_hand.map(|connection| connection.serial);
         let serials: Vec<_> = in_hand.into_iter().chain(worker.watch.alarmed()).collect();
         (program.is_some() || !serials.is_empty()).then_some(Doomed { program, serials })
+    }
+
+    /// Whether this worker runs programs, whatever the serving generation does.
+    fn runs_program(&self, pid: Pid) -> bool {
+        self.workers.get(&pid).is_some_and(|worker| worker.program.is_some())
     }
 
     fn in_hand(&self) -> Vec<(Pid, InHand)> {
@@ -87,7 +92,7 @@ impl Pool {
         let Some(held_back) = self.rates.cut(now) else { return };
         let Some(worker) = self.workers.get(&pid) else { return };
         let (pool, slot) = (self.name().to_owned(), worker.slot);
-        let (pid, program) = who_serves(worker, self.serving.blueprint.service.program());
+        let (pid, program) = who_serves(worker);
         let (peer, reason) = (worker.seat.peer().to_string(), why.to_owned());
         let elapsed_ms = now - connection.began;
         events.push(Event::ConnectionCut {
@@ -105,9 +110,9 @@ impl Pool {
 
 /// Ends this connection, which the worker has in hand. If it runs a program, what was started
 /// for the connection is asked to end; the worker does that for the program's process group.
-pub fn cut(worker: &Worker, connection: InHand, program: Option<&str>) {
+pub fn cut(worker: &Worker, connection: InHand) {
     worker.cut(connection);
-    if program.is_some() {
+    if worker.program.is_some() {
         let leaders = children(worker.pid);
         let has_left = |pid| !getpgid(Some(pid)).is_ok_and(|group| leaders.contains(&group));
         // What we may not signal is killed with its worker.
@@ -124,9 +129,9 @@ pub fn kill_rest(worker: Pid, serial: u64) {
 
 /// Who serves the connection of this worker: the program that its page names, if its service
 /// runs one, or itself. It is for the log.
-pub fn who_serves(worker: &Worker, program: Option<String>) -> (Pid, Option<String>) {
-    match (worker.seat.program(), program) {
-        (Some(pid), Some(program)) => (pid, Some(program)),
+pub fn who_serves(worker: &Worker) -> (Pid, Option<String>) {
+    match (worker.seat.program(), &worker.program) {
+        (Some(pid), Some(program)) => (pid, Some(program.to_string())),
         _ => (worker.pid, None),
     }
 }

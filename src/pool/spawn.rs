@@ -3,6 +3,7 @@
 
 use std::io;
 use std::os::fd::AsFd;
+use std::rc::Rc;
 
 use crate::scoreboard::Seat;
 use crate::sys::clock::Moment;
@@ -38,6 +39,7 @@ pub fn spawn(
     }
     let started = Moment::now();
     let terms = Terms::of(&generation.blueprint.config);
+    let program: Option<Rc<str>> = generation.blueprint.service.program().map(Rc::from);
     let blueprint = &mut generation.blueprint;
     let terminal = Terminal::look();
     let kept = inheritance.kept(&inlets);
@@ -85,6 +87,7 @@ pub fn spawn(
             suspended: None,
             watch: Watch::default(),
             terms,
+            program: program.clone(),
             late: terms.start_timeout.map(|timeout| started + timeout),
             untold: Untold::No,
         });

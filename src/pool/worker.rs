@@ -1,6 +1,7 @@
 //! The master's own record of a worker.
 #![forbid(unsafe_code)]
 
+use std::rc::Rc;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -39,6 +40,8 @@ pub struct Worker {
     pub(super) suspended: Option<Moment>,
     pub(super) watch: Watch,
     pub(super) terms: Terms,
+    /// The program that its service runs, if it runs one.
+    pub(super) program: Option<Rc<str>>,
     /// When it is killed if it does not accept by then.
     pub(super) late: Option<Moment>,
     /// Whether the log still waits to hear of it: the worker may die as those before it did.

@@ -402,3 +402,24 @@ fn the_leftovers_of_another_user_cut_nobodys_reply() {
     assert_eq!(reply.len(), BYTES);
     assert!(escaped.is_alive());
 }
+
+// The serving generation runs no program any more.
+#[test]
+fn what_an_earlier_generation_runs_is_asked_at_a_stop() {
+    let address = Address::fresh();
+    let script = "trap 'echo bye; exit 0' TERM; echo ready; while :; do sleep 0.05; done";
+    let stop = "[daemon]\nstop_timeout = \"2s\"\n";
+    let keys = "kill_timeout = \"1s\"";
+    let daemon = Daemon::start(&format!("{stop}{}", shell(&address, 1, script, keys)));
+    daemon.expect(&["connection cut"]);
+    let mut client = Client::connect(&address);
+    client.expect("ready\n");
+    let echo = super::echo(&address, 1, keys).replace("pool.echo", "pool.exec");
+    daemon.reload(&format!("{stop}{echo}"));
+    daemon.signal(Signal::SIGTERM);
+    client.expect("bye\n");
+    let told = daemon.log().wait_for("connection cut", |_| true);
+    assert_eq!(told.text("program"), Some("/bin/sh"), "{told}");
+    daemon.wait_for_code(0);
+    assert_no_worker_was_killed(&daemon);
+}
