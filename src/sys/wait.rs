@@ -170,22 +170,28 @@ pub fn ended_child() -> io::Result<Option<Pid>> {
 
 /// Whether this process has a child that is not reaped yet.
 pub fn has_children() -> bool {
-    let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
-    // SAFETY: siginfo_t is plain data, for which all zeroes is a value.
-    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
-    // SAFETY: the pointer is to a live, writable local of the right type.
-    Errno::result(unsafe { libc::waitid(libc::P_ALL, 0, &mut info, options) }) != Err(Errno::ECHILD)
+    look(libc::P_ALL, 0) != Err(Errno::ECHILD)
+}
+
+/// Whether a child of this process that is not reaped yet is in this process group. Then no
+/// other group has its number.
+pub fn has_children_in(group: Pid) -> bool {
+    libc::id_t::try_from(group.as_raw()).is_ok_and(|id| look(libc::P_PGID, id).is_ok())
 }
 
 /// Whether a process is a child of this one that is not reaped yet (waitid(2)). Then no
 /// other process has its number.
 pub fn is_child(pid: Pid) -> bool {
-    let Ok(id) = libc::id_t::try_from(pid.as_raw()) else { return false };
+    libc::id_t::try_from(pid.as_raw()).is_ok_and(|id| look(libc::P_PID, id).is_ok())
+}
+
+/// Looks whether there are such children, and changes nothing.
+fn look(kind: libc::idtype_t, id: libc::id_t) -> nix::Result<()> {
     let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
     // SAFETY: siginfo_t is plain data, for which all zeroes is a value.
     let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
     // SAFETY: the pointer is to a live, writable local of the right type.
-    unsafe { libc::waitid(libc::P_PID, id, &mut info, options) == 0 }
+    Errno::result(unsafe { libc::waitid(kind, id, &mut info, options) }).map(drop)
 }
 
 /// Waits for the end of the child `pid` and takes it out of the process table.

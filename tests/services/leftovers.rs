@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
+use std::process::Command;
 use std::time::Instant;
 
 use nix::sys::signal::Signal;
@@ -422,4 +423,48 @@ fn what_an_earlier_generation_runs_is_asked_at_a_stop() {
     assert_eq!(told.text("program"), Some("/bin/sh"), "{told}");
     daemon.wait_for_code(0);
     assert_no_worker_was_killed(&daemon);
+}
+
+// The daemon sees processes of another PID namespace in /proc.
+#[test]
+fn with_kill_the_group_is_ended_without_a_proc_of_its_own() {
+    let tool = Command::new("unshare").args(["--pid", "--fork", "true"]).status();
+    if !provided(is_root() && tool.is_ok_and(|it| it.success()), "root, for a PID namespace") {
+        return;
+    }
+    for trap in ["exit", ""] {
+        let address = Address::fresh();
+        let script = format!(
+            "(trap '{trap}' TERM; while :; do sleep 0.05; done) </dev/null >/dev/null 2>&1 & \
+             echo done"
+        );
+        let keys = "leftovers = \"kill\"\nkill_timeout = \"300ms\"";
+        let setup = Setup::new().config(&shell(&address, 1, &script, keys));
+        let mut daemon = setup.wrapper(&["unshare", "--pid", "--fork", "--kill-child"]).launch();
+        daemon.expect_anything();
+        daemon.log().wait_for("ready", |_| true);
+        // The second client is served when nothing is left of the first.
+        for _ in 0..2 {
+            assert_eq!(ask(&address, ""), "done\n");
+        }
+        daemon.log().wait_for("leftovers ended", |_| true);
+    }
+}
+
+#[test]
+fn a_program_that_cannot_be_watched_is_ended() {
+    let address = Address::fresh();
+    let script = "read go; echo line >&2; trap '' TERM; while :; do sleep 0.05; done";
+    let mut daemon = Daemon::start(&shell(&address, 1, script, ""));
+    let worker = the_worker(&daemon, "exec");
+    let mut client = Client::connect(&address);
+    let program = super::the_program(worker, "sh");
+    // poll(2) fails with more descriptors than that.
+    let limit =
+        Command::new("prlimit").args(["--nofile=1:", "--pid", &worker.to_string()]).status();
+    assert!(limit.expect("run prlimit").success());
+    client.send("go\n");
+    wait_for_end(program);
+    wait_for_close(&mut client);
+    daemon.expect_anything();
 }

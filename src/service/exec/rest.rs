@@ -11,7 +11,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::prctl::set_child_subreaper;
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::{SigSet, Signal, killpg};
 use nix::sys::stat::fstat;
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Pid, getppid};
@@ -50,8 +50,14 @@ pub fn may_hold(ended: &Ended, connection: &Connection) -> bool {
     }
 }
 
+/// How often what was killed is looked for again, and for how long.
+const AGAIN: Duration = Duration::from_millis(500);
+const GIVE_UP: Duration = Duration::from_secs(10);
+
 /// The steps to end the rest of a program.
 pub struct Rest {
+    /// That of the program, which has ended.
+    group: Pid,
     stage: Stage,
     /// How many processes were asked to end.
     pub asked: usize,
@@ -64,23 +70,28 @@ enum Stage {
     Waiting,
     /// It was asked to, and is killed then.
     Asked(Moment),
-    /// It was killed.
-    Killed,
+    /// It was killed. What is there then cannot be ended.
+    Killed(Moment),
 }
 
 impl Rest {
-    /// The rest of a program that has just ended; by `leftovers` it is asked to end, too.
+    /// The rest of the program that has led `group` and has just ended; by `leftovers` it is
+    /// asked to end, too.
     ///
     /// # Errors
     ///
     /// This process may not ask it.
-    pub fn begin(leftovers: Leftovers, kill_timeout: Duration) -> io::Result<Self> {
+    pub fn begin(group: Pid, leftovers: Leftovers, kill_timeout: Duration) -> io::Result<Self> {
         reap_strays(None)?;
         if leftovers != Leftovers::Kill || !wait::has_children() {
-            return Ok(Rest { stage: Stage::Waiting, asked: 0 });
+            return Ok(Rest { group, stage: Stage::Waiting, asked: 0 });
         }
-        let asked = Family::below_us().signal(Signal::SIGTERM, |_| true)?;
-        Ok(Rest { stage: Stage::Asked(Moment::now() + kill_timeout), asked })
+        let asked = match Family::below_us().signal(Signal::SIGTERM, |_| true)? {
+            // Without a /proc of our PID namespace only the group is known; it counts as one.
+            0 => signal_group(group, Signal::SIGTERM)?,
+            asked => asked,
+        };
+        Ok(Rest { group, stage: Stage::Asked(Moment::now() + kill_timeout), asked })
     }
 
     /// Waits until something has happened to it, or there is something to read. Says whether
@@ -88,28 +99,53 @@ impl Rest {
     ///
     /// # Errors
     ///
-    /// This process may not kill it; or the wait has failed.
+    /// This process may not kill it, or cannot; or the wait has failed.
     pub fn goes_on(&mut self, pipe: Option<BorrowedFd<'_>>) -> io::Result<bool> {
         reap_strays(None)?;
         if !wait::has_children() {
             return Ok(false);
         }
+        let now = Moment::now();
         if let Stage::Asked(until) = self.stage
-            && Moment::now() >= until
+            && now >= until
         {
-            self.stage = Stage::Killed;
-            family::kill_below_us()?;
+            self.stage = Stage::Killed(now + GIVE_UP);
         }
         let timeout = match self.stage {
-            Stage::Asked(until) => Some(TimeSpec::from(until - Moment::now())),
-            Stage::Waiting | Stage::Killed => None,
+            Stage::Waiting => None,
+            Stage::Asked(until) => Some(until - now),
+            Stage::Killed(until) if now >= until => return Err(io::ErrorKind::TimedOut.into()),
+            Stage::Killed(_) => {
+                // A process may have come to this one only now.
+                family::kill_below_us()?;
+                signal_group(self.group, Signal::SIGKILL)?;
+                Some(AGAIN)
+            }
         };
         let mut written: Vec<_> =
             pipe.iter().map(|pipe| PollFd::new(*pipe, PollFlags::POLLIN)).collect();
         // The end of a child, which is blocked elsewhere, and SIGALRM end the sleep.
-        match ppoll(&mut written, timeout, Some(SigSet::empty())) {
+        match ppoll(&mut written, timeout.map(TimeSpec::from), Some(SigSet::empty())) {
             Ok(_) | Err(Errno::EINTR) => Ok(true),
             Err(errno) => Err(errno.into()),
         }
     }
+}
+
+/// Signals a group, if a child of this process is in it. Gives how many groups got it.
+fn signal_group(group: Pid, signal: Signal) -> io::Result<usize> {
+    if !wait::has_children_in(group) {
+        return Ok(0);
+    }
+    match killpg(group, signal) {
+        Ok(()) => Ok(1),
+        Err(Errno::ESRCH) => Ok(0),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// Whether the rest of a program could not be ended, so that its worker has to leave it to
+/// the master.
+pub fn is_stuck(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(Errno::EPERM as i32) || error.kind() == io::ErrorKind::TimedOut
 }

@@ -96,7 +96,7 @@ impl Runner {
         };
         match finished {
             Ok(()) => outcome,
-            Err(error) if error.raw_os_error() == Some(Errno::EPERM as i32) => self.broken(&error),
+            Err(error) if rest::is_stuck(&error) => self.broken(&error),
             Err(error) => error.into(),
         }
     }
@@ -130,10 +130,8 @@ impl Runner {
             // Without it the stream ends with the program, as by default.
             let _ = connection.release();
         }
-        match self.watch(&mut child, &mut idle, connection, context) {
-            outcome @ Outcome::Broken(_) => Err(outcome),
-            outcome => Ok((child, outcome)),
-        }
+        let outcome = self.watch(&mut child, &mut idle, connection, context)?;
+        Ok((child, outcome))
     }
 
     fn start(&mut self, connection: &Connection) -> io::Result<Child> {
@@ -153,27 +151,27 @@ impl Runner {
     }
 
     /// Waits for the end of the program; logs what it writes meanwhile, and
-    /// ends it if its client has gone and it does not notice, or is idle for too long.
+    /// ends it if its client has gone and it does not notice, or is idle for too long. An
+    /// error means that it cannot be watched any longer, and still runs.
     fn watch(
         &mut self,
         child: &mut Child,
         idle: &mut IdleWatch<'_>,
         connection: &Connection,
         context: &Context,
-    ) -> Outcome {
+    ) -> Result<Outcome, Outcome> {
         loop {
-            let ready = match self.wait(child, idle, connection) {
-                Ok(ready) => ready,
-                Err(error) => return error.into(),
+            let ready = self.wait(child, idle, connection)?;
+            let taken = match (ready.written, &mut self.stderr) {
+                (true, StderrTo::Log(pipe)) => {
+                    pipe.take(context.log(), self.teller.name(), child.pid()).map(drop)
+                }
+                _ => Ok(()),
             };
-            if let (true, StderrTo::Log(pipe)) = (ready.written, &mut self.stderr)
-                && let Err(error) = pipe.take(context.log(), self.teller.name(), child.pid())
-            {
-                return error.into();
-            }
             if ready.ended {
-                return idle.outcome();
+                return Ok(taken.map_or_else(Outcome::from, |()| idle.outcome()));
             }
+            taken?;
             let (now, kill_timeout) = (Moment::now(), context.kill_timeout());
             if ready.hung_up {
                 child.client_left(now, kill_timeout);
@@ -184,7 +182,7 @@ impl Runner {
             match child.escalate(now, kill_timeout) {
                 Ok(None) => {}
                 Ok(Some(signal)) => self.teller.signalled(child, signal, context.log()),
-                Err(error) => return self.broken(&error),
+                Err(error) => return Err(self.broken(&error)),
             }
         }
     }
@@ -237,7 +235,7 @@ impl Runner {
         };
         let mut stream = self.end_stream(ended.pid(), context)?;
         self.teller.ended(ended, peer, log);
-        let mut rest = Rest::begin(leftovers, kill_timeout)?;
+        let mut rest = Rest::begin(ended.pid(), leftovers, kill_timeout)?;
         drop(lingering);
         loop {
             let pipe = match &self.stderr {
