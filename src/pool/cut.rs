@@ -113,8 +113,9 @@ impl Pool {
 pub fn cut(worker: &Worker, connection: InHand) {
     worker.cut(connection);
     if worker.program.is_some() {
-        let leaders = children(worker.pid);
-        let has_left = |pid| !getpgid(Some(pid)).is_ok_and(|group| leaders.contains(&group));
+        // A leftover that the worker has adopted may lead a group, too.
+        let leader = worker.seat.program().filter(|pid| children(worker.pid).contains(pid));
+        let has_left = |pid| leader.is_none() || getpgid(Some(pid)).ok() != leader;
         // What we may not signal is killed with its worker.
         let _ =
             Family::of_connection(worker.pid, connection.serial).signal(Signal::SIGTERM, has_left);

@@ -425,6 +425,24 @@ fn what_an_earlier_generation_runs_is_asked_at_a_stop() {
     assert_no_worker_was_killed(&daemon);
 }
 
+#[test]
+fn with_wait_request_timeout_asks_each_process_that_is_left_once() {
+    let setup = Setup::new();
+    let address = Address::fresh();
+    let mark = setup.directory().join("asked");
+    let script =
+        format!("trap 'echo x >> {}; exit' TERM; while :; do sleep 0.05; done", mark.display());
+    let keys = "leftovers = \"wait\"\nrequest_timeout = \"2s\"\nkill_timeout = \"20s\"";
+    let daemon = setup.config(&pool(&address, &leaving(&script, ""), keys)).start();
+    daemon.expect(&["worker timed out"]);
+    let worker = the_worker(&daemon, "exec");
+    let mut client = Client::connect(&address);
+    wait_for_all(&numbers(&mut client, 3));
+    assert_eq!(the_worker(&daemon, "exec"), worker);
+    assert_eq!(fs::read_to_string(mark).expect("the marks").lines().count(), 3);
+    assert_no_worker_ended(&daemon);
+}
+
 // The daemon sees processes of another PID namespace in /proc.
 #[test]
 fn with_kill_the_group_is_ended_without_a_proc_of_its_own() {
