@@ -8,6 +8,7 @@ use crate::log::event::Event;
 use crate::log::rate::HeldBack;
 use crate::scoreboard::InHand;
 use crate::sys::clock::Moment;
+use crate::sys::family::Marks;
 use crate::sys::wait::Halt;
 
 use super::agenda::Task;
@@ -19,20 +20,21 @@ use super::{overdue, retirement};
 impl Pool {
     /// Does all whose time has come, except filling slots.
     pub fn attend(&mut self, now: Moment, events: &mut Vec<Event>) {
+        let marks = &mut Marks::default();
         while let Some(task) = self.agenda.take_due(now) {
             match task {
                 // Filling slots looks at it.
                 Task::Room => {}
                 Task::Queue => self.look_at_queue(now),
                 Task::Unused => self.end_unused(now),
-                Task::Connections => self.look_at_connections(now, events),
+                Task::Connections => self.look_at_connections(now, marks, events),
                 Task::Slot(id, slot) => {
                     let generations = [Some(&mut self.serving), self.next.as_mut()];
                     if let Some(it) = generations.into_iter().flatten().find(|it| it.id == id) {
                         it.look_whether_due(slot, now);
                     }
                 }
-                Task::Worker(pid) => self.attend_to(pid, now, events),
+                Task::Worker(pid) => self.attend_to(pid, now, marks, events),
             }
         }
     }
@@ -58,7 +60,7 @@ impl Pool {
         }
     }
 
-    fn look_at_connections(&mut self, now: Moment, events: &mut Vec<Event>) {
+    fn look_at_connections(&mut self, now: Moment, marks: &mut Marks, events: &mut Vec<Event>) {
         // A replaced look stays in the agenda, and would plan another one.
         if self.next_look.is_none_or(|at| at > now) {
             return;
@@ -67,7 +69,7 @@ impl Pool {
         for (&pid, worker) in &mut self.workers {
             let Some(request_timeout) = worker.terms.request_timeout else { continue };
             if let Some(serial) = worker.watch.look(worker.seat.look().in_hand, request_timeout) {
-                kill_rest(pid, serial);
+                kill_rest(pid, serial, marks);
             }
             match worker.watch.deadline() {
                 Some(at) if at <= now => due.push(pid),
@@ -75,12 +77,12 @@ impl Pool {
                 None => {}
             }
         }
-        due.into_iter().for_each(|pid| self.attend_to(pid, now, events));
+        due.into_iter().for_each(|pid| self.attend_to(pid, now, marks, events));
         self.keep_pace(now);
         self.plan_look(now);
     }
 
-    fn attend_to(&mut self, pid: Pid, now: Moment, events: &mut Vec<Event>) {
+    fn attend_to(&mut self, pid: Pid, now: Moment, marks: &mut Marks, events: &mut Vec<Event>) {
         let Some(worker) = self.workers.get_mut(&pid) else { return };
         match worker.deadline() {
             Some(deadline) if deadline <= now => {}
@@ -94,14 +96,14 @@ impl Pool {
         }
         let pool = &self.serving.blueprint.config.name;
         let rates = &mut self.rates;
-        if let Some(connection) = watch(worker, in_hand, now)
+        if let Some(connection) = watch(worker, in_hand, now, marks)
             && let Some(held_back) = rates.time_out(now)
         {
             let (pool, slot, peer) = (pool.clone(), worker.slot, worker.seat.peer().to_string());
             let elapsed_ms = now - connection.began;
             events.push(Event::WorkerTimedOut { pool, slot, pid, elapsed_ms, peer, held_back });
         }
-        events.extend(press(worker, in_hand, pool, now));
+        events.extend(press(worker, in_hand, pool, now, marks));
         if worker.suspended.is_some_and(|until| until <= now) {
             worker.kill(Asked::Suspended);
         }
@@ -141,22 +143,27 @@ impl Pool {
 }
 
 /// Does what is due to an overdue connection. Gives the one whose time has just run out.
-fn watch(worker: &mut Worker, in_hand: Option<InHand>, now: Moment) -> Option<InHand> {
+fn watch(
+    worker: &mut Worker,
+    in_hand: Option<InHand>,
+    now: Moment,
+    marks: &mut Marks,
+) -> Option<InHand> {
     match worker.watch.step(in_hand, now, worker.terms.kill_timeout)? {
         overdue::Step::Alarm(connection) => {
-            cut(worker, connection);
+            cut(worker, connection, marks);
             Some(connection)
         }
         overdue::Step::AlarmAgain(connection) => {
             worker.cut(connection);
             if worker.program.is_some() {
-                kill_rest(worker.pid, connection.serial);
+                kill_rest(worker.pid, connection.serial, marks);
             }
             None
         }
         overdue::Step::Rest(serial) => {
             if worker.program.is_some() {
-                kill_rest(worker.pid, serial);
+                kill_rest(worker.pid, serial, marks);
             }
             None
         }
@@ -168,7 +175,13 @@ fn watch(worker: &mut Worker, in_hand: Option<InHand>, now: Moment) -> Option<In
 }
 
 /// Does what is due to a worker that was asked to retire.
-fn press(worker: &mut Worker, in_hand: Option<InHand>, pool: &str, now: Moment) -> Option<Event> {
+fn press(
+    worker: &mut Worker,
+    in_hand: Option<InHand>,
+    pool: &str,
+    now: Moment,
+    marks: &mut Marks,
+) -> Option<Event> {
     let bounds = worker.bounds();
     let retirement = worker.retirement.as_mut()?;
     let step = retirement.step(in_hand, now, bounds)?;
@@ -184,7 +197,7 @@ fn press(worker: &mut Worker, in_hand: Option<InHand>, pool: &str, now: Moment) 
             let peer = worker.seat.peer().to_string();
             worker.retirement = None;
             let (pid, program) = who_serves(worker);
-            cut(worker, connection);
+            cut(worker, connection, marks);
             worker.watch.alarm(connection, now, worker.terms.kill_timeout);
             let (elapsed_ms, reason) = (now - connection.began, "retire_timeout".to_owned());
             Some(Event::ConnectionCut {

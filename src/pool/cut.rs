@@ -8,7 +8,7 @@ use nix::unistd::{Pid, getpgid};
 use crate::log::event::Event;
 use crate::scoreboard::InHand;
 use crate::sys::clock::Moment;
-use crate::sys::family::{Family, children, kill_connection};
+use crate::sys::family::{Family, Marks, children};
 
 use super::Pool;
 use super::worker::Worker;
@@ -31,13 +31,14 @@ impl Pool {
     /// Ends the connections in hand, as when their time is over, so that their
     /// workers can leave and their programs are asked to.
     pub fn cut(&mut self, why: &str, now: Moment, events: &mut Vec<Event>) {
+        let mut marks = Marks::default();
         for (pid, connection) in self.in_hand() {
             // First, for a program that has ended is no longer named by the page.
             if self.runs_program(pid) {
                 self.tell_cut(pid, connection, why, now, events);
             }
             if let Some(worker) = self.workers.get(&pid) {
-                cut(worker, connection);
+                cut(worker, connection, &mut marks);
                 self.closing.cut.insert(pid);
             }
         }
@@ -45,11 +46,12 @@ impl Pool {
 
     /// Asks the programs of the connections in hand to end.
     pub fn ask_programs(&mut self, why: &str, now: Moment, events: &mut Vec<Event>) {
+        let mut marks = Marks::default();
         for (pid, connection) in self.in_hand() {
             if !self.runs_program(pid) {
                 continue;
             }
-            let family = Family::of_connection(pid, connection.serial);
+            let family = Family::of_connection(pid, connection.serial, &mut marks);
             if !family.is_empty() {
                 self.tell_cut(pid, connection, why, now, events);
                 // What we may not signal is killed with its worker.
@@ -110,22 +112,22 @@ impl Pool {
 
 /// Ends this connection, which the worker has in hand. If it runs a program, what was started
 /// for the connection is asked to end; the worker does that for the program's process group.
-pub fn cut(worker: &Worker, connection: InHand) {
+pub fn cut(worker: &Worker, connection: InHand, marks: &mut Marks) {
     worker.cut(connection);
     if worker.program.is_some() {
         // A leftover that the worker has adopted may lead a group, too.
         let leader = worker.seat.program().filter(|pid| children(worker.pid).contains(pid));
         let has_left = |pid| leader.is_none() || getpgid(Some(pid)).ok() != leader;
         // What we may not signal is killed with its worker.
-        let _ =
-            Family::of_connection(worker.pid, connection.serial).signal(Signal::SIGTERM, has_left);
+        let _ = Family::of_connection(worker.pid, connection.serial, marks)
+            .signal(Signal::SIGTERM, has_left);
     }
 }
 
 /// Kills the processes that were started for a connection whose time is over. If the master
 /// may not kill one, the log says so when its worker ends.
-pub fn kill_rest(worker: Pid, serial: u64) {
-    let _ = kill_connection(worker, serial, None);
+pub fn kill_rest(worker: Pid, serial: u64, marks: &mut Marks) {
+    let _ = marks.kill_connection(worker, serial, None);
 }
 
 /// Who serves the connection of this worker: the program that its page names, if its service

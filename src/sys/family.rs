@@ -5,7 +5,7 @@
 //! another session does not take away: the soft limit RLIMIT_LOCKS, which no Linux since
 //! 2.4.25 enforces (getrlimit(2)). A mark is a hint that any process can change for itself.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io;
 
@@ -98,8 +98,8 @@ impl Family {
     }
 
     /// The processes that were started for this connection of the child `worker`.
-    pub fn of_connection(worker: Pid, serial: u64) -> Self {
-        Family::of(elders(worker, Mark::of(worker, serial)))
+    pub fn of_connection(worker: Pid, serial: u64, marks: &mut Marks) -> Self {
+        Family::of(marks.elders(worker, serial))
     }
 
     /// All that is below this process.
@@ -173,31 +173,54 @@ impl Family {
     }
 }
 
-/// The children of the worker, and those of ours that carry the mark.
-fn elders(worker: Pid, mark: Mark) -> Vec<Member> {
-    let ours = strangers().into_iter().filter(|&pid| Mark::on(pid) == Some(mark));
-    // A fork of the worker, which is in its group, is not of the connection.
-    let below = strangers_of(worker).into_iter().map(|pid| (pid, worker));
-    below.chain(ours.map(|pid| (pid, getpid()))).collect()
+/// The marks of the leftovers here, each of which is read once. As long as this process reaps
+/// none of them, no number gets another process.
+#[derive(Default)]
+pub struct Marks(HashMap<Pid, Option<Mark>>);
+
+impl Marks {
+    /// The leftovers of the worker, and those of ours that carry its mark.
+    fn elders(&mut self, worker: Pid, serial: u64) -> Vec<Member> {
+        let mark = Some(Mark::of(worker, serial));
+        let mut ours = strangers();
+        ours.retain(|&pid| *self.0.entry(pid).or_insert_with(|| Mark::on(pid)) == mark);
+        // A fork of the worker, which is in its group, is not of the connection.
+        let below = strangers_of(worker).into_iter().map(|pid| (pid, worker));
+        below.chain(ours.into_iter().map(|pid| (pid, getpid()))).collect()
+    }
+
+    /// Kills all that was started for this connection of the child `worker`, which may have
+    /// died, whatever user, group or session it has. `known` is a child of ours that belongs
+    /// to it.
+    ///
+    /// # Errors
+    ///
+    /// We may not kill some of it: we are not root, and it has changed its user.
+    pub fn kill_connection(
+        &mut self,
+        worker: Pid,
+        serial: u64,
+        known: Option<Pid>,
+    ) -> io::Result<usize> {
+        let known = known.map(|pid| (pid, getpid()));
+        kill(|| self.elders(worker, serial).into_iter().chain(known).collect())
+    }
 }
 
-/// Kills all that was started for this connection of the child `worker`, which may have died,
-/// whatever user, group or session it has. `known` is a child of ours that belongs to it.
+/// Does the same with marks that were not read before.
 ///
 /// # Errors
 ///
-/// We may not kill some of it: we are not root, and it has changed its user.
+/// As those of [`Marks::kill_connection`].
 pub fn kill_connection(worker: Pid, serial: u64, known: Option<Pid>) -> io::Result<usize> {
-    let mark = Mark::of(worker, serial);
-    let known = known.map(|pid| (pid, getpid()));
-    kill(|| elders(worker, mark).into_iter().chain(known).collect())
+    Marks::default().kill_connection(worker, serial, known)
 }
 
 /// Kills what is left running here, and all that it has started.
 ///
 /// # Errors
 ///
-/// As those of [`kill_connection`].
+/// As those of [`Marks::kill_connection`].
 pub fn kill_strangers() -> io::Result<usize> {
     kill(|| strangers().into_iter().map(|pid| (pid, getpid())).collect())
 }
@@ -206,12 +229,12 @@ pub fn kill_strangers() -> io::Result<usize> {
 ///
 /// # Errors
 ///
-/// As those of [`kill_connection`].
+/// As those of [`Marks::kill_connection`].
 pub fn kill_below_us() -> io::Result<usize> {
     kill(|| children_of(getpid()))
 }
 
-fn kill(eldest: impl Fn() -> Vec<Member>) -> io::Result<usize> {
+fn kill(mut eldest: impl FnMut() -> Vec<Member>) -> io::Result<usize> {
     let mut family = Family::default();
     for _ in 0..MOST_ROUNDS {
         let before = family.members.len();
