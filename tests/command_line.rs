@@ -191,7 +191,7 @@ fn a_wrong_configuration_exits_with_78() {
 fn if_no_worker_gets_as_far_as_accepting_it_exits_with_69_and_says_why() {
     for (options, reason) in [
         ("code = 3", "its worker exited with code 3"),
-        ("signal = 9", "its worker killed by SIGKILL"),
+        ("signal = 9", "its worker was killed by SIGKILL"),
         ("error = \"no luck\"", "could not start service: no luck"),
         ("panic = true", "could not go on: asked to panic at "),
     ] {

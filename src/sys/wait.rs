@@ -56,7 +56,7 @@ impl fmt::Display for Exit {
             Exit::Code(code) => write!(f, "exited with code {code}"),
             Exit::Signal { number, core_dumped } => {
                 let core = if core_dumped { ", core dumped" } else { "" };
-                write!(f, "killed by {}{core}", signal_name(number))
+                write!(f, "was killed by {}{core}", signal_name(number))
             }
         }
     }

@@ -110,7 +110,7 @@ fn a_worker_that_does_not_start_in_time_fails_the_reload() {
     daemon.rewrite_config(&format!("{good}{slow}"));
     let told = reload(&daemon);
     assert_eq!(told.code, Some(69), "{told:?}");
-    let reason = "could not start pool \"slow\": its worker killed by SIGKILL: it did not accept \
+    let reason = "could not start pool \"slow\": its worker was killed by SIGKILL: it did not accept \
                   within start_timeout\n";
     assert_eq!(told.err, reason);
     let death = daemon.log().wait_for("worker killed", |event| event.is_of_pool("slow"));
