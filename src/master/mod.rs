@@ -24,12 +24,14 @@ mod sources;
 mod start;
 mod stop;
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 
 use crate::config::{self, Config};
 use crate::error::{Code, Error, reason};
@@ -146,7 +148,7 @@ impl<'a> Master<'a> {
         mut inherited: Vec<Inherited>,
         observer: &'a mut dyn Observer,
     ) -> Result<Self, Error> {
-        let signals = become_supervisor()?;
+        let (signals, foreign) = become_supervisor()?;
         ahead::look_up(&config);
         plan::number_ports(&mut config)?;
         let mut plan = Plan::make(config, &services, &[], &inherited, None)?;
@@ -181,7 +183,7 @@ impl<'a> Master<'a> {
             phase: Phase::Starting,
             scouts: Scouts::default(),
             rollout: None,
-            leftovers: Leftovers::default(),
+            leftovers: Leftovers::new(foreign),
             answers: Answers::default(),
             control,
             fork_pause: None,
@@ -307,7 +309,9 @@ impl<'a> Master<'a> {
         if self.phase.fills_slots() && self.fork_pause.is_none_or(|pause| now >= pause) {
             self.fork_pause = None;
             for pool in &mut self.pools {
-                match pool.fill(now, &mut self.inheritance, &mut events) {
+                let filled = pool.fill(now, &mut self.inheritance, &mut events);
+                self.leftovers.spare(|pid| pool.has(pid));
+                match filled {
                     Ok(0) => {}
                     Ok(_) if self.fork_failures > 0 => {
                         self.news.push(Event::WorkersCanStartAgain {
@@ -360,15 +364,9 @@ impl<'a> Master<'a> {
             }
         }
         self.pools.iter().chain(&self.removed).for_each(|pool| pool.signal_all(Signal::SIGUSR1));
-        if self.run_programs() {
-            let is_worker = |pid| self.pools.iter().chain(&self.removed).any(|it| it.has(pid));
-            orphans::reopen_log(|pid| is_worker(pid) || self.scouts.has(pid));
-        }
-    }
-
-    /// Whether a worker may have children of its own.
-    fn run_programs(&self) -> bool {
-        self.pools.iter().chain(&self.removed).any(Pool::runs_programs)
+        // Also without a pool that runs programs: what is left may be of a removed one.
+        let is_worker = |pid| self.pools.iter().chain(&self.removed).any(|it| it.has(pid));
+        self.leftovers.reopen_log(|pid| is_worker(pid) || self.scouts.has(pid));
     }
 
     /// Leaves those listeners open that the observer keeps.
@@ -397,13 +395,14 @@ impl<'a> Master<'a> {
 }
 
 /// Makes this process one that can have workers. From here on a signal waits until the
-/// loop does.
-fn become_supervisor() -> Result<Waiting, Error> {
+/// loop does. Gives also the children that are not of the daemon.
+fn become_supervisor() -> Result<(Waiting, HashSet<Pid>), Error> {
     let failed = |what: &'static str| move |error: io::Error| Error::system(what, &error);
     let signals = Waiting::begin(&WANTED, &IGNORED).map_err(failed("set signal handlers"))?;
     panic::prepare();
+    let foreign = orphans::earlier_children();
     orphans::adopt().map_err(failed("adopt orphans"))?;
     let null = File::open("/dev/null").map_err(failed("open file \"/dev/null\""))?;
     descriptor::replace(&null, 0).map_err(failed("set standard input"))?;
-    Ok(signals)
+    Ok((signals, foreign))
 }

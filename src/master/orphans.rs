@@ -2,11 +2,15 @@
 //! children, as do the orphans of all our descendants. As PID 1 we get all other orphans,
 //! too.
 //!
+//! Children that were there before the daemon, as those of a start script that became the
+//! daemon, are not ours, except where we are PID 1.
+//!
 //! The processes of a dead worker's connection end with the worker. Processes that an
 //! earlier connection has left running go on until the daemon stops.
 #![forbid(unsafe_code)]
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
+use std::fs;
 use std::io;
 
 use nix::sys::prctl::set_child_subreaper;
@@ -27,17 +31,34 @@ pub fn adopt() -> io::Result<()> {
     Ok(set_child_subreaper(true)?)
 }
 
+/// The children that this process has now, none of which the daemon has started. To PID 1
+/// all processes belong.
+pub fn earlier_children() -> HashSet<Pid> {
+    match getpid().as_raw() {
+        1 => HashSet::new(),
+        _ => children(getpid()).into_iter().collect(),
+    }
+}
+
 /// What programs have left running.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Leftovers {
     /// The connections that were ended last, by their worker and their number.
     condemned: VecDeque<(Pid, u64)>,
-    is_asked: bool,
+    /// Children that are not ours and not reaped yet, so that they keep their numbers.
+    foreign: HashSet<Pid>,
+    /// The processes that were asked to end.
+    asked: HashSet<Pid>,
     /// Some of it may not be ended, and the log knows.
     is_denied: bool,
 }
 
 impl Leftovers {
+    /// Nothing yet. The `foreign` children never belong to it.
+    pub fn new(foreign: HashSet<Pid>) -> Self {
+        Leftovers { condemned: VecDeque::new(), foreign, asked: HashSet::new(), is_denied: false }
+    }
+
     /// Ends all of the connections that the dead `worker` had: their processes, whatever user,
     /// group or session they have. The worker is not reaped yet.
     ///
@@ -55,7 +76,8 @@ impl Leftovers {
         serials: &[u64],
         claimed: Option<Pid>,
     ) -> io::Result<()> {
-        let claimed = claimed.filter(|&pid| is_program(pid, worker));
+        let claimed =
+            claimed.filter(|&pid| !self.foreign.contains(&pid) && is_program(pid, worker));
         let mut done = Ok(());
         for &serial in serials {
             // A process that is dying may still leave children to us.
@@ -75,6 +97,11 @@ impl Leftovers {
     /// Takes note of the end of an orphan that is not reaped yet: what it has left is ours
     /// now, and may belong to a connection that was ended.
     pub fn note_end(&mut self, orphan: Ended) {
+        if self.foreign.remove(&orphan.pid) {
+            return;
+        }
+        // Another process may get its number.
+        self.asked.remove(&orphan.pid);
         if self.condemned.is_empty() && !orphan.by_sigkill {
             return;
         }
@@ -93,12 +120,17 @@ impl Leftovers {
         }
     }
 
-    /// Asks all of it to end, once.
+    /// Forgets the ended connections of workers whose numbers living workers have now.
+    pub fn spare(&mut self, is_worker: impl Fn(Pid) -> bool) {
+        self.condemned.retain(|&(pid, _)| !is_worker(pid));
+    }
+
+    /// Asks all of it to end, each process once. What a process that was asked starts
+    /// afterwards, as to clean up, is not asked as long as that process lives.
     pub fn ask(&mut self, news: &mut Vec<Event>) {
-        if std::mem::replace(&mut self.is_asked, true) {
-            return;
-        }
-        match Family::of_strangers().signal(Signal::SIGTERM, |_| true) {
+        let Leftovers { foreign, asked, .. } = self;
+        let new = Family::of_strangers(|pid| !foreign.contains(&pid) && !asked.contains(&pid));
+        match new.signal(Signal::SIGTERM, |pid| asked.insert(pid)) {
             Ok(0) => {}
             Ok(count) => news.push(Event::LeftoversAsked { count }),
             Err(error) => self.deny(&error, news),
@@ -107,7 +139,7 @@ impl Leftovers {
 
     /// Kills all of it.
     pub fn kill(&mut self, news: &mut Vec<Event>) {
-        match kill_strangers() {
+        match kill_strangers(|pid| !self.foreign.contains(&pid)) {
             Ok(0) => {}
             Ok(count) => news.push(Event::LeftoversKilled { count }),
             Err(error) => self.deny(&error, news),
@@ -117,12 +149,37 @@ impl Leftovers {
     /// Whether there is some of it that can be waited for.
     pub fn are_there(&self) -> bool {
         // Without a worker, each child is either left over or reads what such a one writes.
-        !self.is_denied && !children(getpid()).is_empty()
+        !self.is_denied && children(getpid()).iter().any(|pid| !self.foreign.contains(pid))
+    }
+
+    /// Whether there is some of it that ends because [`kill`](Self::kill) was called.
+    pub fn are_ending(&self) -> bool {
+        !self.is_denied && (self.count() > 0 || self.followers(|_| false).next().is_some())
     }
 
     /// How many processes there are of it, without those below them.
-    pub fn count() -> usize {
-        strangers().len()
+    pub fn count(&self) -> usize {
+        strangers().iter().filter(|pid| !self.foreign.contains(pid)).count()
+    }
+
+    /// Sends SIGUSR1 to our children that read what leftovers write.
+    pub fn reopen_log(&self, is_known: impl Fn(Pid) -> bool) {
+        for pid in self.followers(is_known) {
+            let _ = kill(pid, Signal::SIGUSR1);
+        }
+    }
+
+    /// Our children that read what leftovers write. They are in our process group as the
+    /// workers are, but are no worker, and have its handler of SIGUSR1. The signal would end
+    /// an orphan that has none.
+    fn followers(&self, is_known: impl Fn(Pid) -> bool) -> impl Iterator<Item = Pid> {
+        let own = getpgrp();
+        children(getpid()).into_iter().filter(move |&pid| {
+            !is_known(pid)
+                && !self.foreign.contains(&pid)
+                && getpgid(Some(pid)) == Ok(own)
+                && catches(pid, Signal::SIGUSR1)
+        })
     }
 
     fn deny(&mut self, error: &io::Error, news: &mut Vec<Event>) {
@@ -132,14 +189,12 @@ impl Leftovers {
     }
 }
 
-/// Sends SIGUSR1 to our children that read what leftovers write: they are in our process
-/// group as the workers are, but are no worker.
-pub fn reopen_log(is_known: impl Fn(Pid) -> bool) {
-    let own = getpgrp();
-    let followers = children(getpid()).into_iter().filter(|&pid| !is_known(pid));
-    for pid in followers.filter(|&pid| getpgid(Some(pid)) == Ok(own)) {
-        let _ = kill(pid, Signal::SIGUSR1);
-    }
+/// Whether a process has a handler for this signal (SigCgt of proc_pid_status(5)).
+fn catches(pid: Pid, signal: Signal) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+    let caught = caught.and_then(|digits| u64::from_str_radix(digits.trim(), 16).ok());
+    caught.is_some_and(|caught| caught >> (signal as i32 - 1) & 1 == 1)
 }
 
 /// Whether what the page of a dead worker names is a program of it, which is our child now
@@ -159,4 +214,25 @@ fn group_of_program(orphan: Pid) -> Option<Pid> {
     let is_of_ours = session.as_raw() != 0 && getsid(Some(orphan)) == Ok(session);
     let group = getpgid(Some(orphan)).ok()?;
     (is_of_ours && group != getpgrp()).then_some(group)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_with_a_number_used_again_is_not_condemned() {
+        let [old, other] = [7, 8].map(Pid::from_raw);
+        let mut leftovers = Leftovers::new(HashSet::new());
+        leftovers.condemned.extend([(old, 1), (other, 1), (old, 2)]);
+        leftovers.spare(|pid| pid == old);
+        assert_eq!(leftovers.condemned, [(other, 1)]);
+    }
+
+    #[test]
+    fn a_signal_without_a_handler_is_not_caught() {
+        assert!(!catches(getpid(), Signal::SIGWINCH));
+        // The runtime of Rust reports the overflow of a stack.
+        assert!(catches(getpid(), Signal::SIGSEGV));
+    }
 }

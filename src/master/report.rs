@@ -9,7 +9,6 @@ use crate::log::{losses, patience};
 use crate::pool::Pool;
 use crate::sys::clock::Moment;
 
-use super::orphans::Leftovers;
 use super::phase::Phase;
 use super::{Master, Status, condition};
 
@@ -36,7 +35,8 @@ impl Master<'_> {
             event.tell(&self.inheritance.log);
             self.mirror.tell(&event);
         }
-        let Master { pools, removed, phase, scouts, rollout, answers, herald, .. } = self;
+        let Master { pools, removed, phase, scouts, rollout, answers, herald, leftovers, .. } =
+            self;
         herald.observer.turn(now, &mut || {
             let phase = match rollout {
                 None if scouts.is_out() && *phase == Phase::Running => "reloading".to_owned(),
@@ -51,7 +51,7 @@ impl Master<'_> {
             let mut status = Status { phase, pools: pools.len(), remarks, ..Status::default() };
             pools.iter().chain(removed.iter()).for_each(|pool| status.add(pool.census()));
             if pools.iter().chain(removed.iter()).any(Pool::runs_programs) {
-                status.leftovers = Leftovers::count();
+                status.leftovers = leftovers.count();
             }
             status
         });

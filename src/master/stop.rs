@@ -11,7 +11,6 @@ use crate::pool::{Asked, Pool};
 use crate::sys::clock::Moment;
 
 use super::Master;
-use super::orphans::Leftovers;
 use super::phase::Phase;
 
 /// How long the kernel may take to end a killed process. One in an
@@ -103,12 +102,18 @@ impl Master<'_> {
     pub(super) fn advance_stop(&mut self, now: Moment) {
         let is_delaying = matches!(self.phase, Phase::Delaying(_));
         if !is_delaying && self.pools.iter().all(Pool::is_empty) {
-            match self.phase {
-                // A killed process may have left children.
-                Phase::Killing(_) => self.leftovers.kill(&mut self.news),
-                _ => self.leftovers.ask(&mut self.news),
-            }
-            if !self.leftovers.are_there() {
+            let is_awaited = match self.phase {
+                Phase::Killing(_) => {
+                    // A killed process may have left children.
+                    self.leftovers.kill(&mut self.news);
+                    self.leftovers.are_ending()
+                }
+                _ => {
+                    self.leftovers.ask(&mut self.news);
+                    self.leftovers.are_there()
+                }
+            };
+            if !is_awaited {
                 return self.finish_stop();
             }
         }
@@ -118,7 +123,7 @@ impl Master<'_> {
             Phase::Asking(until) if now >= until => self.kill("stop_timeout", now),
             Phase::Ending(until) if now >= until => self.kill("kill_timeout", now),
             Phase::Killing(until) if now >= until => {
-                if !self.pools.iter().all(Pool::is_empty) || Leftovers::count() > 0 {
+                if !self.pools.iter().all(Pool::is_empty) || self.leftovers.count() > 0 {
                     let reason = "the kernel does not let go of it".to_owned();
                     self.news.push(Event::CouldNotEndWorkers { reason });
                 }

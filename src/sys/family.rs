@@ -92,9 +92,10 @@ impl Family {
         family
     }
 
-    /// The leftovers here, with their descendants.
-    pub fn of_strangers() -> Self {
-        Family::of(strangers().into_iter().map(|pid| (pid, getpid())))
+    /// The leftovers here that `fits` admits, with their descendants.
+    pub fn of_strangers(fits: impl Fn(Pid) -> bool) -> Self {
+        let admitted = strangers().into_iter().filter(|&pid| fits(pid));
+        Family::of(admitted.map(|pid| (pid, getpid())))
     }
 
     /// The processes that were started for this connection of the child `worker`.
@@ -128,7 +129,7 @@ impl Family {
     /// # Errors
     ///
     /// This process may not signal one of them.
-    pub fn signal(&self, what: Signal, fits: impl Fn(Pid) -> bool) -> io::Result<usize> {
+    pub fn signal(&self, what: Signal, mut fits: impl FnMut(Pid) -> bool) -> io::Result<usize> {
         // The youngest first: a parent that is stopped reaps nobody, so the numbers stay.
         let members = self.members.iter().rev().filter(|pid| fits(**pid));
         let results: Vec<_> = members.map(|&pid| self.send(pid, what)).collect();
@@ -216,13 +217,14 @@ pub fn kill_connection(worker: Pid, serial: u64, known: Option<Pid>) -> io::Resu
     Marks::default().kill_connection(worker, serial, known)
 }
 
-/// Kills what is left running here, and all that it has started.
+/// Kills what is left running here and `fits` admits, and all that it has started.
 ///
 /// # Errors
 ///
 /// As those of [`Marks::kill_connection`].
-pub fn kill_strangers() -> io::Result<usize> {
-    kill(|| strangers().into_iter().map(|pid| (pid, getpid())).collect())
+pub fn kill_strangers(fits: impl Fn(Pid) -> bool) -> io::Result<usize> {
+    let admitted = || strangers().into_iter().filter(|&pid| fits(pid));
+    kill(|| admitted().map(|pid| (pid, getpid())).collect())
 }
 
 /// Kills all that is below this process.

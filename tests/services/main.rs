@@ -12,6 +12,7 @@ mod journal;
 mod leftovers;
 mod log_file;
 mod misbehaviour;
+mod orphans;
 mod privileges;
 mod sockets;
 mod stderr;
