@@ -17,6 +17,8 @@ pub enum Task {
     Connections,
     /// Whether older workers still use the room of newer ones.
     Room,
+    /// The address of a listener that is lost.
+    Listeners,
     /// The queue of a listener that drains.
     Queue,
     /// All connections in hand, to find those over which nothing was transferred.

@@ -25,6 +25,7 @@ impl Pool {
             match task {
                 // Filling slots looks at it.
                 Task::Room => {}
+                Task::Listeners => self.try_again(),
                 Task::Queue => self.look_at_queue(now),
                 Task::Unused => self.end_unused(now),
                 Task::Connections => self.look_at_connections(now, marks, events),

@@ -138,12 +138,10 @@ impl Pool {
         }
     }
 
-    /// Whether a new worker would have something to do: at the end, only if somebody
-    /// waits.
+    /// Whether a new worker would have something to do on a listener: at the end, only if
+    /// somebody waits.
     pub(super) fn has_use_for_workers(&self) -> bool {
-        let Drain::Since(_, seen) = self.closing.drain else {
-            return !self.serving.listeners.is_empty();
-        };
+        let Drain::Since(_, seen) = self.closing.drain else { return true };
         self.queues().any(|queue| match queue {
             Queue::Waiting => true,
             Queue::Unknown => seen == Seen::Waiting,

@@ -123,15 +123,17 @@ impl Generation {
         self.slots.iter().filter_map(Slot::pid)
     }
 
-    /// How many slots may be filled now.
+    /// How many slots may be filled now. Without a listener a worker would have nothing to
+    /// do, so there are none.
     pub(super) fn vacancies(&self) -> usize {
-        self.due.len()
+        if self.listeners.is_empty() { 0 } else { self.due.len() }
     }
 
     /// Takes the next slots to be filled, at most this many, each with its history. The
     /// caller must [fill](Self::fill) each of them or [give it back](Self::put_back).
     pub(super) fn take_due(&mut self, most: usize, now: Moment) -> Vec<(u32, StartKind)> {
-        let mut taken = Vec::with_capacity(most.min(self.due.len()));
+        let most = most.min(self.vacancies());
+        let mut taken = Vec::with_capacity(most);
         while taken.len() < most
             && let Some(index) = self.due.pop_front()
         {

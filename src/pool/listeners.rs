@@ -97,6 +97,11 @@ impl Listeners {
         self.iter().next().is_none()
     }
 
+    /// Whether there is none at an address.
+    pub fn has_lost(&self) -> bool {
+        self.0.iter().any(|berth| berth.listener().is_none())
+    }
+
     /// Mends the listener of this address, if a worker has shut it down (shutdown(2)).
     ///
     /// An abstract name is free only when nobody has the old socket any more, so this one is

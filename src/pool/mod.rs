@@ -58,7 +58,7 @@ pub use oom_kills::OomKills;
 use agenda::{Agenda, Task};
 use drain::Closing;
 use generation::Generation;
-use mend::Health;
+use mend::{Health, Tries};
 use rates::Rates;
 use room::Shortage;
 use slot::StartKind;
@@ -85,6 +85,8 @@ pub struct Pool {
     /// The last generation that `max_workers` held back.
     shortage: Option<Shortage>,
     health: Health,
+    /// The tries to have a lost listener again.
+    tries: Tries,
     /// Its end, once it has begun.
     closing: Closing,
     /// How the last worker that died young ended.
@@ -121,6 +123,7 @@ impl Pool {
             rates: Rates::new(),
             shortage: None,
             health: Health::Trusted,
+            tries: Tries::default(),
             closing: Closing::default(),
             last_failure: None,
         };

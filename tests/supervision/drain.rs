@@ -1,7 +1,8 @@
 //! A stop serves those who wait.
 
+use std::fs;
 use std::io::{Read, Write};
-use std::os::unix::net::UnixDatagram;
+use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::path::Path;
 
 use nix::sys::signal::Signal;
@@ -296,4 +297,42 @@ fn a_pool_that_has_lost_its_listener_stops() {
     busy.ping("still in hand");
     drop(busy);
     daemon.wait_for_code(0);
+}
+
+/// A pool of one worker that has lost its listener, and the socket that has its path.
+fn without_a_listener() -> (Daemon, Address, UnixListener) {
+    let setup = Setup::example("testsvc");
+    let path = setup.directory().join("drain.sock");
+    let address = Address::unix(&path);
+    let daemon = setup.config(&command(&address, 1)).start();
+    daemon.expect(&["worker exited", "respawn throttled", "could not adjust listener"]);
+    daemon.wait_for_idle("echo", 1);
+    let mut client = Client::connect(&address);
+    fs::remove_file(&path).expect("take the path away");
+    let other = UnixListener::bind(&path).expect("bind the path");
+    client.send("deafen\n");
+    daemon.log().wait_for("could not adjust listener", |_| true);
+    daemon.wait_for_children(0);
+    (daemon, address, other)
+}
+
+#[test]
+fn a_pool_that_has_lost_its_listener_can_move_to_another_address() {
+    let (daemon, _, _other) = without_a_listener();
+    let address = Address::fresh();
+    daemon.reload(&command(&address, 2));
+    assert!(ask(&address, "pid\n").ends_with('\n'));
+}
+
+// No worker is there that could die, and nobody reloads.
+#[test]
+fn a_lost_listener_is_regained_when_its_path_is_free() {
+    let (daemon, address, other) = without_a_listener();
+    daemon.expect(&["listener mended"]);
+    drop(other);
+    daemon.log().wait_for("listener mended", |event| event.is_of_pool("echo"));
+    assert!(ask(&address, "pid\n").ends_with('\n'));
+    let told = daemon.log().events();
+    let lost = told.iter().filter(|event| event.message() == "could not adjust listener");
+    assert_eq!(lost.count(), 1, "each further try is silent");
 }
